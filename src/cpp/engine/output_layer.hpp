@@ -1,0 +1,62 @@
+// The output layer and the loss, for the steps of one chunk at a time.
+//
+//     o_t  = W_ho h_t + b_o                       dW_ho = sum_t do_t^T h_t,   db_o = sum_t do_t
+//     do_t = scale * dl(o_t, y_t)/do_t            upstream_t = do_t W_ho
+//
+// o is held transposed, (Q, rows), one step of one sequence in each lane: the softmax then never adds lanes, and W_ho is used as it
+// is by all three products.
+#pragma once
+
+#include "engine/upstream.hpp"
+#include "pybptt/model.hpp"
+#include "runtime/tier.hpp"
+
+namespace pybptt {
+
+template <class Real>
+class OutputPass final : public Upstream<Real> {
+public:
+    /// `gradients` is null for the loss alone.
+    OutputPass(const typename Tape<Real>::Contents& tape, int threads, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+               const OutputGradients<Real>* gradients);
+
+    /// Ends with a barrier.
+    void prepare(int member, Barrier& barrier);
+    /// Upstream of the recurrence; adds to the layer's gradients and records the losses on the way.
+    void fill(const Chunk& chunk, const Part<Real>& part, int member, Barrier& barrier, Matrix<Real> dz) override;
+    /// Records the losses of a chunk alone. Begins and ends with a barrier.
+    void record_losses(const Chunk& chunk, int member, Barrier& barrier);
+    void finish(int member);
+    /// The sum of all losses, times the scale: always in the same order.
+    double total() const;
+
+private:
+    /// Steps of the chunk that have targets, cut into blocks of rows whose o fits the cache.
+    struct Block {
+        std::size_t first_row, rows;   // in the chunk
+        std::size_t first_target;      // of its first row
+    };
+    template <class Visit>
+    void for_each_block(const Chunk& chunk, Visit visit) const;
+    /// o of the block, then its losses and do. Ends with a barrier.
+    void losses_of(const Chunk& chunk, const Block& block, int member, Barrier& barrier);
+
+    const Kernels<Real>& k_;
+    const typename Tape<Real>::Contents& tape_;
+    const RnnSizes& s_;
+    const int threads_;
+    const OutputLayer<Real> layer_;
+    const Targets<Real> targets_;
+    OutputGradients<Real> g_{nullptr, nullptr};
+    std::size_t block_rows_;
+    PanelBuffer<Real> weight_;         // W_ho (Q, H)
+    PanelBuffer<Real> h_t_;            // h^T (H, block rows)
+    PanelBuffer<Real> o_t_;            // o^T, then do^T (Q, block rows)
+    PanelBuffer<Real> values_t_;       // y^T (Q, block rows), for squared error
+    Buffer<Real> bias_;                // (Q,)
+    Buffer<Real> d_bias_;              // (Q,)
+    Buffer<std::int32_t> classes_;     // all targets, for cross-entropy
+    Buffer<double> losses_;            // one a target row
+};
+
+}  // namespace pybptt

@@ -1,0 +1,59 @@
+// The public functions of rnn.hpp: allocate, divide, run.
+#include "pybptt/rnn.hpp"
+
+#include "engine/forward.hpp"
+#include "engine/sweep.hpp"
+
+namespace pybptt {
+namespace {
+
+template <class Real>
+void run_forward(typename Tape<Real>::Contents& tape, const RnnParameters<Real>& parameters, const RnnInput<Real>& input,
+                 const Real* state, Real* output, Real* final_state) {
+    const RnnSizes& s = tape.sizes;
+    Team team(threads_wanted(s));
+    const Division division(s, team.size());
+    ForwardPass<Real> pass(tape, division, parameters, input, state, output, final_state);
+    Barrier barrier(team.size());
+    team.run([&](int member) {
+        pass.prepare(member, barrier);
+        for (std::size_t i = 0; i < tape.chunks.count(); ++i) pass.run(tape.chunks[i], member, barrier);
+        pass.finish(member);
+    });
+}
+
+}  // namespace
+
+template <class Real>
+Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
+                   Real* output, Real* final_state) {
+    auto contents = std::make_unique<typename Tape<Real>::Contents>(sizes, Chunks::of(sizes), input, true);
+    run_forward(*contents, parameters, input, state, output, final_state);
+    return Tape<Real>(std::move(contents));
+}
+
+template <class Real>
+void infer(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
+           Real* output, Real* final_state) {
+    typename Tape<Real>::Contents contents(sizes, Chunks::of(sizes), input, false);
+    run_forward(contents, parameters, input, state, output, final_state);
+}
+
+template <class Real>
+void backward(const Tape<Real>& tape, const Real* d_output, const Real* d_state, const RnnGradients<Real>& gradients) {
+    const RnnSizes& s = tape.sizes();
+    GivenUpstream<Real> upstream(kernels<Real>(), s, d_output);
+    Team team(threads_wanted(s));
+    Sweep<Real> sweep(tape.contents(), Division(s, team.size()), d_state, gradients);
+    Barrier barrier(team.size());
+    team.run([&](int member) { sweep.run(upstream, member, barrier); });
+}
+
+#define PYBPTT_INSTANTIATE(Real)                                                                                                \
+    template Tape<Real> forward(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*, Real*, Real*); \
+    template void infer(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*, Real*, Real*);         \
+    template void backward(const Tape<Real>&, const Real*, const Real*, const RnnGradients<Real>&);
+PYBPTT_INSTANTIATE(float)
+PYBPTT_INSTANTIATE(double)
+
+}  // namespace pybptt

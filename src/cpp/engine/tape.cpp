@@ -1,0 +1,72 @@
+#include "engine/tape.hpp"
+
+namespace pybptt {
+
+/// A hash table with open addressing gives each id its slot: O(n) for any vocabulary.
+Tokens::Tokens(const std::int64_t* ids, std::size_t n) : slot(n), distinct(n) {
+    std::size_t capacity = 16;
+    while (capacity < 2 * n) capacity *= 2;
+    const Buffer<std::int32_t> table(capacity);
+    std::fill_n(table.data(), capacity, -1);
+    for (std::size_t i = 0; i < n; ++i) {
+        std::size_t at = (std::uint64_t(ids[i]) * 0x9E3779B97F4A7C15u >> 32) & (capacity - 1);
+        while (table[at] >= 0 && distinct[std::size_t(table[at])] != ids[i]) at = (at + 1) & (capacity - 1);
+        if (table[at] < 0) {
+            table[at] = std::int32_t(count);
+            distinct[count++] = ids[i];
+        }
+        slot[i] = table[at];
+    }
+}
+
+template <class Real>
+Tape<Real>::Contents::Contents(const RnnSizes& s, Chunks cut, const RnnInput<Real>& x, bool keep_all)
+    : sizes(s), chunks(cut), dense(x.tokens == nullptr) {
+    const std::size_t kept = keep_all ? chunks.count() : std::min<std::size_t>(1, chunks.count());
+    const std::size_t rows = checked_product(chunks.longest(), s.batch);
+    for (std::size_t i = 0; i < kept; ++i) {
+        hidden.emplace_back(rows + s.batch, s.hidden);
+        if (dense) input.emplace_back(rows, s.inputs);
+    }
+    if (!dense) tokens = Tokens(x.tokens, checked_product(s.steps, s.batch));
+    if (keep_all) {
+        weight_hh = PanelBuffer<Real>(s.hidden, s.hidden);
+        if (dense) weight_ih = PanelBuffer<Real>(s.hidden, s.inputs);
+    }
+}
+
+template <class Real>
+std::size_t Tape<Real>::Contents::bytes() const {
+    std::size_t values = weight_hh.size() + weight_ih.size();
+    for (const auto& chunk : hidden) values += chunk.size();
+    for (const auto& chunk : input) values += chunk.size();
+    return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t);
+}
+
+template <class Real>
+Tape<Real>::Tape() = default;
+template <class Real>
+Tape<Real>::Tape(std::unique_ptr<Contents> contents) : contents_(std::move(contents)) {}
+template <class Real>
+Tape<Real>::Tape(Tape&&) noexcept = default;
+template <class Real>
+Tape<Real>& Tape<Real>::operator=(Tape&&) noexcept = default;
+template <class Real>
+Tape<Real>::~Tape() = default;
+template <class Real>
+const RnnSizes& Tape<Real>::sizes() const {
+    return contents_->sizes;
+}
+template <class Real>
+bool Tape<Real>::has_dense_input() const {
+    return contents_->dense;
+}
+template <class Real>
+std::size_t Tape<Real>::bytes() const {
+    return contents_->bytes();
+}
+
+template class Tape<float>;
+template class Tape<double>;
+
+}  // namespace pybptt

@@ -1,0 +1,70 @@
+#include "engine/weight_gradients.hpp"
+
+namespace pybptt {
+
+template <class Real>
+WeightGradients<Real>::WeightGradients(const typename Tape<Real>::Contents& tape, int threads, const RnnGradients<Real>& gradients)
+    : k_(kernels<Real>()),
+      tape_(tape),
+      s_(tape.sizes),
+      threads_(threads),
+      g_(gradients),
+      bias_(panel_count<Real>(s_.hidden) * kLanes<Real>) {
+    if (!tape.dense) token_row_ = PanelBuffer<Real>(tape.tokens.count, s_.hidden);
+}
+
+template <class Real>
+void WeightGradients<Real>::prepare(int member) {
+    const Range own = units(member);
+    const std::size_t panel = own.begin / kLanes<Real>;
+    std::fill_n(g_.weight_hh + own.begin * s_.hidden, own.size() * s_.hidden, Real(0));
+    std::fill_n(g_.weight_ih + own.begin * s_.inputs, own.size() * s_.inputs, Real(0));
+    std::fill_n(bias_.data() + own.begin, panel_count<Real>(own.size()) * kLanes<Real>, Real(0));
+    if (!tape_.dense) k_.zero(tape_.tokens.count, own.size(), token_row_.matrix().panels_from(panel));
+}
+
+template <class Real>
+void WeightGradients<Real>::add(const Chunk& chunk, Matrix<const Real> dz, int member) {
+    constexpr auto kAdd = Start<Real>::target;
+    const std::size_t H = s_.hidden, D = s_.inputs, rows = chunk.steps * s_.batch;
+    const Range own = units(member);
+    const std::size_t panel = own.begin / kLanes<Real>;
+    const Matrix<const Real> own_dz = dz.panels_from(panel);
+    if (own.size() != 0) {
+        // dW_hh += dz^T h_{t-1}
+        k_.product_transposed(own.size(), H, rows, own_dz, tape_.h(chunk), kAdd, row_major(g_.weight_hh + own.begin * H, H));
+        // dW_ih += dz^T x; a token's x is one-hot
+        if (tape_.dense)
+            k_.product_transposed(own.size(), D, rows, own_dz, tape_.x(chunk), kAdd, row_major(g_.weight_ih + own.begin * D, D));
+        else
+            k_.scatter_add_rows(rows, own.size(), tape_.slots(chunk), own_dz, token_row_.matrix().panels_from(panel));
+        // db += sum dz
+        k_.sum_rows(rows, own.size(), own_dz, bias_.data() + own.begin);
+    }
+    if (g_.input != nullptr && tape_.dense) {
+        // dx = dz W_ih
+        const Range own_rows = share(rows, 1, member, threads_);
+        const Term<Real> term{dz.rows_from(own_rows.begin), tape_.weight_ih.matrix(), H};
+        k_.product(own_rows.size(), D, &term, 1, {Start<Real>::zero, nullptr},
+                   row_major(g_.input + (chunk.first_step * s_.batch + own_rows.begin) * D, D));
+    }
+}
+
+template <class Real>
+void WeightGradients<Real>::finish(int member) {
+    constexpr std::size_t L = kLanes<Real>;
+    const Range own = units(member);
+    if (g_.bias_ih != nullptr) std::copy_n(bias_.data() + own.begin, own.size(), g_.bias_ih + own.begin);
+    if (g_.bias_hh != nullptr) std::copy_n(bias_.data() + own.begin, own.size(), g_.bias_hh + own.begin);
+    if (tape_.dense) return;
+    const Matrix<Real> rows = token_row_.matrix();
+    for (std::size_t u = own.begin; u < own.end; ++u) {
+        const Real* from = rows.data + u / L * rows.panel_stride + u % L;
+        for (std::size_t i = 0; i < tape_.tokens.count; ++i) g_.weight_ih[u * s_.inputs + std::size_t(tape_.tokens.distinct[i])] = from[i * L];
+    }
+}
+
+template class WeightGradients<float>;
+template class WeightGradients<double>;
+
+}  // namespace pybptt

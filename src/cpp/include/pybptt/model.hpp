@@ -1,0 +1,58 @@
+// An Elman network with an output layer and a loss: loss and all gradients in one call.
+//
+//   Q    outputs (classes)
+//   o_t  output, (B, Q):  o_t = W_ho h_t + b_o
+//   L    loss:  cross-entropy  sum of -log softmax(o_t)_{y_t},  or squared error  sum of |o_t - y_t|^2,  times `scale`
+#pragma once
+
+#include "pybptt/rnn.hpp"
+
+namespace pybptt {
+
+enum class Loss { cross_entropy, squared_error };
+
+template <class Real>
+struct OutputLayer {
+    std::size_t outputs;  // Q
+    const Real* weight;   // (Q, H)
+    const Real* bias;     // (Q,), or null for zero
+    bool last_only;       // only o_T is made and counted (many-to-one)
+};
+
+/// Targets have T steps, or just the last with `last_only`.
+template <class Real>
+struct Targets {
+    Loss loss;
+    double scale;                 // 1 for a sum, 1 / count for a mean
+    const std::int64_t* classes;  // (T, B) each in [0, Q), for cross_entropy
+    const Real* values;           // (T, B, Q), for squared_error
+};
+
+template <class Real>
+struct OutputGradients {
+    Real* weight;  // (Q, H)
+    Real* bias;    // (Q,); may be null
+};
+
+constexpr std::size_t kNoTruncation = std::size_t(-1);
+
+/// Returns L and writes all its gradients.
+///   final_state  (B, H): h_T; may be null
+///   truncation   every loss goes back through this many steps past its own, no further: TBPTT(1, truncation + 1)
+template <class Real>
+double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input,
+                     const Real* state, const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state,
+                     const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients,
+                     std::size_t truncation = kNoTruncation);
+
+/// Returns L alone; memory does not grow with T, but for 8 bytes a target.
+template <class Real>
+double loss(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
+            const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state);
+
+/// Writes o_t: output is (T, B, Q), or (B, Q) with `last_only`.
+template <class Real>
+void predict(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
+             const OutputLayer<Real>& layer, Real* output, Real* final_state);
+
+}  // namespace pybptt

@@ -1,0 +1,213 @@
+// The products. One micro-kernel: a tile of M rows x N panels of C stays in registers while the depth streams by; at
+// each depth, N cache lines of B and M broadcast values of A.
+//
+//     product              C = start + sum over terms of A . B      A: rows x depth,   B: depth x cols
+//     product_transposed   C = start + A^T . B                      A: depth x rows,   B: depth x cols
+//
+// The two differ only in where A's element (i, k) lies, see `Walk`. Every element of C is one chain of fused
+// multiply-adds in the order of the depth, whatever the tile, so a result does not depend on how rows and columns
+// were divided: any number of threads gives the same bits.
+#pragma once
+
+#include "kernels/simd.hpp"
+
+namespace pybptt {
+namespace {
+
+/// How a tile finds A's element (i, k). by_rows: in panel k / lanes, row i, lane k % lanes. by_columns (A^T): i is a
+/// lane of one panel, k a row.
+enum class Walk { by_rows, by_columns };
+
+/// Accumulators, one line of B and one broadcast value must fit the registers.
+constexpr bool tile_fits(int m, int n) { return (m * n + n) * kPanelVecs + 1 <= kRegisters; }
+constexpr int kMaxPanels = 8;
+constexpr int tile_panels(int m) {
+    int n = 1;
+    while (n < kMaxPanels && tile_fits(m, n + 1)) ++n;
+    return n;
+}
+/// Rows of the tallest tile: enough for the loads of B to be hidden, on 32 wide registers beside two panels.
+constexpr int kTileRows = kRegisters / kPanelVecs >= 32 ? 12 : tile_fits(6, 1) ? 6 : 2;
+/// For A^T a tile's rows are lanes of one panel, so they divide its lanes.
+constexpr int kTileColumns = kRegisters / kPanelVecs >= 32 ? 8 : tile_fits(4, 1) ? 4 : 2;
+/// A^T . B takes the depth in blocks that stay in the caches while all of C is updated.
+constexpr size_t kDepthBlock = 512;
+
+/// A term as a tile sees it: where its own rows of A and panels of B begin.
+template <class Real>
+struct Operands {
+    const Real* a;
+    size_t a_stride;
+    const Real* b;
+    size_t b_stride;
+    size_t depth;
+};
+constexpr int kMaxTerms = 2;
+
+template <class Real>
+using TileFunction = void (*)(const Operands<Real>*, int term_count, Start<Real>, Matrix<Real> c, int rows, int last_cols);
+
+/// rows (<= M) x N panels of C, of whose last panel `last_cols` columns exist.
+template <class Real, int M, int N, Walk walk>
+void tile(const Operands<Real>* terms, int term_count, Start<Real> start, Matrix<Real> c, int rows, int last_cols) {
+    constexpr int L = int(kLanes<Real>), VL = kVecLanes<Real>, NV = N * kPanelVecs;
+    Vec<Real> acc[M][NV];
+    auto target = [&](int i, int j) __attribute__((always_inline)) {
+        return c.data + size_t(i) * c.row_stride + size_t(j / kPanelVecs) * c.panel_stride + (j % kPanelVecs) * VL;
+    };
+    auto columns = [&](int j) __attribute__((always_inline)) {
+        return lanes_left<Real>(j / kPanelVecs + 1 < N ? L : last_cols, j % kPanelVecs);
+    };
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 16
+        for (int j = 0; j < NV; ++j) acc[i][j] = Vec<Real>{};
+    if (start.kind == Start<Real>::row) {
+#pragma GCC unroll 16
+        for (int i = 0; i < M; ++i)
+#pragma GCC unroll 16
+            for (int j = 0; j < NV; ++j) acc[i][j] = load(start.values + j * VL);
+    } else if (start.kind == Start<Real>::target) {
+#pragma GCC unroll 16
+        for (int i = 0; i < M; ++i) {
+            if (i >= rows) break;
+#pragma GCC unroll 16
+            for (int j = 0; j < NV; ++j) acc[i][j] = load_first(target(i, j), columns(j));
+        }
+    }
+    for (int term = 0; term < term_count; ++term) {
+        const Real* a = terms[term].a;
+        const Real* b = terms[term].b;
+        const size_t a_stride = terms[term].a_stride, b_stride = terms[term].b_stride;
+        size_t depth = terms[term].depth;
+        auto step = [&](const Real* a_k) __attribute__((always_inline)) {  // a_k: A's element (0, k)
+            Vec<Real> line[NV];
+#pragma GCC unroll 16
+            for (int j = 0; j < NV; ++j) line[j] = load(b + size_t(j / kPanelVecs) * b_stride + (j % kPanelVecs) * VL);
+#pragma GCC unroll 16
+            for (int i = 0; i < M; ++i) {
+                const Vec<Real> value = splat(a_k[walk == Walk::by_rows ? i * L : i]);
+#pragma GCC unroll 16
+                for (int j = 0; j < NV; ++j) acc[i][j] = fma(value, line[j], acc[i][j]);
+            }
+            b += L;
+        };
+        if (walk == Walk::by_columns) {
+            for (; depth != 0; --depth, a += L) step(a);
+        } else {
+            for (; depth >= size_t(L); depth -= size_t(L), a += a_stride)
+                for (int k = 0; k < L; ++k) step(a + k);
+            for (size_t k = 0; k < depth; ++k) step(a + k);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+        if (i >= rows) break;
+#pragma GCC unroll 16
+        for (int j = 0; j < NV; ++j) store_first(target(i, j), acc[i][j], columns(j));
+    }
+}
+
+/// tiles[m - 1][n - 1], for every m and n that fit.
+template <class Real, int M, int N>
+constexpr TileFunction<Real> tile_if_it_fits() {
+    if constexpr (N <= tile_panels(M))
+        return tile<Real, M, N, Walk::by_rows>;
+    else
+        return nullptr;
+}
+template <class Real>
+struct TilesOfHeight {
+    TileFunction<Real> of_panels[kMaxPanels];
+};
+template <class Real, int M>
+constexpr TilesOfHeight<Real> tiles_of_height() {
+    if constexpr (M <= kTileRows)
+        return {{tile_if_it_fits<Real, M, 1>(), tile_if_it_fits<Real, M, 2>(), tile_if_it_fits<Real, M, 3>(),
+                 tile_if_it_fits<Real, M, 4>(), tile_if_it_fits<Real, M, 5>(), tile_if_it_fits<Real, M, 6>(),
+                 tile_if_it_fits<Real, M, 7>(), tile_if_it_fits<Real, M, 8>()}};
+    else
+        return {};
+}
+template <class Real>
+constexpr TilesOfHeight<Real> kTiles[12] = {
+    tiles_of_height<Real, 1>(), tiles_of_height<Real, 2>(),  tiles_of_height<Real, 3>(),  tiles_of_height<Real, 4>(),
+    tiles_of_height<Real, 5>(), tiles_of_height<Real, 6>(),  tiles_of_height<Real, 7>(),  tiles_of_height<Real, 8>(),
+    tiles_of_height<Real, 9>(), tiles_of_height<Real, 10>(), tiles_of_height<Real, 11>(), tiles_of_height<Real, 12>()};
+constexpr int kColumnTilePanels = tile_panels(kTileColumns) < 3 ? tile_panels(kTileColumns) : 3;
+template <class Real, int N>
+constexpr TileFunction<Real> column_tile() {
+    if constexpr (N <= kColumnTilePanels)
+        return tile<Real, kTileColumns, N, Walk::by_columns>;
+    else
+        return nullptr;
+}
+template <class Real>
+constexpr TileFunction<Real> kColumnTiles[3] = {column_tile<Real, 1>(), column_tile<Real, 2>(), column_tile<Real, 3>()};
+
+/// Columns of the last of `panels` panels that begin at column `first` and of which `cols` exist in all.
+template <class Real>
+int last_columns(const Matrix<Real>& c, size_t cols, size_t panel, size_t panels) {
+    constexpr size_t L = kLanes<Real>;
+    const size_t end = (panel + panels) * L;
+    return int(c.padded || end <= cols ? L : L - (end - cols));
+}
+
+/// `count` things in as few groups of at most `most` as will do, all of nearly the same size.
+struct Groups {
+    size_t count, size, larger;
+    Groups(size_t things, size_t most) : count((things + most - 1) / most), size(things / count), larger(things % count) {}
+    size_t operator[](size_t group) const { return size + (group < larger); }
+};
+
+template <class Real>
+void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Start<Real> start, Matrix<Real> c) {
+    constexpr size_t L = kLanes<Real>;
+    if (rows == 0 || cols == 0) return;
+    const Groups heights(rows, kTileRows);
+    const Groups widths(panel_count<Real>(cols), size_t(tile_panels(int(heights[0]))));
+    Operands<Real> at[kMaxTerms];
+    for (int t = 0; t < term_count; ++t)
+        at[t] = {terms[t].a.data, terms[t].a.panel_stride, terms[t].b.data, terms[t].b.panel_stride, terms[t].depth};
+    // A panel of B serves all rows while it is in the cache.
+    for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
+        const size_t n = widths[j];
+        const int last = last_columns(c, cols, panel, n);
+        const Start<Real> from{start.kind, start.kind == Start<Real>::row ? start.values + panel * L : nullptr};
+        size_t row = 0;
+        for (size_t i = 0; i < heights.count; ++i) {
+            const size_t m = heights[i];
+            for (int t = 0; t < term_count; ++t) {
+                at[t].a = terms[t].a.data + row * L;
+                at[t].b = terms[t].b.data + panel * at[t].b_stride;
+            }
+            kTiles<Real>[m - 1].of_panels[n - 1](at, term_count, from, c.rows_from(row).panels_from(panel), int(m), last);
+            row += m;
+        }
+    }
+}
+
+template <class Real>
+void product_transposed(size_t rows, size_t cols, size_t depth, Matrix<const Real> a, Matrix<const Real> b,
+                        typename Start<Real>::Kind start, Matrix<Real> c) {
+    constexpr size_t L = kLanes<Real>, M = kTileColumns;
+    if (rows == 0 || cols == 0) return;
+    const Groups widths(panel_count<Real>(cols), kColumnTilePanels);
+    for (size_t k = 0; k < depth || k == 0; k += kDepthBlock) {
+        const Start<Real> from{k == 0 ? start : Start<Real>::target, nullptr};
+        Operands<Real> at{nullptr, a.panel_stride, nullptr, b.panel_stride, depth - k < kDepthBlock ? depth - k : kDepthBlock};
+        for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
+            const size_t n = widths[j];
+            const int last = last_columns(c, cols, panel, n);
+            at.b = b.data + k * L + panel * b.panel_stride;
+            for (size_t row = 0; row < rows; row += M) {
+                at.a = a.data + k * L + row / L * a.panel_stride + row % L;
+                kColumnTiles<Real>[n - 1](&at, 1, from, c.rows_from(row).panels_from(panel), int(rows - row < M ? rows - row : M),
+                                          last);
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace pybptt

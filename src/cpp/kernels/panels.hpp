@@ -1,0 +1,157 @@
+// Moving matrices in and out of panels, and sums over them.
+#pragma once
+
+#include "kernels/simd.hpp"
+
+namespace pybptt {
+namespace {
+
+/// visit(panel, offset in the panel) for every vector of rows x panels; the rows of a panel are contiguous.
+template <class Real, class Visit>
+PYBPTT_INLINE void for_each_vector(size_t rows, size_t panels, Visit visit) {
+    for (size_t panel = 0; panel < panels; ++panel)
+        for (size_t at = 0; at < rows * kLanes<Real>; at += size_t(kVecLanes<Real>)) visit(panel, at);
+}
+
+/// Columns of panel `panel` that exist.
+template <class Real>
+PYBPTT_INLINE int columns_of(size_t cols, size_t panel) {
+    const size_t left = cols - panel * kLanes<Real>;
+    return int(left < kLanes<Real> ? left : kLanes<Real>);
+}
+
+template <class Real>
+void copy(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
+    constexpr int VL = kVecLanes<Real>;
+    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel) {
+        const int lanes = columns_of<Real>(cols, panel);
+        const Real* source = from.data + panel * from.panel_stride;
+        Real* target = to.data + panel * to.panel_stride;
+        if (lanes == int(kLanes<Real>)) {
+            for (size_t row = 0; row < rows; ++row, source += from.row_stride, target += to.row_stride)
+                for (int v = 0; v < kPanelVecs; ++v) store_any(target + v * VL, load_any(source + v * VL));
+        } else {
+            for (size_t row = 0; row < rows; ++row, source += from.row_stride, target += to.row_stride)
+                for (int v = 0; v < kPanelVecs; ++v) {
+                    const int left = lanes_left<Real>(lanes, v);
+                    store_first(target + v * VL, load_first(source + v * VL, left), to.padded ? VL : left);
+                }
+        }
+    }
+}
+
+/// Transposes a square of vectors: at each stage, blocks of s lanes change places between the lines i and i + s.
+template <class Real>
+PYBPTT_INLINE void transpose_square(Vec<Real> (&line)[kVecLanes<Real>]) {
+    constexpr int VL = kVecLanes<Real>;
+#pragma GCC unroll 8
+    for (int s = 1; s < VL; s *= 2) {
+        IntVec<Real> low{}, high{};
+#pragma GCC unroll 16
+        for (int l = 0; l < VL; ++l) {
+            low[l] = (l & s) ? VL + l - s : l;
+            high[l] = (l & s) ? VL + l : l + s;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; ++i) {
+            if (i & s) continue;
+            const Vec<Real> a = line[i], b = line[i + s];
+#if defined(__clang__)
+            for (int l = 0; l < VL; ++l) {
+                line[i][l] = (l & s) ? b[l - s] : a[l];
+                line[i + s][l] = (l & s) ? b[l] : a[l + s];
+            }
+#else
+            line[i] = __builtin_shuffle(a, b, low);
+            line[i + s] = __builtin_shuffle(a, b, high);
+#endif
+        }
+    }
+}
+
+template <class Real>
+void transpose(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
+    constexpr int VL = kVecLanes<Real>;
+    constexpr size_t L = kLanes<Real>;
+    const size_t padded_rows = panel_count<Real>(rows) * L;
+    for (size_t r = 0; r < padded_rows; r += size_t(VL))
+        for (size_t c = 0; c < cols; c += size_t(VL)) {
+            const int lanes = int(cols - c < size_t(VL) ? cols - c : size_t(VL));
+            const Real* source = from.data + (c / L) * from.panel_stride + c % L;
+            Vec<Real> line[VL];
+#pragma GCC unroll 16
+            for (int i = 0; i < VL; ++i)
+                line[i] = r + size_t(i) < rows ? load_first(source + (r + size_t(i)) * from.row_stride, lanes) : Vec<Real>{};
+            transpose_square<Real>(line);
+            Real* target = to.data + (r / L) * to.panel_stride + r % L + c * to.row_stride;
+#pragma GCC unroll 16
+            for (int i = 0; i < VL; ++i)
+                if (i < lanes) store(target + size_t(i) * to.row_stride, line[i]);
+        }
+}
+
+template <class Real>
+void zero(size_t rows, size_t cols, Matrix<Real> to) {
+    for_each_vector<Real>(rows, panel_count<Real>(cols), [&](size_t panel, size_t at) __attribute__((always_inline)) {
+        store(to.data + panel * to.panel_stride + at, Vec<Real>{});
+    });
+}
+
+template <class Real>
+void add(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
+    for_each_vector<Real>(rows, panel_count<Real>(cols), [&](size_t panel, size_t at) __attribute__((always_inline)) {
+        Real* target = to.data + panel * to.panel_stride + at;
+        store(target, load(target) + load(from.data + panel * from.panel_stride + at));
+    });
+}
+
+/// Four partial sums, so that additions do not wait for one another.
+template <class Real>
+void sum_rows(size_t rows, size_t cols, Matrix<const Real> from, Real* sums) {
+    constexpr size_t L = kLanes<Real>;
+    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
+        for (int v = 0; v < kPanelVecs; ++v) {
+            const Real* line = from.data + panel * from.panel_stride + v * kVecLanes<Real>;
+            Vec<Real> part[4] = {};
+            for (size_t row = 0; row < rows; ++row) part[row % 4] += load(line + row * L);
+            Real* sum = sums + panel * L + size_t(v * kVecLanes<Real>);
+            store(sum, load(sum) + ((part[0] + part[1]) + (part[2] + part[3])));
+        }
+}
+
+template <class Real>
+void sum_columns(size_t rows, size_t cols, Matrix<const Real> from, Real* sums) {
+    for (size_t row = 0; row < rows; ++row) {
+        Vec<Real> total{};
+        for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
+            for (int v = 0; v < kPanelVecs; ++v)
+                total += load(from.data + panel * from.panel_stride + row * kLanes<Real> + v * kVecLanes<Real>);
+        Real sum = 0;
+        for (int i = 0; i < kVecLanes<Real>; ++i) sum += total[i];
+        sums[row] += sum;
+    }
+}
+
+template <class Real>
+void gather_rows(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to) {
+    constexpr size_t L = kLanes<Real>;
+    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
+        for (size_t row = 0; row < rows; ++row)
+            for (int v = 0; v < kPanelVecs; ++v)
+                store(to.data + panel * to.panel_stride + row * L + v * kVecLanes<Real>,
+                      load(from.data + panel * from.panel_stride + size_t(index[row]) * L + v * kVecLanes<Real>));
+}
+
+template <class Real>
+void scatter_add_rows(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to) {
+    constexpr size_t L = kLanes<Real>;
+    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
+        for (size_t row = 0; row < rows; ++row)
+            for (int v = 0; v < kPanelVecs; ++v) {
+                Real* target = to.data + panel * to.panel_stride + size_t(index[row]) * L + v * kVecLanes<Real>;
+                store(target, load(target) + load(from.data + panel * from.panel_stride + row * L + v * kVecLanes<Real>));
+            }
+}
+
+}  // namespace
+}  // namespace pybptt

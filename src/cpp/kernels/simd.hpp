@@ -1,0 +1,147 @@
+// The vector type of a tier. One tier is one compilation of tier.cpp; the compiler's own macros say which.
+//
+// `Vec<Real>` is a compiler vector (GCC and Clang): + - * / and comparisons are elementwise. What the vector
+// extension lacks (fused multiply-add, masked ends) is below. No standard-library header is included in this room:
+// a template that it instantiates under -mavx512f could be the copy that the linker keeps for everybody.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "kernels/table.hpp"
+
+namespace pybptt {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kRegisters = 32;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kRegisters = 16;
+#endif
+
+template <class Real>
+struct VecOf;
+template <>
+struct VecOf<float> {
+    typedef float V __attribute__((vector_size(kVectorBytes)));
+    typedef int32_t I __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VecOf<double> {
+    typedef double V __attribute__((vector_size(kVectorBytes)));
+    typedef int64_t I __attribute__((vector_size(kVectorBytes)));
+};
+template <class Real>
+using Vec = typename VecOf<Real>::V;
+template <class Real>
+using IntVec = typename VecOf<Real>::I;
+
+/// Lanes of one vector, and vectors in one row of a panel (a panel's row is one cache line in every tier).
+template <class Real>
+constexpr int kVecLanes = kVectorBytes / int(sizeof(Real));
+constexpr int kPanelVecs = int(kPanelBytes) / kVectorBytes;
+
+#define PYBPTT_INLINE inline __attribute__((always_inline))
+
+template <class Real>
+PYBPTT_INLINE Vec<Real> splat(Real value) {
+    return value - Vec<Real>{};
+}
+
+/// Aligned to the vector: panels are.
+template <class Real>
+PYBPTT_INLINE Vec<Real> load(const Real* p) {
+    return *reinterpret_cast<const Vec<Real>*>(p);
+}
+template <class Real>
+PYBPTT_INLINE void store(Real* p, Vec<Real> v) {
+    *reinterpret_cast<Vec<Real>*>(p) = v;
+}
+
+/// At any address: a user's arrays.
+template <class Real>
+PYBPTT_INLINE Vec<Real> load_any(const Real* p) {
+    Vec<Real> v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class Real>
+PYBPTT_INLINE void store_any(Real* p, Vec<Real> v) {
+    __builtin_memcpy(p, &v, sizeof v);
+}
+
+#if defined(__AVX512F__)
+PYBPTT_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a, b, c); }
+PYBPTT_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a, b, c); }
+#elif defined(__AVX2__)
+PYBPTT_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a, b, c); }
+PYBPTT_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm256_fmadd_pd(a, b, c); }
+#elif defined(__aarch64__)
+PYBPTT_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return vfmaq_f32(c, a, b); }
+PYBPTT_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return vfmaq_f64(c, a, b); }
+#else
+template <class V>
+PYBPTT_INLINE V fma(V a, V b, V c) {
+    return a * b + c;
+}
+#endif
+
+/// The first `count` (0 .. lanes) values at p, the rest 0; nothing past them is touched.
+template <class Real>
+PYBPTT_INLINE Vec<Real> load_first(const Real* p, int count) {
+    if (count >= kVecLanes<Real>) return load_any(p);
+    Vec<Real> v{};
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 4)
+        v = _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+    else
+        v = _mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+#else
+    for (int i = 0; i < kVecLanes<Real>; ++i)
+        if (i < count) v[i] = p[i];
+#endif
+    return v;
+}
+template <class Real>
+PYBPTT_INLINE void store_first(Real* p, Vec<Real> v, int count) {
+    if (count >= kVecLanes<Real>) return store_any(p, v);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 4)
+        _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), v);
+    else
+        _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), v);
+#else
+    for (int i = 0; i < kVecLanes<Real>; ++i)
+        if (i < count) p[i] = v[i];
+#endif
+}
+
+/// Columns of vector v that exist when `cols` (at most a panel) are left.
+template <class Real>
+PYBPTT_INLINE int lanes_left(int cols, int v) {
+    const int left = cols - v * kVecLanes<Real>;
+    return left < 0 ? 0 : left;
+}
+
+/// A NaN in x stays: comparisons with it are false.
+template <class Real>
+PYBPTT_INLINE Vec<Real> clamp(Vec<Real> x, Real low, Real high) {
+    x = x < splat(low) ? splat(low) : x;
+    return x > splat(high) ? splat(high) : x;
+}
+
+}  // namespace
+}  // namespace pybptt

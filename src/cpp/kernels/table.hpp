@@ -1,0 +1,116 @@
+// The contract between the engine, which knows about time, and the kernels, which know about SIMD: one layout for
+// all matrices, and one table of functions for each tier and each of float and double.
+//
+// PANELS. A matrix of `rows` x `cols` is cut into panels of kLanes<Real> columns (16 floats or 8 doubles: one cache
+// line of 64 bytes). A panel is its rows one after another, a cache line each:
+//
+//     element (r, c)  =  data[(c / lanes) * panel_stride + r * lanes + c % lanes],    panel_stride >= rows * lanes
+//
+// The lanes past the last column exist; products read them but no result uses them. A range of rows is the same view
+// with `data` moved, so step t of a sequence is a range of rows of the whole, and h_{t-1} is h_t moved by the batch.
+// Weights, hidden states and dz all have this layout, in every tier, and the products read both of their operands
+// as whole cache lines in order: nothing is packed a second time.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pybptt/nonlinearity.hpp"
+
+namespace pybptt {
+
+constexpr size_t kPanelBytes = 64;
+template <class Real>
+constexpr size_t kLanes = kPanelBytes / sizeof(Real);
+
+template <class Real>
+constexpr size_t panel_count(size_t cols) {
+    return (cols + kLanes<Real> - 1) / kLanes<Real>;
+}
+
+/// A view of a matrix, in panels or row-major (a user's array): element (r, c) is at
+/// data[(c / lanes) * panel_stride + r * row_stride + c % lanes]. Strides are in elements.
+template <class Real>
+struct Matrix {
+    Real* data;
+    size_t row_stride;
+    size_t panel_stride;
+    bool padded;  ///< in panels: the lanes past the last column may be written
+
+    Matrix() = default;
+    Matrix(Real* data, size_t row_stride, size_t panel_stride, bool padded)
+        : data(data), row_stride(row_stride), panel_stride(panel_stride), padded(padded) {}
+    template <class Other>
+    Matrix(const Matrix<Other>& m) : Matrix(m.data, m.row_stride, m.panel_stride, m.padded) {}
+
+    Matrix rows_from(size_t row) const { return {data + row * row_stride, row_stride, panel_stride, padded}; }
+    Matrix panels_from(size_t panel) const { return {data + panel * panel_stride, row_stride, panel_stride, padded}; }
+};
+template <class Real>
+Matrix<Real> in_panels(Real* data, size_t panel_stride) {
+    return {data, kPanelBytes / sizeof(Real), panel_stride, true};
+}
+template <class Real>
+Matrix<Real> row_major(Real* data, size_t leading) {
+    return {data, leading, kPanelBytes / sizeof(Real), false};
+}
+
+/// One term A.B of a product, both in panels: A is rows x depth, B depth x cols.
+template <class Real>
+struct Term {
+    Matrix<const Real> a;
+    Matrix<const Real> b;
+    size_t depth;
+};
+
+/// What a product starts from: nothing, what its target holds, or the same row of values (in whole panels) for all rows.
+template <class Real>
+struct Start {
+    enum Kind { zero, target, row } kind;
+    const Real* values;
+};
+
+/// A cell's arithmetic at one time step, elementwise over `rows` x `panels`; its file in kernels/cells has the equations.
+template <class Real>
+struct Cell {
+    /// z_t -> h_t, in place.
+    void (*forward)(size_t rows, size_t panels, Matrix<Real> h);
+    /// dh_t -> dz_t, in place, given h_t.
+    void (*backward)(size_t rows, size_t panels, Matrix<const Real> h, Matrix<Real> dz);
+};
+
+/// The kernels of one tier. `rows` and `cols` are the real sizes; all matrices are in panels unless said otherwise.
+template <class Real>
+struct Kernels {
+    /// c = start + sum over terms of A.B;  c: rows x cols, in panels or row-major.
+    void (*product)(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Start<Real> start, Matrix<Real> c);
+    /// c = start + A^T.B;  a: depth x rows, b: depth x cols, c: rows x cols, in panels or row-major. `start` zero or target.
+    void (*product_transposed)(size_t rows, size_t cols, size_t depth, Matrix<const Real> a, Matrix<const Real> b,
+                               typename Start<Real>::Kind start, Matrix<Real> c);
+    /// to = from (rows x cols), either of them in panels or row-major; in panels, the lanes past the last column become 0.
+    void (*copy)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
+    /// to = from^T;  from: rows x cols in panels or row-major, to: cols x rows in panels, lanes past its last column 0.
+    void (*transpose)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
+    /// to = 0, to += from.
+    void (*zero)(size_t rows, size_t cols, Matrix<Real> to);
+    void (*add)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
+    /// sums[c] += sum over rows of from(r, c), in whole panels.
+    void (*sum_rows)(size_t rows, size_t cols, Matrix<const Real> from, Real* sums);
+    /// to(r) = from(index[r]) and to(index[r]) += from(r), whole rows: the product with one-hot rows, and with their transpose.
+    void (*gather_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
+    void (*scatter_add_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
+    /// Softmax cross-entropy of columns. o: classes x cols holds o_t - b_o and becomes scale * dL/do_t, 0 in the lanes past
+    /// the last column. losses[c] = -log softmax(o)_{target[c]}, summed over nothing; bias: one value a class.
+    void (*softmax_cross_entropy)(size_t classes, size_t cols, const Real* bias, const int32_t* target, Real scale,
+                                  Matrix<Real> o, double* losses);
+    /// Squared error of columns, likewise: target: outputs x cols in panels, losses[c] = sum over outputs of (o - y)^2.
+    void (*squared_error)(size_t outputs, size_t cols, const Real* bias, Matrix<const Real> target, Real scale,
+                          Matrix<Real> o, double* losses);
+    /// sums[r] += sum over columns of from(r, c); the lanes past the last column must be 0.
+    void (*sum_columns)(size_t rows, size_t cols, Matrix<const Real> from, Real* sums);
+    Cell<Real> elman[kNonlinearities];
+    /// The activations alone, in place on `count` values at 64-byte alignment (rounded up to whole panels).
+    void (*activate)(Nonlinearity nonlinearity, size_t count, Real* values);
+};
+
+}  // namespace pybptt

@@ -1,0 +1,56 @@
+// One tier of kernels: this file is compiled once a tier, with that tier's instruction set (see CMakeLists.txt).
+// PYBPTT_TIER is the tier's name. Everything but the two tables is in an anonymous namespace.
+#include "kernels/cells/elman.hpp"
+#include "kernels/gemm.hpp"
+#include "kernels/losses.hpp"
+#include "kernels/panels.hpp"
+
+namespace pybptt {
+namespace {
+
+template <class Real, template <class> class Phi>
+void activate_all(size_t count, Real* values) {
+    elman_forward<Real, Phi>(panel_count<Real>(count), 1, in_panels(values, 0));
+}
+
+template <class Real>
+void activate(Nonlinearity nonlinearity, size_t count, Real* values) {
+    switch (nonlinearity) {
+        case Nonlinearity::tanh: return activate_all<Real, Tanh>(count, values);
+        case Nonlinearity::relu: return activate_all<Real, Relu>(count, values);
+        case Nonlinearity::sigmoid: return activate_all<Real, Sigmoid>(count, values);
+        case Nonlinearity::identity: return;
+    }
+}
+
+template <class Real>
+constexpr Kernels<Real> make_kernels() {
+    Kernels<Real> k{};
+    k.product = product<Real>;
+    k.product_transposed = product_transposed<Real>;
+    k.copy = copy<Real>;
+    k.transpose = transpose<Real>;
+    k.zero = zero<Real>;
+    k.add = add<Real>;
+    k.sum_rows = sum_rows<Real>;
+    k.sum_columns = sum_columns<Real>;
+    k.gather_rows = gather_rows<Real>;
+    k.scatter_add_rows = scatter_add_rows<Real>;
+    k.softmax_cross_entropy = softmax_cross_entropy<Real>;
+    k.squared_error = squared_error<Real>;
+    k.elman[int(Nonlinearity::tanh)] = elman_cell<Real, Tanh>();
+    k.elman[int(Nonlinearity::relu)] = elman_cell<Real, Relu>();
+    k.elman[int(Nonlinearity::sigmoid)] = elman_cell<Real, Sigmoid>();
+    k.elman[int(Nonlinearity::identity)] = elman_cell<Real, Identity>();
+    k.activate = activate<Real>;
+    return k;
+}
+
+}  // namespace
+
+namespace PYBPTT_TIER {
+extern constexpr Kernels<float> kernels_float = make_kernels<float>();
+extern constexpr Kernels<double> kernels_double = make_kernels<double>();
+}  // namespace PYBPTT_TIER
+
+}  // namespace pybptt

@@ -1,0 +1,91 @@
+#include "runtime/memory.hpp"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <mutex>
+
+namespace pybptt {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+/// In front of every block, one cache line.
+struct alignas(kAlignment) Header {
+    std::size_t bytes;  // usable bytes behind the header
+};
+
+/// Freed blocks, the most recent last. Never destroyed: a tape may outlive every static object at exit.
+struct Cache {
+    static constexpr int kMostBlocks = 64;
+    std::mutex mutex;
+    Header* blocks[kMostBlocks];
+    int count = 0;
+    std::size_t bytes = 0;
+
+    Header* take(int index) {
+        Header* block = blocks[index];
+        for (int i = index + 1; i < count; ++i) blocks[i - 1] = blocks[i];
+        --count;
+        bytes -= block->bytes;
+        return block;
+    }
+};
+
+Cache& cache() {
+    static Cache* const instance = [] {
+        // A child of fork() must not find the mutex held by a thread that it does not have.
+        pthread_atfork([] { cache().mutex.lock(); }, [] { cache().mutex.unlock(); }, [] { cache().mutex.unlock(); });
+        return new Cache;
+    }();
+    return *instance;
+}
+
+/// Sizes are rounded up, by an eighth at most, so that nearly equal requests share a block.
+std::size_t rounded(std::size_t bytes) {
+    std::size_t step = kAlignment;
+    while (step * 16 < bytes) step *= 2;
+    return (bytes + step - 1) / step * step;
+}
+
+}  // namespace
+
+void* acquire_memory(std::size_t bytes) {
+    if (bytes > std::numeric_limits<std::size_t>::max() / 4) throw std::bad_alloc();
+    bytes = rounded(bytes == 0 ? 1 : bytes);
+    Cache& kept = cache();
+    {
+        const std::lock_guard<std::mutex> lock(kept.mutex);
+        for (int i = kept.count; i-- > 0;)
+            if (kept.blocks[i]->bytes == bytes) return kept.take(i) + 1;
+    }
+    const std::size_t total = bytes + sizeof(Header);
+    const std::size_t alignment = total < 2 * kHugePage ? kAlignment : kHugePage;
+    const std::size_t aligned = (total + alignment - 1) / alignment * alignment;
+    void* memory = std::aligned_alloc(alignment, aligned);
+    if (memory == nullptr) throw std::bad_alloc();
+    if (alignment == kHugePage) madvise(memory, aligned, MADV_HUGEPAGE);  // fewer page faults; a refusal does no harm
+    auto* block = static_cast<Header*>(memory);
+    block->bytes = bytes;
+    return block + 1;
+}
+
+void release_memory(void* memory) noexcept {
+    Header* block = static_cast<Header*>(memory) - 1;
+    if (block->bytes > kCachedBytes) return std::free(block);
+    Cache& kept = cache();
+    const std::lock_guard<std::mutex> lock(kept.mutex);
+    while (kept.count == Cache::kMostBlocks || kept.bytes + block->bytes > kCachedBytes) std::free(kept.take(0));
+    kept.blocks[kept.count++] = block;
+    kept.bytes += block->bytes;
+}
+
+void release_cached_memory() noexcept {
+    Cache& kept = cache();
+    const std::lock_guard<std::mutex> lock(kept.mutex);
+    while (kept.count > 0) std::free(kept.take(kept.count - 1));
+}
+
+}  // namespace pybptt

@@ -1,0 +1,36 @@
+"""Gradients of recurrent networks on a CPU: backpropagation through time, from NumPy arrays to NumPy arrays.
+
+>>> import numpy as np, pybptt
+>>> rnn = pybptt.RNN(input_size=3, hidden_size=8, seed=0)
+>>> x = np.ones((20, 4, 3), dtype=np.float32)  # (T, B, D)
+>>> output, state, tape = rnn.forward(x)
+>>> gradients = rnn.backward(tape, d_output=np.ones_like(output), hidden=True)
+>>> gradients.parameters["weight_hh_l0"].shape, gradients.hidden.shape
+((8, 8), (1, 20, 4, 8))
+"""
+
+from . import optim, reference
+from ._core import version as __version__
+from .checks import check_gradients
+from .gradients import Gradients, clip_by_norm
+from .layers import RNN, Tape
+from .machine import config, get_num_threads, set_num_threads, show_config
+from .model import SequenceModel
+from .textbook import bptt
+
+__all__ = [
+    "RNN",
+    "Gradients",
+    "SequenceModel",
+    "Tape",
+    "__version__",
+    "bptt",
+    "check_gradients",
+    "clip_by_norm",
+    "config",
+    "get_num_threads",
+    "optim",
+    "reference",
+    "set_num_threads",
+    "show_config",
+]

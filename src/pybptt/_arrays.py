@@ -1,0 +1,79 @@
+"""Checks of what users pass in, made before any work is done, and the arrays that results go to."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+
+DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+
+
+def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """float32 or float64, or a TypeError."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype: expected 'float32' or 'float64', got {dtype!r}") from None
+    if found.name not in DTYPES or not found.isnative:
+        raise TypeError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+    return found
+
+
+def positive(name: str, value: Any) -> int:
+    """`value` as an int of at least 1."""
+    return at_least(name, value, 1)
+
+
+def at_least(name: str, value: Any, least: int) -> int:
+    """`value` as an int of at least `least`, or a TypeError or ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got bool")
+    if number < least:
+        raise ValueError(f"{name}: expected at least {least}, got {number}")
+    return number
+
+
+def is_array(name: str, value: Any, wanted: str) -> Array:
+    """`value` itself, or a TypeError."""
+    if isinstance(value, np.ndarray):
+        return value
+    raise TypeError(f"{name}: expected a numpy array of {wanted}, got {type(value).__name__}")
+
+
+def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """`value`, checked and C-contiguous."""
+    array = is_array(name, value, dtype.name)
+    if array.dtype != dtype:
+        raise TypeError(
+            f"{name}: expected dtype {dtype.name}, got {array.dtype}; convert with {name}.astype(np.{dtype.name})"
+        )
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    return np.ascontiguousarray(array) if shape else array
+
+
+def ids(name: str, value: Array) -> Array:
+    """Integers as int64 (the core's index type), C-contiguous; the core checks their range."""
+    if value.dtype == np.uint64 and value.size and value.max() > np.iinfo(np.int64).max:
+        raise IndexError(f"{name}: {value.max()} is out of range")
+    return np.ascontiguousarray(value, dtype=np.int64)
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """np.empty, with MemoryError for every size that can't be had."""
+    count = 1
+    for length in shape:
+        count *= length
+    if count * dtype.itemsize > sys.maxsize:
+        raise MemoryError(f"an array of shape {shape} and dtype {dtype.name} is too large for this machine")
+    return np.empty(shape, dtype)

@@ -1,0 +1,275 @@
+"""Train a character model on text and watch it; by default on the source of Python's standard library.
+
+The network is one recurrent layer and an output layer; it reads a character and predicts the next. The
+text is cut into --batch parallel streams that advance by --window characters a step. The state is carried
+from window to window, the gradient is not: back-propagation is truncated at the window's beginning.
+Adam; the gradient is clipped to norm 1; the learning rate falls to 0 along half a cosine. Characters
+rarer than 1 in 100,000 become one unknown character. The last 5 % of the text is held out.
+
+Ctrl-C ends a run in order: it is saved if --save is given, the summary is printed, and the exit code is
+130. With --load it goes on, and ends with the parameters of a run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import SequenceModel, get_num_threads, set_num_threads
+from . import checkpoint
+from .common import CommandError, natural, non_negative, positive, print_table, whole
+from .progress import progress
+from .text import Alphabet, Corpus, bigram_loss, read_text, unigram_loss
+from .training import MAX_NORM, Settings, Training
+
+__all__ = ["add_arguments", "run"]
+
+EVALUATIONS = 20  # in a whole run
+FIXED = ("hidden", "nonlinearity", "dtype", "seed", "batch", "window")  # a saved run can't go on with others
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options. Those of `Settings` are None if not given, so that --load can tell."""
+    default = Settings()
+    network = parser.add_argument_group("text and network")
+    network.add_argument("--text", metavar="FILE", help="UTF-8 text (default: Python's standard library)")
+    network.add_argument(
+        "--hidden", metavar="N", type=natural, help=f"hidden units (default {default.hidden})"
+    )
+    network.add_argument(
+        "--nonlinearity",
+        choices=("tanh", "relu", "sigmoid", "identity"),
+        help=f"of the hidden units (default {default.nonlinearity})",
+    )
+    network.add_argument("--dtype", choices=("float32", "float64"), help=f"(default {default.dtype})")
+    network.add_argument(
+        "--seed", metavar="N", type=whole, help=f"of parameters and sample (default {default.seed})"
+    )
+
+    work = parser.add_argument_group("training")
+    work.add_argument(
+        "--batch", metavar="N", type=natural, help=f"parallel streams (default {default.batch})"
+    )
+    work.add_argument(
+        "--window", metavar="N", type=natural, help=f"characters a step (default {default.window})"
+    )
+    work.add_argument(
+        "--lr", metavar="X", type=positive, help=f"first learning rate (default {default.lr:g})"
+    )
+    length = work.add_mutually_exclusive_group()
+    length.add_argument(
+        "--steps", metavar="N", type=natural, help=f"length of the run (default {default.steps})"
+    )
+    length.add_argument("--epochs", metavar="X", type=positive, help="its length in passes over the text")
+    length.add_argument(
+        "--minutes",
+        metavar="X",
+        type=positive,
+        help="its length in time; the result then depends on the machine's speed",
+    )
+    work.add_argument("--threads", metavar="N", type=natural, help="threads to use; the result is the same")
+
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--save", metavar="FILE", help="write the run to this .npz now and then, and at its end"
+    )
+    files.add_argument("--load", metavar="FILE", help="go on with the run in this .npz, with its settings")
+    files.add_argument(
+        "--plot", metavar="FILE", help="draw the training curves (.png, .pdf, .svg; needs matplotlib)"
+    )
+
+    sample = parser.add_argument_group("what it writes at the end")
+    sample.add_argument(
+        "--sample", metavar="N", type=whole, default=600, help="characters (default 600; 0: nothing)"
+    )
+    sample.add_argument("--prompt", metavar="TEXT", default="def ", help="the beginning (default 'def ')")
+    sample.add_argument(
+        "--temperature",
+        metavar="X",
+        type=non_negative,
+        default=0.7,
+        help="1: as likely as the model finds it; 0: always the likeliest character (default 0.7)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, train, save, print."""
+    for path in filter(None, (args.save, args.plot)):
+        checkpoint.require_writable(path)
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        raise CommandError("--plot needs matplotlib: pip install 'pybptt[plot]'")
+    if args.threads:
+        set_num_threads(args.threads)
+
+    training = _prepare(args)
+    corpus, settings = training.corpus, training.settings
+    print(
+        f"{settings.text or 'the standard library'}: {corpus.train[1:].size:,} characters to train on, "
+        f"{corpus.held_out[1:].size:,} held out, {len(corpus.alphabet)} symbols",
+        file=sys.stderr,
+    )
+    completed = _train(training, args.save)
+
+    bigram = bigram_loss(corpus)
+    losses = {
+        "unigram table": unigram_loss(corpus),
+        "bigram table": bigram,
+        f"this network ({settings.hidden} {settings.nonlinearity})": training.held_out_loss(),
+    }
+    print_table(
+        ("on held-out text", "perplexity", "bits a character"),
+        [(name, _perplexity(loss), f"{loss / math.log(2):.3f}") for name, loss in losses.items()],
+    )
+    print(
+        f"\n{training.step:,} steps ({training.step / training.windows:.2f} passes over the text) "
+        f"in {training.seconds:.1f} s: {training.speed():,.0f} characters/s\n"
+        f"{training.model.flat.size:,} parameters, {settings.dtype}, {get_num_threads()} threads"
+    )
+    if args.plot:
+        _plot(args.plot, training, bigram)
+    if args.sample:
+        rng = np.random.default_rng(settings.seed)
+        text = sample(training.model, corpus.alphabet, args.prompt, args.sample, args.temperature, rng)
+        print(f"\n{args.prompt}{text}")
+    return 0 if completed else 130
+
+
+def sample(
+    model: SequenceModel,
+    alphabet: Alphabet,
+    prompt: str,
+    length: int,
+    temperature: float,
+    rng: np.random.Generator,
+) -> str:
+    """What the model writes after the prompt, which it reads from a state of zeros.
+
+    The largest of ``logits + temperature * Gumbel noise`` is a draw from softmax(logits / temperature), and
+    at temperature 0 the likeliest character.
+    """
+    ids = alphabet.encode(prompt or "\n")
+    state = None
+    written = np.empty(length, np.int64)
+    for i in range(length):
+        logits, state = model(ids[:, np.newaxis], state)
+        scores = logits[-1, 0] + temperature * rng.gumbel(size=len(alphabet))
+        scores[0] = -np.inf  # never the unknown character
+        written[i] = scores.argmax()
+        ids = written[i : i + 1]
+    return alphabet.decode(written)
+
+
+def _prepare(args: argparse.Namespace) -> Training:
+    """The run that the options describe, new or loaded."""
+    arrays, facts = checkpoint.load(args.load) if args.load else ({}, {})
+    settings = _settings(args, facts)
+    training = Training(settings, Corpus(read_text(settings.text), settings.batch))
+    if args.epochs:
+        training.settings = replace(settings, steps=math.ceil(args.epochs * training.windows), minutes=None)
+    if args.load:
+        training.restore(arrays, facts, args.load)
+    return training
+
+
+def _settings(args: argparse.Namespace, facts: dict[str, Any]) -> Settings:
+    """The options given, on top of those of the loaded run or the defaults."""
+    names = [field.name for field in fields(Settings)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.text:
+        given["text"] = str(Path(args.text).absolute())
+    if args.minutes:
+        given["steps"] = None
+    elif args.steps:
+        given["minutes"] = None
+    try:
+        base = Settings(**facts["settings"]) if args.load else Settings()
+    except (KeyError, TypeError):
+        raise CommandError(f"{args.load} lacks the settings of its run") from None
+    for name in FIXED:
+        if args.load and given.get(name, getattr(base, name)) != getattr(base, name):
+            raise CommandError(
+                f"--{name} {given[name]} doesn't fit {args.load}, a run with {getattr(base, name)}"
+            )
+    return replace(base, **given)
+
+
+def _train(training: Training, save: str | None) -> bool:
+    """Go on until the run is complete, or until Ctrl-C: then return False."""
+    settings = training.settings
+    total, unit = (settings.steps, "steps") if settings.minutes is None else (60 * settings.minutes, "s")
+    assert total is not None
+    with closing(progress(total, unit)) as display, _interruptible() as interrupted:
+        display.note("    step   train ppl   held-out ppl   gradient norm   characters/s")
+        while training.done() < 1 and not interrupted:
+            before = int(training.done() * EVALUATIONS)
+            loss, norm = training.advance()
+            display.show(
+                training.done() * total, f"ppl {_perplexity(loss)}, |g| {norm:.2f}, {_speed(training)}"
+            )
+            if int(training.done() * EVALUATIONS) > before:
+                training.evaluate()
+                step, loss, norm, held_out = training.history[-1]
+                display.note(
+                    f"{step:8,.0f}   {_perplexity(loss):>9}   {_perplexity(held_out):>12}   {norm:13.3f}   "
+                    f"{training.speed():12,.0f}"
+                )
+                if save:
+                    training.save(save)
+    if save:
+        training.save(save)
+    return not interrupted
+
+
+def _speed(training: Training) -> str:
+    return f"{training.speed():,.0f} characters/s"
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[bool]]:
+    """A list, empty until Ctrl-C: so the step under way can end. A second Ctrl-C interrupts at once."""
+    pressed: list[bool] = []
+
+    def note(number: int, frame: object) -> None:
+        pressed.append(True)
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _perplexity(loss: float) -> str:
+    return f"{math.exp(min(loss, 700.0)):.2f}"
+
+
+def _plot(path: str, training: Training, bigram: float) -> None:
+    """Draw perplexity and gradient norm over the steps."""
+    from matplotlib.figure import Figure
+
+    step, loss, norm, held_out = training.history.T
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    upper.plot(step, np.exp(loss), label="training text")
+    upper.plot(step, np.exp(held_out), label="held-out text")
+    upper.axhline(math.exp(bigram), color="grey", linestyle="--", label="bigram table, held-out text")
+    upper.set(ylabel="perplexity", yscale="log")
+    upper.legend()
+    lower.plot(step, norm)
+    lower.axhline(MAX_NORM, color="grey", linestyle="--")
+    lower.set(ylabel="gradient norm", xlabel="step")
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot draw {path}: {error}") from None

@@ -1,0 +1,121 @@
+"""Gradients, and what is done with them before a step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array
+
+Layout = list[tuple[str, tuple[int, ...], slice]]
+
+
+def layout_of(shapes: dict[str, tuple[int, ...]]) -> Layout:
+    """Where each named array lies in the flat vector."""
+    layout: Layout = []
+    start = 0
+    for name, shape in shapes.items():
+        stop = start + math.prod(shape)
+        layout.append((name, shape, slice(start, stop)))
+        start = stop
+    return layout
+
+
+def views(flat: Array, layout: Layout) -> dict[str, Array]:
+    """The named arrays, as views into the flat vector."""
+    return {name: flat[place].reshape(shape) for name, shape, place in layout}
+
+
+class Gradients:
+    """Derivatives of the loss, as `RNN.backward` and `SequenceModel.loss_and_grad` return them.
+
+    Attributes
+    ----------
+    flat : ndarray, (P,)
+        By every parameter, in the layout of the layer's or the model's own ``flat``.
+    parameters : dict of str to ndarray
+        The same by name: views into `flat`, with the names and shapes of the layer's or the model's ``parameters``.
+    input : ndarray, (T, B, D), or None
+        dL/dx_t; None for token input, or if it was not asked for.
+    state : ndarray, (1, B, H)
+        dL/dh_0.
+    hidden : ndarray, (1, T, B, H), or None
+        dL/dh_t, the total derivative through every later step, at index t - 1; None if it was not asked for.
+
+    Examples
+    --------
+    >>> rnn = pybptt.RNN(2, 3, seed=0)
+    >>> output, state, tape = rnn.forward(np.ones((5, 1, 2), dtype=np.float32))
+    >>> g = rnn.backward(tape, np.ones_like(output), hidden=True)
+    >>> g.flat.shape, g.input.shape, g.state.shape, g.hidden.shape
+    ((21,), (5, 1, 2), (1, 1, 3), (1, 5, 1, 3))
+    >>> list(g.parameters)
+    ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0']
+    """
+
+    __slots__ = ("_layout", "_views", "flat", "hidden", "input", "state")
+
+    def __init__(
+        self, flat: Array, layout: Layout, *, input: Array | None, state: Array, hidden: Array | None
+    ) -> None:
+        self.flat = flat
+        self.input = input
+        self.state = state
+        self.hidden = hidden
+        self._layout = layout
+        self._views: dict[str, Array] | None = None
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """By name: views into `flat`."""
+        if self._views is None:
+            self._views = views(self.flat, self._layout)
+        return self._views
+
+    def __repr__(self) -> str:
+        extra = [name for name in ("input", "hidden") if getattr(self, name) is not None]
+        return f"Gradients(parameters={list(self.parameters)}, {', '.join(['state', *extra])})"
+
+
+def clip_by_norm(flat: Array, max_norm: float) -> Array:
+    """Scales a gradient down to a 2-norm of at most `max_norm` (Pascanu, Mikolov and Bengio 2013, algorithm 1).
+
+    Parameters
+    ----------
+    flat : ndarray of float32 or float64, any shape
+        The gradient, usually ``gradients.flat``. It is not changed.
+    max_norm : float
+        The largest norm allowed, positive.
+
+    Returns
+    -------
+    ndarray
+        `flat` itself if its norm is at most `max_norm` or not finite, else a scaled copy of the same shape and dtype.
+
+    Raises
+    ------
+    TypeError
+        If `flat` is not a floating-point array.
+    ValueError
+        If `max_norm` is not positive.
+
+    Examples
+    --------
+    >>> pybptt.clip_by_norm(np.array([3.0, 4.0]), 1.0)
+    array([0.6, 0.8])
+    """
+    if not isinstance(flat, np.ndarray) or flat.dtype.kind != "f":
+        got: Any = flat.dtype if isinstance(flat, np.ndarray) else type(flat).__name__
+        raise TypeError(f"flat: expected a numpy array of floating-point numbers, got {got}")
+    if not max_norm > 0:
+        raise ValueError(f"max_norm: expected a positive number, got {max_norm}")
+    largest = float(np.max(np.abs(flat), initial=0.0))
+    if largest == 0 or not math.isfinite(largest):
+        return flat
+    # Scaled by the largest entry, so that squares neither overflow nor vanish.
+    norm = largest * float(np.linalg.norm((flat / flat.dtype.type(largest)).ravel()))
+    if norm <= max_norm:
+        return flat
+    return flat * flat.dtype.type(max_norm / norm)
