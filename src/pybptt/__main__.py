@@ -1,7 +1,8 @@
-"""``python -m pybptt``."""
+"""``python -m pybptt``, and the script ``pybptt``."""
 
 import sys
 
 from .cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

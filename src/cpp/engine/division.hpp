@@ -5,6 +5,7 @@
 // same operations in the same order (kernels/gemm.hpp), so the choice below is one of speed alone.
 #pragma once
 
+
 #include "kernels/table.hpp"
 #include "pybptt/rnn.hpp"
 #include "runtime/threads.hpp"
@@ -31,7 +32,7 @@ struct Division {
         constexpr std::size_t kRowsEach = 4;
         by_columns = threads > 1 && s.batch < kRowsEach * std::size_t(threads) && s.hidden * s.hidden * s.batch >= 65536;
         // With few rows a step is a stream of weights: the fewer the better.
-        project_ahead = by_columns || (threads == 1 && s.batch < 12);
+        project_ahead = by_columns || s.batch <= 4;
     }
 };
 

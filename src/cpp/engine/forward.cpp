@@ -63,18 +63,29 @@ void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, 
         return;
     }
     const Real* x = input_.dense + chunk.first_step * B * D;
-    if (division_.project_ahead) {
+    const Matrix<Real> x_panels = tape_.x(chunk);
+    if (division_.by_columns) {
         const Range own = share(rows, 1, member, division_.threads);
-        k_.copy(own.size(), D, row_major(x + own.begin * D, D), tape_.x(chunk).rows_from(own.begin));
+        k_.copy(own.size(), D, row_major(x + own.begin * D, D), x_panels.rows_from(own.begin));
         barrier.wait();
-        // z = b + x W_ih^T
-        const Term<Real> projection{tape_.x(chunk), w_ih_t_.matrix().panels_from(part.panels.begin), D};
-        k_.product(rows, part.cols, &projection, 1, {Start<Real>::row, bias_.data() + part.panels.begin * kLanes<Real>},
-                   part.of(h, B));
     } else {
         for (std::size_t s = 0; s < chunk.steps; ++s)
-            k_.copy(part.rows.size(), D, row_major(x + (s * B + part.rows.begin) * D, D),
-                    tape_.x(chunk).rows_from(s * B + part.rows.begin));
+            k_.copy(part.rows.size(), D, row_major(x + (s * B + part.rows.begin) * D, D), x_panels.rows_from(s * B + part.rows.begin));
+    }
+    if (!division_.project_ahead) return;
+    // z = b + x W_ih^T, a slice of W_ih at a time for all the steps: it stays in the cache for them.
+    constexpr std::size_t L = kLanes<Real>, kSliceBytes = std::size_t{256} << 10;
+    const std::size_t slice = std::max<std::size_t>(4, kSliceBytes / (D * kPanelBytes));
+    const bool all_rows = part.rows.size() == B;  // then the rows of all steps are one run
+    for (std::size_t panel = part.panels.begin; panel < part.panels.end; panel += slice) {
+        const std::size_t end = std::min(panel + slice, part.panels.end), cols = std::min(end * L, s_.hidden) - panel * L;
+        const Matrix<const Real> bias = every_row<Real>(bias_.data() + panel * L);
+        const Matrix<const Real> w_ih_t = w_ih_t_.matrix().panels_from(panel);
+        for (std::size_t s = 0; s < (all_rows ? 1 : chunk.steps); ++s) {
+            const Term<Real> projection{x_panels.rows_from(s * B + part.rows.begin), w_ih_t, D};
+            k_.product(all_rows ? rows : part.rows.size(), cols, &projection, 1, bias,
+                       h.rows_from((s + 1) * B + part.rows.begin).panels_from(panel), {});
+        }
     }
 }
 
@@ -104,14 +115,17 @@ void ForwardPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
     for (std::size_t s = 0; s < chunk.steps; ++s) {
         const Matrix<Real> h_t = part.of(h, (s + 1) * B);
         const Matrix<const Real> h_before = h.rows_from(s * B + part.rows.begin);
+        Ahead<Real> ahead;
+        ahead.matrix[0] = part.of(h, (std::min(s + 1, chunk.steps - 1) + 1) * B);
+        if (output_ != nullptr) ahead.matrix[1] = row_major<const Real>(output_ + ((chunk.first_step + s) * B + part.rows.begin) * H + first_col, H);
         if (with_input) {
             // z_t = b + x_t W_ih^T + h_{t-1} W_hh^T
             const Term<Real> terms[2] = {{tape_.x(chunk).rows_from(s * B + part.rows.begin), w_ih_t, D}, {h_before, w_hh_t, H}};
-            k_.product(rows, part.cols, terms, 2, {Start<Real>::row, bias_.data() + first_col}, h_t);
+            k_.product(rows, part.cols, terms, 2, every_row<Real>(bias_.data() + first_col), h_t, ahead);
         } else {
             // z_t += h_{t-1} W_hh^T
             const Term<Real> recurrence{h_before, w_hh_t, H};
-            k_.product(rows, part.cols, &recurrence, 1, {Start<Real>::target, nullptr}, h_t);
+            k_.product(rows, part.cols, &recurrence, 1, h_t, h_t, ahead);
         }
         // h_t = phi(z_t)
         cell.forward(rows, panels, h_t);

@@ -96,7 +96,7 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const
                 const Range rows = share(chunk.steps * B - first, 1, member, threads);
                 const Term<Real> term{tape.h(chunk).rows_from(B + first + rows.begin), weight_t.matrix(), H};
                 const std::size_t to = (layer.last_only ? 0 : chunk.first_step * B) + rows.begin;
-                k.product(rows.size(), Q, &term, 1, {Start<Real>::row, bias.data()}, row_major(output + to * Q, Q));
+                k.product(rows.size(), Q, &term, 1, every_row<Real>(bias.data()), row_major(output + to * Q, Q), {});
             }
             barrier.wait();
         }

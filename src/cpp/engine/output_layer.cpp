@@ -81,7 +81,7 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int mem
     // o^T = W_ho h^T
     const Range own = share(Q, L, member, threads_);
     const Term<Real> term{weight_.matrix().rows_from(own.begin), h_t_.matrix(), H};
-    k_.product(own.size(), block.rows, &term, 1, {Start<Real>::zero, nullptr}, o_t_.matrix().rows_from(own.begin));
+    k_.product(own.size(), block.rows, &term, 1, none<Real>(), o_t_.matrix().rows_from(own.begin), {});
     barrier.wait();
     const std::size_t target = block.first_target + lanes.begin;
     const Matrix<Real> o = o_t_.matrix().panels_from(panel);
@@ -97,7 +97,7 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int mem
 }
 
 template <class Real>
-void OutputPass<Real>::fill(const Chunk& chunk, const Part<Real>&, int member, Barrier& barrier, Matrix<Real> dz) {
+void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& barrier, Matrix<Real> dz) {
     constexpr std::size_t L = kLanes<Real>;
     const std::size_t H = s_.hidden, Q = layer_.outputs;
     if (layer_.last_only) {
@@ -112,11 +112,12 @@ void OutputPass<Real>::fill(const Chunk& chunk, const Part<Real>&, int member, B
         const Range own = share(Q, L, member, threads_);
         const Matrix<const Real> own_d_o = d_o.rows_from(own.begin);
         const Term<Real> term{own_d_o, tape_.h(chunk).rows_from(s_.batch + block.first_row), block.rows};
-        k_.product(own.size(), H, &term, 1, {Start<Real>::target, nullptr}, row_major(g_.weight + own.begin * H, H));
+        const Matrix<Real> dw = row_major(g_.weight + own.begin * H, H);
+        k_.product(own.size(), H, &term, 1, dw, dw, {});
         k_.sum_columns(own.size(), block.rows, own_d_o, d_bias_.data() + own.begin);
         // upstream = do W_ho
         const Range lanes = share(block.rows, L, member, threads_);
-        k_.product_transposed(lanes.size(), H, Q, d_o.panels_from(lanes.begin / L), weight_.matrix(), Start<Real>::zero,
+        k_.product_transposed(lanes.size(), H, Q, d_o.panels_from(lanes.begin / L), weight_.matrix(), none<Real>(),
                               dz.rows_from(block.first_row + lanes.begin));
         barrier.wait();
     });

@@ -23,7 +23,10 @@ public:
     /// Ends with a barrier.
     void prepare(int member, Barrier& barrier);
     /// Upstream of the recurrence; adds to the layer's gradients and records the losses on the way.
-    void fill(const Chunk& chunk, const Part<Real>& part, int member, Barrier& barrier, Matrix<Real> dz) override;
+    void prepare_chunk(const Chunk& chunk, int member, Barrier& barrier, Matrix<Real> dz) override;
+    Matrix<const Real> at(const Chunk&, std::size_t s, const Part<Real>& part, Matrix<Real> dz) const override {
+        return part.of(dz, s * s_.batch);
+    }
     /// Records the losses of a chunk alone. Begins and ends with a barrier.
     void record_losses(const Chunk& chunk, int member, Barrier& barrier);
     void finish(int member);

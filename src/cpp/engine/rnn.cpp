@@ -42,7 +42,7 @@ void infer(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const R
 template <class Real>
 void backward(const Tape<Real>& tape, const Real* d_output, const Real* d_state, const RnnGradients<Real>& gradients) {
     const RnnSizes& s = tape.sizes();
-    GivenUpstream<Real> upstream(kernels<Real>(), s, d_output);
+    GivenUpstream<Real> upstream(s, d_output);
     Team team(threads_wanted(s));
     Sweep<Real> sweep(tape.contents(), Division(s, team.size()), d_state, gradients);
     Barrier barrier(team.size());

@@ -19,7 +19,7 @@ public:
     void run(Upstream<Real>& upstream, int member, Barrier& barrier);
 
 private:
-    void sweep_chunk(const Chunk& chunk, const Part<Real>& part, Barrier& barrier);
+    void sweep_chunk(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, Barrier& barrier);
 
     const Kernels<Real>& k_;
     const typename Tape<Real>::Contents& tape_;
@@ -28,7 +28,7 @@ private:
     const Real* d_state_;
     const RnnGradients<Real> g_;
     WeightGradients<Real> weights_;
-    PanelBuffer<Real> dz_;     // (chunk rows, H): first upstream, then dh_t, then dz_t
+    PanelBuffer<Real> dz_;     // (chunk rows, H): dh_t, then dz_t
     PanelBuffer<Real> carry_;  // (B, H): dL/dh through the later chunks
 };
 

@@ -7,6 +7,7 @@
 // In a chunk, step s (0 ..) of sample b is row s * B + b of x and dz, and row (s + 1) * B + b of h: rows 0 .. B-1 of h are the
 // state before the chunk. So h_{t-1} for all steps of the chunk is the same matrix as h_t, moved by B rows.
 #pragma once
+#include <cstdlib>
 
 #include <algorithm>
 #include <vector>
@@ -40,7 +41,7 @@ struct Chunk {
 
 class Chunks {
 public:
-    static constexpr std::size_t kRows = 512;
+    static inline std::size_t kRows = getenv("KR")?atoi(getenv("KR")):512;
 
     Chunks() = default;
     Chunks(std::size_t steps, std::size_t longest) : steps_(steps), longest_(longest), count_(steps == 0 ? 0 : (steps + longest - 1) / longest) {}

@@ -24,15 +24,14 @@ void TruncatedSweep<Real>::run(Upstream<Real>& upstream, int member, Barrier& ba
         const Chunk all = tape_.chunks[0];
         const Matrix<Real> h = tape_.h(all).rows_from(B), dz = dz_.matrix();
         Matrix<Real> e = e_.matrix(), next = e_next_.matrix();
-        upstream.fill(all, Part<Real>(s_, threads_, false, member), member, barrier, e);
-        barrier.wait();
+        upstream.prepare_chunk(all, member, barrier, e);
         for (std::size_t j = 0; j <= truncation_ && j < s_.steps; ++j) {
             const Range own = share((s_.steps - j) * B, 1, member, threads_);
             const Matrix<Real> own_e = e.rows_from(own.begin), own_dz = dz.rows_from(own.begin);
             if (j != 0) {
                 // e_tau = e_{tau+1} W_hh
                 const Term<Real> later{next.rows_from(own.begin + B), tape_.weight_hh.matrix(), H};
-                k_.product(own.size(), H, &later, 1, {Start<Real>::zero, nullptr}, own_e);
+                k_.product(own.size(), H, &later, 1, none<Real>(), own_e, {});
             }
             // e_tau *= phi'(z_tau),  dz_tau += e_tau
             cell.backward(own.size(), panels, h.rows_from(own.begin), own_e);

@@ -25,17 +25,18 @@ void WeightGradients<Real>::prepare(int member) {
 
 template <class Real>
 void WeightGradients<Real>::add(const Chunk& chunk, Matrix<const Real> dz, int member) {
-    constexpr auto kAdd = Start<Real>::target;
     const std::size_t H = s_.hidden, D = s_.inputs, rows = chunk.steps * s_.batch;
     const Range own = units(member);
     const std::size_t panel = own.begin / kLanes<Real>;
     const Matrix<const Real> own_dz = dz.panels_from(panel);
     if (own.size() != 0) {
         // dW_hh += dz^T h_{t-1}
-        k_.product_transposed(own.size(), H, rows, own_dz, tape_.h(chunk), kAdd, row_major(g_.weight_hh + own.begin * H, H));
+        const Matrix<Real> dw_hh = row_major(g_.weight_hh + own.begin * H, H);
+        k_.product_transposed(own.size(), H, rows, own_dz, tape_.h(chunk), dw_hh, dw_hh);
         // dW_ih += dz^T x; a token's x is one-hot
+        const Matrix<Real> dw_ih = row_major(g_.weight_ih + own.begin * D, D);
         if (tape_.dense)
-            k_.product_transposed(own.size(), D, rows, own_dz, tape_.x(chunk), kAdd, row_major(g_.weight_ih + own.begin * D, D));
+            k_.product_transposed(own.size(), D, rows, own_dz, tape_.x(chunk), dw_ih, dw_ih);
         else
             k_.scatter_add_rows(rows, own.size(), tape_.slots(chunk), own_dz, token_row_.matrix().panels_from(panel));
         // db += sum dz
@@ -45,8 +46,8 @@ void WeightGradients<Real>::add(const Chunk& chunk, Matrix<const Real> dz, int m
         // dx = dz W_ih
         const Range own_rows = share(rows, 1, member, threads_);
         const Term<Real> term{dz.rows_from(own_rows.begin), tape_.weight_ih.matrix(), H};
-        k_.product(own_rows.size(), D, &term, 1, {Start<Real>::zero, nullptr},
-                   row_major(g_.input + (chunk.first_step * s_.batch + own_rows.begin) * D, D));
+        k_.product(own_rows.size(), D, &term, 1, none<Real>(),
+                   row_major(g_.input + (chunk.first_step * s_.batch + own_rows.begin) * D, D), {});
     }
 }
 

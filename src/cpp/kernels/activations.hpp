@@ -79,14 +79,14 @@ PYBPTT_INLINE Vec<Real> tanh(Vec<Real> x) {
     y = y < saturated ? saturated : y;
     const ScaledExp<Real> e = scaled_exp<Real>(y);
     const Vec<Real> expm1 = fma(e.scale, e.p, e.scale - splat(Real(1)));
-    const Vec<Real> magnitude = -expm1 / (expm1 + splat(Real(2)));
+    const Vec<Real> magnitude = divide(-expm1, expm1 + splat(Real(2)));
     return reinterpret_cast<Vec<Real>>(reinterpret_cast<IntVec<Real>>(magnitude) ^ sign);
 }
 
 /// sigmoid(x) = 1 / (1 + e^-x).
 template <class Real>
 PYBPTT_INLINE Vec<Real> sigmoid(Vec<Real> x) {
-    return splat(Real(1)) / (splat(Real(1)) + exp<Real>(-x));
+    return divide(splat(Real(1)), splat(Real(1)) + exp<Real>(-x));
 }
 
 /// A nonlinearity phi: h = phi(z), and phi'(z) as a function of h.

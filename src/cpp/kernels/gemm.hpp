@@ -45,34 +45,34 @@ struct Operands {
 constexpr int kMaxTerms = 2;
 
 template <class Real>
-using TileFunction = void (*)(const Operands<Real>*, int term_count, Start<Real>, Matrix<Real> c, int rows, int last_cols);
+using TileFunction = void (*)(const Operands<Real>*, int term_count, Matrix<const Real> start, int start_cols, Matrix<Real> c,
+                              int c_cols, int rows);
 
-/// rows (<= M) x N panels of C, of whose last panel `last_cols` columns exist.
+/// Vector j of row i of a tile, and how many of its lanes exist when the tile's last panel has `last_cols` columns.
+template <class Real>
+PYBPTT_INLINE Real* vector_at(const Matrix<Real>& m, int i, int j) {
+    return m.data + size_t(i) * m.row_stride + size_t(j / kPanelVecs) * m.panel_stride + j % kPanelVecs * kVecLanes<Real>;
+}
+template <class Real, int N>
+PYBPTT_INLINE int lanes_at(int j, int last_cols) {
+    return lanes_left<Real>(j / kPanelVecs + 1 < N ? int(kLanes<Real>) : last_cols, j % kPanelVecs);
+}
+
+/// rows (<= M) x N panels of C. Of the last panel, `start_cols` columns of start and `c_cols` of c exist.
 template <class Real, int M, int N, Walk walk>
-void tile(const Operands<Real>* terms, int term_count, Start<Real> start, Matrix<Real> c, int rows, int last_cols) {
+void tile(const Operands<Real>* terms, int term_count, Matrix<const Real> start, int start_cols, Matrix<Real> c, int c_cols, int rows) {
     constexpr int L = int(kLanes<Real>), VL = kVecLanes<Real>, NV = N * kPanelVecs;
     Vec<Real> acc[M][NV];
-    auto target = [&](int i, int j) __attribute__((always_inline)) {
-        return c.data + size_t(i) * c.row_stride + size_t(j / kPanelVecs) * c.panel_stride + (j % kPanelVecs) * VL;
-    };
-    auto columns = [&](int j) __attribute__((always_inline)) {
-        return lanes_left<Real>(j / kPanelVecs + 1 < N ? L : last_cols, j % kPanelVecs);
-    };
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 16
         for (int j = 0; j < NV; ++j) acc[i][j] = Vec<Real>{};
-    if (start.kind == Start<Real>::row) {
-#pragma GCC unroll 16
-        for (int i = 0; i < M; ++i)
-#pragma GCC unroll 16
-            for (int j = 0; j < NV; ++j) acc[i][j] = load(start.values + j * VL);
-    } else if (start.kind == Start<Real>::target) {
+    if (start.data != nullptr) {
 #pragma GCC unroll 16
         for (int i = 0; i < M; ++i) {
             if (i >= rows) break;
 #pragma GCC unroll 16
-            for (int j = 0; j < NV; ++j) acc[i][j] = load_first(target(i, j), columns(j));
+            for (int j = 0; j < NV; ++j) acc[i][j] = load_first(vector_at(start, i, j), lanes_at<Real, N>(j, start_cols));
         }
     }
     for (int term = 0; term < term_count; ++term) {
@@ -104,7 +104,7 @@ void tile(const Operands<Real>* terms, int term_count, Start<Real> start, Matrix
     for (int i = 0; i < M; ++i) {
         if (i >= rows) break;
 #pragma GCC unroll 16
-        for (int j = 0; j < NV; ++j) store_first(target(i, j), acc[i][j], columns(j));
+        for (int j = 0; j < NV; ++j) store_first(vector_at(c, i, j), acc[i][j], lanes_at<Real, N>(j, c_cols));
     }
 }
 
@@ -161,7 +161,14 @@ struct Groups {
 };
 
 template <class Real>
-void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Start<Real> start, Matrix<Real> c) {
+PYBPTT_INLINE void prefetch(size_t rows, size_t panels, Matrix<const Real> m) {
+    for (size_t panel = 0; panel < panels; ++panel)
+        for (size_t row = 0; row < rows; ++row) __builtin_prefetch(m.data + panel * m.panel_stride + row * m.row_stride, 0, 2);
+}
+
+template <class Real>
+void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
+             const Ahead<Real>& ahead) {
     constexpr size_t L = kLanes<Real>;
     if (rows == 0 || cols == 0) return;
     const Groups heights(rows, kTileRows);
@@ -172,8 +179,7 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
     // A panel of B serves all rows while it is in the cache.
     for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
         const size_t n = widths[j];
-        const int last = last_columns(c, cols, panel, n);
-        const Start<Real> from{start.kind, start.kind == Start<Real>::row ? start.values + panel * L : nullptr};
+        const int start_cols = last_columns(start, cols, panel, n), c_cols = last_columns(c, cols, panel, n);
         size_t row = 0;
         for (size_t i = 0; i < heights.count; ++i) {
             const size_t m = heights[i];
@@ -181,7 +187,10 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
                 at[t].a = terms[t].a.data + row * L;
                 at[t].b = terms[t].b.data + panel * at[t].b_stride;
             }
-            kTiles<Real>[m - 1].of_panels[n - 1](at, term_count, from, c.rows_from(row).panels_from(panel), int(m), last);
+            for (const Matrix<const Real>& next : ahead.matrix)
+                if (next.data != nullptr) prefetch(m, n, next.rows_from(row).panels_from(panel));
+            kTiles<Real>[m - 1].of_panels[n - 1](at, term_count, start.rows_from(row).panels_from(panel), start_cols,
+                                                 c.rows_from(row).panels_from(panel), c_cols, int(m));
             row += m;
         }
     }
@@ -189,21 +198,21 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
 
 template <class Real>
 void product_transposed(size_t rows, size_t cols, size_t depth, Matrix<const Real> a, Matrix<const Real> b,
-                        typename Start<Real>::Kind start, Matrix<Real> c) {
+                        Matrix<const Real> start, Matrix<Real> c) {
     constexpr size_t L = kLanes<Real>, M = kTileColumns;
     if (rows == 0 || cols == 0) return;
     const Groups widths(panel_count<Real>(cols), kColumnTilePanels);
     for (size_t k = 0; k < depth || k == 0; k += kDepthBlock) {
-        const Start<Real> from{k == 0 ? start : Start<Real>::target, nullptr};
+        const Matrix<const Real> from = k == 0 ? start : Matrix<const Real>(c);
         Operands<Real> at{nullptr, a.panel_stride, nullptr, b.panel_stride, depth - k < kDepthBlock ? depth - k : kDepthBlock};
         for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
             const size_t n = widths[j];
-            const int last = last_columns(c, cols, panel, n);
+            const int from_cols = last_columns(from, cols, panel, n), c_cols = last_columns(c, cols, panel, n);
             at.b = b.data + k * L + panel * b.panel_stride;
             for (size_t row = 0; row < rows; row += M) {
                 at.a = a.data + k * L + row / L * a.panel_stride + row % L;
-                kColumnTiles<Real>[n - 1](&at, 1, from, c.rows_from(row).panels_from(panel), int(rows - row < M ? rows - row : M),
-                                          last);
+                kColumnTiles<Real>[n - 1](&at, 1, from.rows_from(row).panels_from(panel), from_cols,
+                                          c.rows_from(row).panels_from(panel), c_cols, int(rows - row < M ? rows - row : M));
             }
         }
     }

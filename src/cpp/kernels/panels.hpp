@@ -20,22 +20,21 @@ PYBPTT_INLINE int columns_of(size_t cols, size_t panel) {
     return int(left < kLanes<Real> ? left : kLanes<Real>);
 }
 
+/// Row after row: a user's array is read or written in its own order.
 template <class Real>
 void copy(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
     constexpr int VL = kVecLanes<Real>;
-    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel) {
-        const int lanes = columns_of<Real>(cols, panel);
-        const Real* source = from.data + panel * from.panel_stride;
-        Real* target = to.data + panel * to.panel_stride;
-        if (lanes == int(kLanes<Real>)) {
-            for (size_t row = 0; row < rows; ++row, source += from.row_stride, target += to.row_stride)
-                for (int v = 0; v < kPanelVecs; ++v) store_any(target + v * VL, load_any(source + v * VL));
-        } else {
-            for (size_t row = 0; row < rows; ++row, source += from.row_stride, target += to.row_stride)
-                for (int v = 0; v < kPanelVecs; ++v) {
-                    const int left = lanes_left<Real>(lanes, v);
-                    store_first(target + v * VL, load_first(source + v * VL, left), to.padded ? VL : left);
-                }
+    const size_t whole = cols / kLanes<Real>;
+    const int rest = int(cols % kLanes<Real>);
+    for (size_t row = 0; row < rows; ++row) {
+        const Real* source = from.data + row * from.row_stride;
+        Real* target = to.data + row * to.row_stride;
+        for (size_t panel = 0; panel < whole; ++panel, source += from.panel_stride, target += to.panel_stride)
+            for (int v = 0; v < kPanelVecs; ++v) store_any(target + v * VL, load_any(source + v * VL));
+        if (rest == 0) continue;
+        for (int v = 0; v < kPanelVecs; ++v) {
+            const int left = lanes_left<Real>(rest, v);
+            store_first(target + v * VL, load_first(source + v * VL, left), to.padded ? VL : left);
         }
     }
 }

@@ -129,6 +129,29 @@ PYBPTT_INLINE void store_first(Real* p, Vec<Real> v, int count) {
 #endif
 }
 
+/// a / b to within an ulp, for b of at least 1: an estimate of 1/b that Newton's iteration refines, because a division of wide vectors
+/// keeps the multiplier waiting for 16 cycles.
+#if defined(__AVX512F__)
+PYBPTT_INLINE Vec<float> divide(Vec<float> a, Vec<float> b) {
+    Vec<float> r = _mm512_rcp14_ps(b);
+    r = fma(fma(-b, r, splat(1.0f)), r, r);
+    const Vec<float> q = a * r;
+    return fma(fma(-b, q, a), r, q);
+}
+PYBPTT_INLINE Vec<double> divide(Vec<double> a, Vec<double> b) {
+    Vec<double> r = _mm512_rcp14_pd(b);
+    r = fma(fma(-b, r, splat(1.0)), r, r);
+    r = fma(fma(-b, r, splat(1.0)), r, r);
+    const Vec<double> q = a * r;
+    return fma(fma(-b, q, a), r, q);
+}
+#else
+template <class V>
+PYBPTT_INLINE V divide(V a, V b) {
+    return a / b;
+}
+#endif
+
 /// Columns of vector v that exist when `cols` (at most a panel) are left.
 template <class Real>
 PYBPTT_INLINE int lanes_left(int cols, int v) {

@@ -63,11 +63,23 @@ struct Term {
     size_t depth;
 };
 
-/// What a product starts from: nothing, what its target holds, or the same row of values (in whole panels) for all rows.
+/// No matrix: as a product's start, zero.
 template <class Real>
-struct Start {
-    enum Kind { zero, target, row } kind;
-    const Real* values;
+Matrix<const Real> none() {
+    return {nullptr, 0, 0, false};
+}
+/// The same row, in whole panels, for every row: a bias.
+template <class Real>
+Matrix<const Real> every_row(const Real* row) {
+    return {row, 0, kPanelBytes / sizeof(Real), true};
+}
+
+/// Matrices of the shape of a product's target that will be wanted soon: they are brought into the L2 cache, tile by tile, while the
+/// product computes. Null data: none. A sequence longer than the caches is otherwise read and written at their misses' pace.
+template <class Real>
+struct Ahead {
+    static constexpr int kMost = 2;
+    Matrix<const Real> matrix[kMost] = {none<Real>(), none<Real>()};
 };
 
 /// A cell's arithmetic at one time step, elementwise over `rows` x `panels`; its file in kernels/cells has the equations.
@@ -82,11 +94,12 @@ struct Cell {
 /// The kernels of one tier. `rows` and `cols` are the real sizes; all matrices are in panels unless said otherwise.
 template <class Real>
 struct Kernels {
-    /// c = start + sum over terms of A.B;  c: rows x cols, in panels or row-major.
-    void (*product)(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Start<Real> start, Matrix<Real> c);
-    /// c = start + A^T.B;  a: depth x rows, b: depth x cols, c: rows x cols, in panels or row-major. `start` zero or target.
+    /// c = start + sum over terms of A.B;  start, c: rows x cols, in panels or row-major; start may be c.
+    void (*product)(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
+                    const Ahead<Real>& ahead);
+    /// c = start + A^T.B;  a: depth x rows, b: depth x cols, start and c: rows x cols, in panels or row-major; start may be c.
     void (*product_transposed)(size_t rows, size_t cols, size_t depth, Matrix<const Real> a, Matrix<const Real> b,
-                               typename Start<Real>::Kind start, Matrix<Real> c);
+                               Matrix<const Real> start, Matrix<Real> c);
     /// to = from (rows x cols), either of them in panels or row-major; in panels, the lanes past the last column become 0.
     void (*copy)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
     /// to = from^T;  from: rows x cols in panels or row-major, to: cols x rows in panels, lanes past its last column 0.

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
+from .. import __version__, config
 from . import compare, info, train
 from .common import CommandError
 
@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     _replace_unprintable()
+    try:
+        config()  # that the environment variables make sense is found out before any work
+    except (RuntimeError, ValueError) as error:
+        return _fail(args, str(error), 2)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -46,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pybptt",
+        prog="pybptt",
         description="Exact gradients of recurrent networks on a CPU: watch them train, check them, compare.",
     )
     parser.add_argument("--version", action="version", version=f"pybptt {__version__}")
@@ -73,5 +77,5 @@ def _replace_unprintable() -> None:
 
 
 def _fail(args: argparse.Namespace, message: str, code: int) -> int:
-    print(f"python -m pybptt {args.command}: error: {message}", file=sys.stderr)
+    print(f"pybptt {args.command}: error: {message}", file=sys.stderr)
     return code

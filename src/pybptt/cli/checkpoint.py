@@ -56,8 +56,8 @@ def load(path: str) -> tuple[_Arrays, dict[str, Any]]:
         If it can't be read, or isn't such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: _Arrays = dict(file)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as entries:
+            arrays: _Arrays = dict(entries)
         facts = json.loads(str(arrays.pop(FACTS)))
         version = facts["format"]
     except OSError as error:

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Iterable, Sequence
 
-__all__ = ["CommandError", "natural", "non_negative", "positive", "print_table", "whole"]
+__all__ = ["CommandError", "natural", "non_negative", "positive", "print_table", "threads", "whole"]
 
 
 class CommandError(Exception):
@@ -30,6 +30,14 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def threads(text: str) -> int:
+    """Option type: a number of threads that `pybptt.set_num_threads` takes."""
+    value = natural(text)
+    if value > 1024:
+        raise argparse.ArgumentTypeError(f"must be at most 1024, got {text}")
     return value
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import RNN, SequenceModel, bptt, get_num_threads, reference, set_num_threads
-from .common import CommandError, natural, print_table, whole
+from .common import CommandError, natural, print_table, threads, whole
 from .text import Corpus, read_text
 
 __all__ = ["add_arguments", "run"]
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", metavar="N", type=natural, default=4, help="sequences (default 4)")
     parser.add_argument("--window", metavar="N", type=natural, default=200, help="their length (default 200)")
     parser.add_argument("--seed", metavar="N", type=whole, default=1, help="of the parameters (default 1)")
-    parser.add_argument("--threads", metavar="N", type=natural, help="threads of the core")
+    parser.add_argument("--threads", metavar="N", type=threads, help="threads of the core")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 
-import numpy as np
-
-from .. import config
+from .. import show_config
 
 __all__ = ["add_arguments", "run"]
 
@@ -18,16 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a fact."""
-    lines = {name.replace("_", " "): value for name, value in config().items()}
-    lines["NumPy"] = np.__version__
-    lines["Python"] = platform.python_version()
-    lines["machine"] = f"{platform.system()} {platform.machine()}"
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        text = (
-            value
-            if isinstance(value, str) or not isinstance(value, (list, tuple))
-            else ", ".join(map(str, value))
-        )
-        print(f"{name:{width}}  {text}")
+    show_config()
+    print(f"{'python':<16} {platform.python_version()}")
+    print(f"{'machine':<16} {platform.system()} {platform.machine()}")
     return 0

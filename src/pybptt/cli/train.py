@@ -27,7 +27,7 @@ import numpy as np
 
 from .. import SequenceModel, get_num_threads, set_num_threads
 from . import checkpoint
-from .common import CommandError, natural, non_negative, positive, print_table, whole
+from .common import CommandError, natural, non_negative, positive, print_table, threads, whole
 from .progress import progress
 from .text import Alphabet, Corpus, bigram_loss, read_text, unigram_loss
 from .training import MAX_NORM, Settings, Training
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         help="its length in time; the result then depends on the machine's speed",
     )
-    work.add_argument("--threads", metavar="N", type=natural, help="threads to use; the result is the same")
+    work.add_argument("--threads", metavar="N", type=threads, help="threads to use; the result is the same")
 
     files = parser.add_argument_group("files")
     files.add_argument(
@@ -187,9 +187,7 @@ def _settings(args: argparse.Namespace, facts: dict[str, Any]) -> Settings:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.text:
         given["text"] = str(Path(args.text).absolute())
-    if args.minutes:
-        given["steps"] = None
-    elif args.steps:
+    if args.steps:
         given["minutes"] = None
     try:
         base = Settings(**facts["settings"]) if args.load else Settings()
@@ -207,7 +205,6 @@ def _train(training: Training, save: str | None) -> bool:
     """Go on until the run is complete, or until Ctrl-C: then return False."""
     settings = training.settings
     total, unit = (settings.steps, "steps") if settings.minutes is None else (60 * settings.minutes, "s")
-    assert total is not None
     with closing(progress(total, unit)) as display, _interruptible() as interrupted:
         display.note("    step   train ppl   held-out ppl   gradient norm   characters/s")
         while training.done() < 1 and not interrupted:

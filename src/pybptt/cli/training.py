@@ -26,7 +26,7 @@ EVALUATION_WINDOW = 200  # characters in one call; the held-out loss doesn't dep
 
 @dataclass(frozen=True)
 class Settings:
-    """What defines a run; the defaults are those of the command. One of `steps` and `minutes` is None."""
+    """What defines a run; the defaults are those of the command. `minutes` comes before `steps` if given."""
 
     text: str | None = None
     hidden: int = 384
@@ -36,7 +36,7 @@ class Settings:
     batch: int = 32
     window: int = 50
     lr: float = 2e-3
-    steps: int | None = 6000
+    steps: int = 6000
     minutes: float | None = None
 
 
@@ -88,7 +88,6 @@ class Training:
         """How much of the run is done, from 0 to 1."""
         if self.settings.minutes is not None:
             return min(1.0, self.seconds / (60 * self.settings.minutes))
-        assert self.settings.steps is not None
         return min(1.0, self.step / self.settings.steps)
 
     def speed(self) -> float:
