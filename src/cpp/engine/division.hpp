@@ -5,6 +5,7 @@
 // same operations in the same order (kernels/gemm.hpp), so the choice below is one of speed alone.
 #pragma once
 
+#include "engine/tape.hpp"
 
 #include "kernels/table.hpp"
 #include "pybptt/rnn.hpp"
@@ -36,20 +37,47 @@ struct Division {
     }
 };
 
-/// A member's part of (rows of the batch) x (columns of h_t).
+/// Samples of one slice that a member works on, all of them or some.
+struct Piece {
+    Slice slice;
+    Range samples;
+
+    std::size_t size() const { return samples.size(); }
+    /// Of x and dz in a chunk of `steps` steps; with `steps` + 1, of h before step s.
+    std::size_t row(std::size_t steps, std::size_t s) const {
+        return steps * slice.begin + s * slice.size + (samples.begin - slice.begin);
+    }
+};
+
+/// A member's part of (samples of the batch) x (columns of h_t).
 template <class Real>
 struct Part {
-    Range rows, panels;
-    std::size_t cols;
+    Range samples, panels;
+    std::size_t first_col, cols;
 
-    Part(const RnnSizes& s, int threads, bool by_columns, int member)
-        : rows(by_columns ? Range{0, s.batch} : share(s.batch, 1, member, threads)),
-          panels(share(panel_count<Real>(s.hidden), 1, by_columns ? member : 0, by_columns ? threads : 1)) {
-        cols = std::min(s.hidden, panels.end * kLanes<Real>) - std::min(s.hidden, panels.begin * kLanes<Real>);
+    Part(const RnnSizes& s, const Division& division, int member) {
+        const Range everything{0, s.batch};
+        panels = {0, panel_count<Real>(s.hidden)};
+        samples = division.by_columns ? everything : share(s.batch, 1, member, division.threads);
+        if (division.by_columns) panels = share(panels.end, 1, member, division.threads);
+        first_col = panels.begin * kLanes<Real>;
+        cols = std::min(s.hidden, panels.end * kLanes<Real>) - std::min(s.hidden, first_col);
     }
-    Part(const RnnSizes& s, const Division& division, int member) : Part(s, division.threads, division.by_columns, member) {}
-    Matrix<Real> of(Matrix<Real> m, std::size_t first_row) const {
-        return m.rows_from(first_row + rows.begin).panels_from(panels.begin);
+
+    template <class Visit>
+    void for_each_piece(const Cut& cut, Visit visit) const {
+        for (std::size_t i = 0; i < cut.slices(); ++i) {
+            const Slice slice = cut.slice(i);
+            const Range both{std::max(samples.begin, slice.begin), std::min(samples.end, slice.begin + slice.size)};
+            if (both.begin < both.end) visit(Piece{slice, both});
+        }
+    }
+    /// A member's columns of a matrix, from a row on.
+    Matrix<Real> of(Matrix<Real> m, std::size_t row) const { return m.rows_from(row).panels_from(panels.begin); }
+    /// Its columns of a user's (..., H) array, from a row on.
+    template <class Value>
+    Matrix<Value> of(Value* array, std::size_t hidden, std::size_t row) const {
+        return row_major(array + row * hidden + first_col, hidden);
     }
 };
 

@@ -53,84 +53,85 @@ void ForwardPass<Real>::prepare(int member, Barrier& barrier) {
 
 /// x_t into the tape, and what can be said of z_t before the recurrence runs.
 template <class Real>
-void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, int member, Barrier& barrier) {
-    const std::size_t B = s_.batch, D = s_.inputs, rows = chunk.steps * B;
+void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier) {
+    const std::size_t B = s_.batch, D = s_.inputs, n = piece.size(), S = chunk.steps;
     const Matrix<Real> h = tape_.h(chunk);
     if (!tape_.dense) {
-        for (std::size_t s = 0; s < chunk.steps; ++s)
-            k_.gather_rows(part.rows.size(), part.cols, tape_.slots(chunk) + s * B + part.rows.begin,
-                           token_row_.matrix().panels_from(part.panels.begin), part.of(h, (s + 1) * B));
+        for (std::size_t s = 0; s < S; ++s)
+            k_.gather_rows(n, part.cols, tape_.slots(chunk) + piece.row(S, s), token_row_.matrix().panels_from(part.panels.begin),
+                           part.of(h, piece.row(S + 1, s + 1)));
         return;
     }
-    const Real* x = input_.dense + chunk.first_step * B * D;
-    const Matrix<Real> x_panels = tape_.x(chunk);
-    if (division_.by_columns) {
-        const Range own = share(rows, 1, member, division_.threads);
-        k_.copy(own.size(), D, row_major(x + own.begin * D, D), x_panels.rows_from(own.begin));
-        barrier.wait();
-    } else {
-        for (std::size_t s = 0; s < chunk.steps; ++s)
-            k_.copy(part.rows.size(), D, row_major(x + (s * B + part.rows.begin) * D, D), x_panels.rows_from(s * B + part.rows.begin));
+    const Matrix<Real> x = tape_.x(chunk);
+    const Range steps = division_.by_columns ? share(S, 1, member, division_.threads) : Range{0, S};
+    for (std::size_t s = steps.begin; s < steps.end; ++s) {
+        const std::size_t row = (chunk.first_step + s) * B + piece.samples.begin;
+        k_.copy(n, D, row_major(input_.dense + row * D, D), x.rows_from(piece.row(S, s)));
     }
+    if (division_.by_columns) barrier.wait();
     if (!division_.project_ahead) return;
-    // z = b + x W_ih^T, a slice of W_ih at a time for all the steps: it stays in the cache for them.
-    constexpr std::size_t L = kLanes<Real>, kSliceBytes = std::size_t{256} << 10;
-    const std::size_t slice = std::max<std::size_t>(4, kSliceBytes / (D * kPanelBytes));
-    const bool all_rows = part.rows.size() == B;  // then the rows of all steps are one run
-    for (std::size_t panel = part.panels.begin; panel < part.panels.end; panel += slice) {
-        const std::size_t end = std::min(panel + slice, part.panels.end), cols = std::min(end * L, s_.hidden) - panel * L;
+    // z = b + x W_ih^T, some columns of W_ih^T at a time for all the steps: they stay in the cache for them.
+    constexpr std::size_t L = kLanes<Real>, kBytes = std::size_t{256} << 10;
+    const std::size_t some = std::max<std::size_t>(4, kBytes / (D * kPanelBytes));
+    const bool whole = n == piece.slice.size;  // then the rows of all steps are one run
+    for (std::size_t panel = part.panels.begin; panel < part.panels.end; panel += some) {
+        const std::size_t end = std::min(panel + some, part.panels.end), cols = std::min(end * L, s_.hidden) - panel * L;
         const Matrix<const Real> bias = every_row<Real>(bias_.data() + panel * L);
-        const Matrix<const Real> w_ih_t = w_ih_t_.matrix().panels_from(panel);
-        for (std::size_t s = 0; s < (all_rows ? 1 : chunk.steps); ++s) {
-            const Term<Real> projection{x_panels.rows_from(s * B + part.rows.begin), w_ih_t, D};
-            k_.product(all_rows ? rows : part.rows.size(), cols, &projection, 1, bias,
-                       h.rows_from((s + 1) * B + part.rows.begin).panels_from(panel), {});
+        for (std::size_t s = 0; s < (whole ? 1 : S); ++s) {
+            const Term<Real> projection{x.rows_from(piece.row(S, s)), w_ih_t_.matrix().panels_from(panel), D};
+            k_.product(whole ? S * n : n, cols, &projection, 1, bias, h.rows_from(piece.row(S + 1, s + 1)).panels_from(panel), {});
         }
     }
 }
 
 template <class Real>
 void ForwardPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
-    const std::size_t B = s_.batch, H = s_.hidden, D = s_.inputs;
     const Part<Real> part(s_, division_, member);
-    const std::size_t rows = part.rows.size(), panels = part.panels.size(), first_col = part.panels.begin * kLanes<Real>;
+    part.for_each_piece(tape_.cut, [&](const Piece& piece) { run_piece(chunk, part, piece, member, barrier); });
+}
+
+template <class Real>
+void ForwardPass<Real>::run_piece(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier) {
+    const std::size_t B = s_.batch, H = s_.hidden, n = piece.size(), S = chunk.steps;
     const Matrix<Real> h = tape_.h(chunk);
     const Cell<Real>& cell = k_.elman[int(s_.nonlinearity)];
 
     // The state before the chunk.
+    const Matrix<Real> h_0 = part.of(h, piece.row(S + 1, 0));
     if (chunk.index != 0) {
-        const Chunk before = tape_.chunks[chunk.index - 1];
-        k_.copy(rows, part.cols, part.of(tape_.h(before), before.steps * B), part.of(h, 0));
+        const Chunk before = tape_.cut.chunk(chunk.index - 1);
+        k_.copy(n, part.cols, part.of(tape_.h(before), piece.row(before.steps + 1, before.steps)), h_0);
     } else if (state_ != nullptr) {
-        k_.copy(rows, part.cols, row_major(state_ + part.rows.begin * H + first_col, H), part.of(h, 0));
+        k_.copy(n, part.cols, part.of(state_, H, piece.samples.begin), h_0);
     } else {
-        k_.zero(rows, part.cols, part.of(h, 0));
+        k_.zero(n, part.cols, h_0);
     }
-    bring_input(chunk, part, member, barrier);
+    bring_input(chunk, part, piece, member, barrier);
     if (division_.by_columns) barrier.wait();
 
     const Matrix<const Real> w_hh_t = w_hh_t_.matrix().panels_from(part.panels.begin);
     const Matrix<const Real> w_ih_t = w_ih_t_.matrix().panels_from(part.panels.begin);
     const bool with_input = tape_.dense && !division_.project_ahead;
-    for (std::size_t s = 0; s < chunk.steps; ++s) {
-        const Matrix<Real> h_t = part.of(h, (s + 1) * B);
-        const Matrix<const Real> h_before = h.rows_from(s * B + part.rows.begin);
+    for (std::size_t s = 0; s < S; ++s) {
+        const Matrix<Real> h_t = part.of(h, piece.row(S + 1, s + 1));
+        const Matrix<const Real> h_before = h.rows_from(piece.row(S + 1, s));
+        const std::size_t output_row = (chunk.first_step + s) * B + piece.samples.begin;
         Ahead<Real> ahead;
-        ahead.matrix[0] = part.of(h, (std::min(s + 1, chunk.steps - 1) + 1) * B);
-        if (output_ != nullptr) ahead.matrix[1] = row_major<const Real>(output_ + ((chunk.first_step + s) * B + part.rows.begin) * H + first_col, H);
+        ahead.to_write = true;
+        if (s + 1 < S) ahead.matrix[0] = part.of(h, piece.row(S + 1, s + 2));
+        if (output_ != nullptr) ahead.matrix[1] = part.of(output_, H, output_row);
         if (with_input) {
             // z_t = b + x_t W_ih^T + h_{t-1} W_hh^T
-            const Term<Real> terms[2] = {{tape_.x(chunk).rows_from(s * B + part.rows.begin), w_ih_t, D}, {h_before, w_hh_t, H}};
-            k_.product(rows, part.cols, terms, 2, every_row<Real>(bias_.data() + first_col), h_t, ahead);
+            const Term<Real> terms[2] = {{tape_.x(chunk).rows_from(piece.row(S, s)), w_ih_t, s_.inputs}, {h_before, w_hh_t, H}};
+            k_.product(n, part.cols, terms, 2, every_row<Real>(bias_.data() + part.first_col), h_t, ahead);
         } else {
             // z_t += h_{t-1} W_hh^T
             const Term<Real> recurrence{h_before, w_hh_t, H};
-            k_.product(rows, part.cols, &recurrence, 1, h_t, h_t, ahead);
+            k_.product(n, part.cols, &recurrence, 1, h_t, h_t, ahead);
         }
         // h_t = phi(z_t)
-        cell.forward(rows, panels, h_t);
-        if (output_ != nullptr)
-            k_.copy(rows, part.cols, h_t, row_major(output_ + ((chunk.first_step + s) * B + part.rows.begin) * H + first_col, H));
+        cell.forward(n, part.panels.size(), h_t);
+        if (output_ != nullptr) k_.copy(n, part.cols, h_t, part.of(output_, H, output_row));
         if (division_.by_columns) barrier.wait();
     }
 }
@@ -138,15 +139,17 @@ void ForwardPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
 template <class Real>
 void ForwardPass<Real>::finish(int member) {
     if (final_state_ == nullptr) return;
-    if (tape_.chunks.count() == 0) {  // T = 0: h_T is h_0
+    if (tape_.cut.chunks() == 0) {  // T = 0: h_T is h_0
         const Range own = share(s_.batch * s_.hidden, 1, member, division_.threads);
         for (std::size_t i = own.begin; i < own.end; ++i) final_state_[i] = state_ != nullptr ? state_[i] : Real(0);
         return;
     }
     const Part<Real> part(s_, division_, member);
-    const Chunk last = tape_.chunks[tape_.chunks.count() - 1];
-    k_.copy(part.rows.size(), part.cols, part.of(tape_.h(last), last.steps * s_.batch),
-            row_major(final_state_ + part.rows.begin * s_.hidden + part.panels.begin * kLanes<Real>, s_.hidden));
+    const Chunk last = tape_.cut.chunk(tape_.cut.chunks() - 1);
+    part.for_each_piece(tape_.cut, [&](const Piece& piece) {
+        k_.copy(piece.size(), part.cols, part.of(tape_.h(last), piece.row(last.steps + 1, last.steps)),
+                part.of(final_state_, s_.hidden, piece.samples.begin));
+    });
 }
 
 template class ForwardPass<float>;

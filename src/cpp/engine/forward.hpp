@@ -23,7 +23,8 @@ public:
     void finish(int member);
 
 private:
-    void bring_input(const Chunk& chunk, const Part<Real>& part, int member, Barrier& barrier);
+    void run_piece(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier);
+    void bring_input(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier);
 
     const Kernels<Real>& k_;
     typename Tape<Real>::Contents& tape_;

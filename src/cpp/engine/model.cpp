@@ -21,9 +21,9 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameter
                      const Real* state, const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state,
                      const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients, std::size_t truncation) {
     const bool truncated = sizes.steps > 0 && truncation < sizes.steps - 1;
-    // Windows reach across chunks: all steps make one.
-    const Chunks chunks = truncated ? Chunks(sizes.steps, sizes.steps) : Chunks::of(sizes);
-    typename Tape<Real>::Contents tape(sizes, chunks, input, true);
+    // Truncation windows reach across chunks, so all steps make one; the last step of all samples is to be one run of rows.
+    const Cut cut = truncated ? Cut(sizes, sizes.steps, 1) : Cut::of(sizes, sizeof(Real), !layer.last_only);
+    typename Tape<Real>::Contents tape(sizes, cut, input, true);
     Team team(threads_wanted(sizes, 3 * output_flops(sizes, layer)));
     const Division division(sizes, team.size());
     Barrier barrier(team.size());
@@ -32,7 +32,7 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameter
     const auto run = [&](auto& sweep) {
         team.run([&](int member) {
             pass.prepare(member, barrier);
-            for (std::size_t i = 0; i < tape.chunks.count(); ++i) pass.run(tape.chunks[i], member, barrier);
+            for (std::size_t i = 0; i < tape.cut.chunks(); ++i) pass.run(tape.cut.chunk(i), member, barrier);
             pass.finish(member);
             output.prepare(member, barrier);
             sweep.run(output, member, barrier);
@@ -52,7 +52,7 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameter
 template <class Real>
 double loss(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
             const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state) {
-    typename Tape<Real>::Contents tape(sizes, Chunks::of(sizes), input, false);
+    typename Tape<Real>::Contents tape(sizes, Cut::of(sizes, sizeof(Real), !layer.last_only), input, false);
     Team team(threads_wanted(sizes, output_flops(sizes, layer)));
     Barrier barrier(team.size());
     ForwardPass<Real> pass(tape, Division(sizes, team.size()), parameters, input, state, nullptr, final_state);
@@ -60,9 +60,9 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const 
     team.run([&](int member) {
         pass.prepare(member, barrier);
         output.prepare(member, barrier);
-        for (std::size_t i = 0; i < tape.chunks.count(); ++i) {
-            pass.run(tape.chunks[i], member, barrier);
-            output.record_losses(tape.chunks[i], member, barrier);
+        for (std::size_t i = 0; i < tape.cut.chunks(); ++i) {
+            pass.run(tape.cut.chunk(i), member, barrier);
+            output.record_losses(tape.cut.chunk(i), member, barrier);
         }
         pass.finish(member);
     });
@@ -74,7 +74,7 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const
              const OutputLayer<Real>& layer, Real* output, Real* final_state) {
     const Kernels<Real>& k = kernels<Real>();
     const std::size_t B = sizes.batch, H = sizes.hidden, Q = layer.outputs;
-    typename Tape<Real>::Contents tape(sizes, Chunks::of(sizes), input, false);
+    typename Tape<Real>::Contents tape(sizes, Cut::of(sizes, sizeof(Real), false), input, false);
     Team team(threads_wanted(sizes, output_flops(sizes, layer)));
     const int threads = team.size();
     Barrier barrier(threads);
@@ -86,11 +86,11 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const
         const Range own = share(Q, kLanes<Real>, member, threads);
         k.transpose(own.size(), H, row_major(layer.weight + own.begin * H, H), weight_t.matrix().panels_from(own.begin / kLanes<Real>));
         pass.prepare(member, barrier);
-        for (std::size_t i = 0; i < tape.chunks.count(); ++i) {
-            const Chunk chunk = tape.chunks[i];
+        for (std::size_t i = 0; i < tape.cut.chunks(); ++i) {
+            const Chunk chunk = tape.cut.chunk(i);
             pass.run(chunk, member, barrier);
             barrier.wait();
-            if (!layer.last_only || i + 1 == tape.chunks.count()) {
+            if (!layer.last_only || i + 1 == tape.cut.chunks()) {
                 // o = b_o + h W_ho^T
                 const std::size_t first = layer.last_only ? (chunk.steps - 1) * B : 0;
                 const Range rows = share(chunk.steps * B - first, 1, member, threads);

@@ -24,8 +24,8 @@ public:
     void prepare(int member, Barrier& barrier);
     /// Upstream of the recurrence; adds to the layer's gradients and records the losses on the way.
     void prepare_chunk(const Chunk& chunk, int member, Barrier& barrier, Matrix<Real> dz) override;
-    Matrix<const Real> at(const Chunk&, std::size_t s, const Part<Real>& part, Matrix<Real> dz) const override {
-        return part.of(dz, s * s_.batch);
+    Matrix<const Real> at(const Chunk& chunk, std::size_t s, const Part<Real>& part, const Piece& piece, Matrix<Real> dz) const override {
+        return part.of(dz, piece.row(chunk.steps, s));
     }
     /// Records the losses of a chunk alone. Begins and ends with a barrier.
     void record_losses(const Chunk& chunk, int member, Barrier& barrier);
@@ -36,11 +36,14 @@ public:
 private:
     /// Steps of the chunk that have targets, cut into blocks of rows whose o fits the cache.
     struct Block {
-        std::size_t first_row, rows;   // in the chunk
-        std::size_t first_target;      // of its first row
+        std::size_t first_row, rows;  // of the chunk's dz
+        std::size_t first_target;     // index in classes_ and losses_ of its first row
+        bool is_first;                // of the chunk
     };
     template <class Visit>
     void for_each_block(const Chunk& chunk, Visit visit) const;
+    template <class Visit>
+    void for_each_target_run(const Chunk& chunk, const Block& block, Visit visit) const;
     /// o of the block, then its losses and do. Ends with a barrier.
     void losses_of(const Chunk& chunk, const Block& block, int member, Barrier& barrier);
 
@@ -53,9 +56,11 @@ private:
     OutputGradients<Real> g_{nullptr, nullptr};
     std::size_t block_rows_;
     PanelBuffer<Real> weight_;         // W_ho (Q, H)
+    PanelBuffer<Real> h_;              // h_t (block rows, H)
     PanelBuffer<Real> h_t_;            // h^T (H, block rows)
     PanelBuffer<Real> o_t_;            // o^T, then do^T (Q, block rows)
-    PanelBuffer<Real> values_t_;       // y^T (Q, block rows), for squared error
+    PanelBuffer<Real> values_;         // y (block rows, Q), for squared error
+    PanelBuffer<Real> values_t_;       // y^T (Q, block rows)
     Buffer<Real> bias_;                // (Q,)
     Buffer<Real> d_bias_;              // (Q,)
     Buffer<std::int32_t> classes_;     // all targets, for cross-entropy

@@ -17,7 +17,7 @@ void run_forward(typename Tape<Real>::Contents& tape, const RnnParameters<Real>&
     Barrier barrier(team.size());
     team.run([&](int member) {
         pass.prepare(member, barrier);
-        for (std::size_t i = 0; i < tape.chunks.count(); ++i) pass.run(tape.chunks[i], member, barrier);
+        for (std::size_t i = 0; i < tape.cut.chunks(); ++i) pass.run(tape.cut.chunk(i), member, barrier);
         pass.finish(member);
     });
 }
@@ -27,7 +27,7 @@ void run_forward(typename Tape<Real>::Contents& tape, const RnnParameters<Real>&
 template <class Real>
 Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
                    Real* output, Real* final_state) {
-    auto contents = std::make_unique<typename Tape<Real>::Contents>(sizes, Chunks::of(sizes), input, true);
+    auto contents = std::make_unique<typename Tape<Real>::Contents>(sizes, Cut::of(sizes, sizeof(Real), true), input, true);
     run_forward(*contents, parameters, input, state, output, final_state);
     return Tape<Real>(std::move(contents));
 }
@@ -35,7 +35,7 @@ Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>& parameters,
 template <class Real>
 void infer(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
            Real* output, Real* final_state) {
-    typename Tape<Real>::Contents contents(sizes, Chunks::of(sizes), input, false);
+    typename Tape<Real>::Contents contents(sizes, Cut::of(sizes, sizeof(Real), true), input, false);
     run_forward(contents, parameters, input, state, output, final_state);
 }
 

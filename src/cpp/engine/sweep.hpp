@@ -19,7 +19,7 @@ public:
     void run(Upstream<Real>& upstream, int member, Barrier& barrier);
 
 private:
-    void sweep_chunk(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, Barrier& barrier);
+    void sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Piece& piece, Barrier& barrier);
 
     const Kernels<Real>& k_;
     const typename Tape<Real>::Contents& tape_;

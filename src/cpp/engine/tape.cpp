@@ -3,32 +3,43 @@
 namespace pybptt {
 
 /// A hash table with open addressing gives each id its slot: O(n) for any vocabulary.
-Tokens::Tokens(const std::int64_t* ids, std::size_t n) : slot(n), distinct(n) {
+Tokens::Tokens(const std::int64_t* ids, const Cut& cut, std::size_t batch) {
+    std::size_t n = 0;
+    for (std::size_t c = 0; c < cut.chunks(); ++c) n += cut.chunk(c).steps * batch;
+    slot = Buffer<std::int32_t>(n);
+    distinct = Buffer<std::int64_t>(n);
     std::size_t capacity = 16;
     while (capacity < 2 * n) capacity *= 2;
     const Buffer<std::int32_t> table(capacity);
     std::fill_n(table.data(), capacity, -1);
-    for (std::size_t i = 0; i < n; ++i) {
-        std::size_t at = (std::uint64_t(ids[i]) * 0x9E3779B97F4A7C15u >> 32) & (capacity - 1);
-        while (table[at] >= 0 && distinct[std::size_t(table[at])] != ids[i]) at = (at + 1) & (capacity - 1);
+    const auto slot_of = [&](std::int64_t id) {
+        std::size_t at = (std::uint64_t(id) * 0x9E3779B97F4A7C15u >> 32) & (capacity - 1);
+        while (table[at] >= 0 && distinct[std::size_t(table[at])] != id) at = (at + 1) & (capacity - 1);
         if (table[at] < 0) {
             table[at] = std::int32_t(count);
-            distinct[count++] = ids[i];
+            distinct[count++] = id;
         }
-        slot[i] = table[at];
+        return table[at];
+    };
+    for (std::size_t c = 0; c < cut.chunks(); ++c) {
+        const Chunk chunk = cut.chunk(c);
+        cut.for_each_run(chunk, 0, chunk.steps * batch, [&](std::size_t row, std::size_t samples, std::size_t step, std::size_t sample, Slice) {
+            for (std::size_t i = 0; i < samples; ++i)
+                slot[chunk.first_step * batch + row + i] = slot_of(ids[(chunk.first_step + step) * batch + sample + i]);
+        });
     }
 }
 
 template <class Real>
-Tape<Real>::Contents::Contents(const RnnSizes& s, Chunks cut, const RnnInput<Real>& x, bool keep_all)
-    : sizes(s), chunks(cut), dense(x.tokens == nullptr) {
-    const std::size_t kept = keep_all ? chunks.count() : std::min<std::size_t>(1, chunks.count());
-    const std::size_t rows = checked_product(chunks.longest(), s.batch);
+Tape<Real>::Contents::Contents(const RnnSizes& s, const Cut& c, const RnnInput<Real>& x, bool keep_all)
+    : sizes(s), cut(c), dense(x.tokens == nullptr) {
+    const std::size_t kept = keep_all ? cut.chunks() : std::min<std::size_t>(1, cut.chunks());
+    const std::size_t rows = checked_product(cut.chunk_steps(), s.batch);
     for (std::size_t i = 0; i < kept; ++i) {
         hidden.emplace_back(rows + s.batch, s.hidden);
         if (dense) input.emplace_back(rows, s.inputs);
     }
-    if (!dense) tokens = Tokens(x.tokens, checked_product(s.steps, s.batch));
+    if (!dense) tokens = Tokens(x.tokens, cut, s.batch);
     if (keep_all) {
         weight_hh = PanelBuffer<Real>(s.hidden, s.hidden);
         if (dense) weight_ih = PanelBuffer<Real>(s.hidden, s.inputs);

@@ -1,13 +1,19 @@
-// What forward keeps, and how time is cut into chunks.
+// What forward keeps, and how time and the batch are cut up.
 //
-// A chunk is a run of steps whose h_t, x_t and dz_t are small enough to stay in a core's cache together: the input is
-// projected, the recurrence run, and later dz summed into the weight gradients, chunk by chunk. Its length depends on the
-// sizes alone, never on the threads, because it sets the order in which weight gradients are summed.
+// A CHUNK is a run of steps whose h_t, x_t and dz_t are small enough to stay in a core's cache together: the input is
+// projected, the recurrence run, and later dz summed into the weight gradients, chunk by chunk. A SLICE is a run of
+// samples whose rows lie together, so that threads which own different slices never write into each other's neighbourhood:
+// cores that do slow each other down by a third, because each fetches what the other is about to write.
 //
-// In a chunk, step s (0 ..) of sample b is row s * B + b of x and dz, and row (s + 1) * B + b of h: rows 0 .. B-1 of h are the
-// state before the chunk. So h_{t-1} for all steps of the chunk is the same matrix as h_t, moved by B rows.
+// In a chunk of S steps, the rows of x and dz are ordered by slice, then step, then sample; those of h likewise, with the state
+// before the chunk in front of each slice's first step. For sample b of a slice of n samples that begins with sample g:
+//
+//     row of x_s and dz_s    S g + s n + (b - g)
+//     row of h before s      (S + 1) g + s n + (b - g)      = row of dz_s + g;   h after s: n rows further
+//
+// So within a slice h_{t-1} for all steps of the chunk is the same matrix as h_t, moved by n rows. How both are cut
+// depends on the sizes alone, never on the threads, because it sets the order in which weight gradients are summed.
 #pragma once
-#include <cstdlib>
 
 #include <algorithm>
 #include <vector>
@@ -39,43 +45,74 @@ struct Chunk {
     std::size_t index, first_step, steps;
 };
 
-class Chunks {
-public:
-    static inline std::size_t kRows = getenv("KR")?atoi(getenv("KR")):512;
+/// Samples [begin, begin + size) of the batch.
+struct Slice {
+    std::size_t begin, size;
+};
 
-    Chunks() = default;
-    Chunks(std::size_t steps, std::size_t longest) : steps_(steps), longest_(longest), count_(steps == 0 ? 0 : (steps + longest - 1) / longest) {}
-    /// Chunks of about kRows rows.
-    static Chunks of(const RnnSizes& sizes) {
-        const std::size_t most = std::max<std::size_t>(1, kRows / std::max<std::size_t>(1, sizes.batch));
-        return Chunks(sizes.steps, std::min(std::max<std::size_t>(1, sizes.steps), most));
+class Cut {
+public:
+    static constexpr std::size_t kChunkRows = 256;
+    static constexpr std::size_t kMostSlices = 16;
+
+    Cut() = default;
+    Cut(const RnnSizes& sizes, std::size_t chunk_steps, std::size_t slices)
+        : steps_(sizes.steps), batch_(sizes.batch), chunk_steps_(chunk_steps), slices_(slices) {}
+    /// Chunks of about kChunkRows rows and, if asked for, slices.
+    static Cut of(const RnnSizes& s, std::size_t value_bytes, bool sliced) {
+        const std::size_t longest = std::max<std::size_t>(1, kChunkRows / std::max<std::size_t>(1, s.batch));
+        // A slice's step reads all of W_hh: the larger it is, the more samples should share it.
+        const std::size_t weight_bytes = s.hidden * s.hidden * value_bytes;
+        const std::size_t samples = weight_bytes <= (256 << 10) ? 8 : weight_bytes <= (1 << 20) ? 16 : 32;
+        const std::size_t slices = std::min(kMostSlices, std::max<std::size_t>(s.batch >= 8 ? 2 : 1, s.batch / samples));
+        return Cut(s, std::min(std::max<std::size_t>(1, s.steps), longest), sliced ? slices : 1);
     }
 
-    std::size_t count() const { return count_; }
-    std::size_t longest() const { return longest_; }
-    Chunk operator[](std::size_t index) const {
-        const std::size_t first = index * longest_;
-        return {index, first, std::min(longest_, steps_ - first)};
+    std::size_t chunks() const { return (steps_ + chunk_steps_ - 1) / chunk_steps_; }
+    std::size_t chunk_steps() const { return chunk_steps_; }
+    Chunk chunk(std::size_t index) const {
+        const std::size_t first = index * chunk_steps_;
+        return {index, first, std::min(chunk_steps_, steps_ - first)};
+    }
+    std::size_t slices() const { return slices_; }
+    Slice slice(std::size_t index) const {
+        const std::size_t begin = batch_ * index / slices_;
+        return {begin, batch_ * (index + 1) / slices_ - begin};
+    }
+
+    /// visit(row, count, step, sample, slice): the rows [first, first + rows) of x or dz, as runs of samples of one step.
+    template <class Visit>
+    void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
+        for (std::size_t i = 0; i < slices_; ++i) {
+            const Slice part = slice(i);
+            const std::size_t begin = chunk.steps * part.begin, end = begin + chunk.steps * part.size;
+            for (std::size_t row = std::max(first, begin); row < std::min(first + rows, end);) {
+                const std::size_t step = (row - begin) / part.size, sample = (row - begin) % part.size;
+                const std::size_t count = std::min(part.size - sample, std::min(first + rows, end) - row);
+                visit(row, count, step, part.begin + sample, part);
+                row += count;
+            }
+        }
     }
 
 private:
-    std::size_t steps_ = 0, longest_ = 1, count_ = 0;
+    std::size_t steps_ = 0, batch_ = 0, chunk_steps_ = 1, slices_ = 1;
 };
 
 /// The distinct tokens of an input, and for each of its steps which of them it is.
 struct Tokens {
-    Buffer<std::int32_t> slot;      // (T, B): index into `distinct`
+    Buffer<std::int32_t> slot;      // (T, B): index into `distinct`, in the order of the rows of x
     Buffer<std::int64_t> distinct;  // ids, in the order of first appearance
     std::size_t count = 0;          // of them
 
     Tokens() = default;
-    Tokens(const std::int64_t* ids, std::size_t n);
+    Tokens(const std::int64_t* ids, const Cut& cut, std::size_t batch);
 };
 
 template <class Real>
 struct Tape<Real>::Contents {
     RnnSizes sizes;
-    Chunks chunks;
+    Cut cut;
     bool dense;
     std::vector<PanelBuffer<Real>> hidden;  // a chunk each: h
     std::vector<PanelBuffer<Real>> input;   // a chunk each: x, if dense
@@ -83,7 +120,7 @@ struct Tape<Real>::Contents {
     PanelBuffer<Real> weight_hh;            // (H, H), for dz_t W_hh
     PanelBuffer<Real> weight_ih;            // (H, D), for dz_t W_ih; if dense
 
-    Contents(const RnnSizes& sizes, Chunks chunks, const RnnInput<Real>& input, bool keep_all);
+    Contents(const RnnSizes& sizes, const Cut& cut, const RnnInput<Real>& input, bool keep_all);
 
     // Without a tape to keep, every chunk takes the same place.
     Matrix<Real> h(const Chunk& chunk) const { return hidden[chunk.index % hidden.size()].matrix(); }

@@ -21,7 +21,7 @@ void TruncatedSweep<Real>::run(Upstream<Real>& upstream, int member, Barrier& ba
     const Cell<Real>& cell = k_.elman[int(s_.nonlinearity)];
     weights_.prepare(member);
     if (s_.steps != 0) {
-        const Chunk all = tape_.chunks[0];
+        const Chunk all = tape_.cut.chunk(0);
         const Matrix<Real> h = tape_.h(all).rows_from(B), dz = dz_.matrix();
         Matrix<Real> e = e_.matrix(), next = e_next_.matrix();
         upstream.prepare_chunk(all, member, barrier, e);

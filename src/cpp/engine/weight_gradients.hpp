@@ -16,7 +16,7 @@ public:
     WeightGradients(const typename Tape<Real>::Contents& tape, int threads, const RnnGradients<Real>& gradients);
 
     void prepare(int member);
-    /// Adds one chunk; every member's dz must be complete.
+    /// Adds one chunk, the last one first; every member's dz must be complete.
     void add(const Chunk& chunk, Matrix<const Real> dz, int member);
     void finish(int member);
 
@@ -29,6 +29,7 @@ private:
     const int threads_;
     const RnnGradients<Real> g_;
     Buffer<Real> bias_;            // db, in whole panels
+    PanelBuffer<Real> dx_;         // (chunk rows, D)
     PanelBuffer<Real> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, H)
 };
 

@@ -42,11 +42,20 @@ struct Operands {
     size_t b_stride;
     size_t depth;
 };
-constexpr int kMaxTerms = 2;
+constexpr int kMaxTerms = 16;
+
+/// What a tile starts from and where it goes: rows (at most the tile's) and, of its last panel, columns that exist.
+template <class Real>
+struct Ends {
+    Matrix<const Real> start;
+    int start_cols;
+    Matrix<Real> c;
+    int c_cols;
+    int rows;
+};
 
 template <class Real>
-using TileFunction = void (*)(const Operands<Real>*, int term_count, Matrix<const Real> start, int start_cols, Matrix<Real> c,
-                              int c_cols, int rows);
+using TileFunction = void (*)(const Operands<Real>*, int term_count, const Ends<Real>&);
 
 /// Vector j of row i of a tile, and how many of its lanes exist when the tile's last panel has `last_cols` columns.
 template <class Real>
@@ -58,21 +67,22 @@ PYBPTT_INLINE int lanes_at(int j, int last_cols) {
     return lanes_left<Real>(j / kPanelVecs + 1 < N ? int(kLanes<Real>) : last_cols, j % kPanelVecs);
 }
 
-/// rows (<= M) x N panels of C. Of the last panel, `start_cols` columns of start and `c_cols` of c exist.
+/// M rows x N panels of C.
 template <class Real, int M, int N, Walk walk>
-void tile(const Operands<Real>* terms, int term_count, Matrix<const Real> start, int start_cols, Matrix<Real> c, int c_cols, int rows) {
+void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
     constexpr int L = int(kLanes<Real>), VL = kVecLanes<Real>, NV = N * kPanelVecs;
+    const int rows = ends.rows;
     Vec<Real> acc[M][NV];
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 16
         for (int j = 0; j < NV; ++j) acc[i][j] = Vec<Real>{};
-    if (start.data != nullptr) {
+    if (ends.start.data != nullptr) {
 #pragma GCC unroll 16
         for (int i = 0; i < M; ++i) {
             if (i >= rows) break;
 #pragma GCC unroll 16
-            for (int j = 0; j < NV; ++j) acc[i][j] = load_first(vector_at(start, i, j), lanes_at<Real, N>(j, start_cols));
+            for (int j = 0; j < NV; ++j) acc[i][j] = load_first(vector_at(ends.start, i, j), lanes_at<Real, N>(j, ends.start_cols));
         }
     }
     for (int term = 0; term < term_count; ++term) {
@@ -104,7 +114,7 @@ void tile(const Operands<Real>* terms, int term_count, Matrix<const Real> start,
     for (int i = 0; i < M; ++i) {
         if (i >= rows) break;
 #pragma GCC unroll 16
-        for (int j = 0; j < NV; ++j) store_first(vector_at(c, i, j), acc[i][j], lanes_at<Real, N>(j, c_cols));
+        for (int j = 0; j < NV; ++j) store_first(vector_at(ends.c, i, j), acc[i][j], lanes_at<Real, N>(j, ends.c_cols));
     }
 }
 
@@ -161,9 +171,15 @@ struct Groups {
 };
 
 template <class Real>
-PYBPTT_INLINE void prefetch(size_t rows, size_t panels, Matrix<const Real> m) {
+PYBPTT_INLINE void prefetch(size_t rows, size_t panels, Matrix<const Real> m, bool to_write) {
     for (size_t panel = 0; panel < panels; ++panel)
-        for (size_t row = 0; row < rows; ++row) __builtin_prefetch(m.data + panel * m.panel_stride + row * m.row_stride, 0, 2);
+        for (size_t row = 0; row < rows; ++row) {
+            const Real* line = m.data + panel * m.panel_stride + row * m.row_stride;
+            if (to_write)
+                __builtin_prefetch(line, 1, 2);
+            else
+                __builtin_prefetch(line, 0, 2);
+        }
 }
 
 template <class Real>
@@ -174,48 +190,76 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
     const Groups heights(rows, kTileRows);
     const Groups widths(panel_count<Real>(cols), size_t(tile_panels(int(heights[0]))));
     Operands<Real> at[kMaxTerms];
-    for (int t = 0; t < term_count; ++t)
-        at[t] = {terms[t].a.data, terms[t].a.panel_stride, terms[t].b.data, terms[t].b.panel_stride, terms[t].depth};
-    // A panel of B serves all rows while it is in the cache.
+    for (int t = 0; t < term_count; ++t) at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth};
+    Ends<Real> ends{start, 0, c, 0, 0};
+    const auto run_tile = [&](size_t row, size_t m, size_t panel, size_t n) __attribute__((always_inline)) {
+        for (const Matrix<const Real>& next : ahead.matrix)
+            if (next.data != nullptr) prefetch(m, n, next.rows_from(row).panels_from(panel), ahead.to_write);
+        for (int t = 0; t < term_count; ++t) {
+            at[t].a = terms[t].a.data + row * L;
+            at[t].b = terms[t].b.data + panel * at[t].b_stride;
+        }
+        if (start.data != nullptr) ends.start.data = start.data + row * start.row_stride + panel * start.panel_stride;
+        ends.start_cols = last_columns(start, cols, panel, n);
+        ends.c.data = c.data + row * c.row_stride + panel * c.panel_stride;
+        ends.c_cols = last_columns(c, cols, panel, n);
+        ends.rows = int(m);
+        kTiles<Real>[m - 1].of_panels[n - 1](at, term_count, ends);
+    };
+    // The larger operand passes once; what the inner loop needs of the other stays in the cache.
+    if (rows > 4 * cols) {
+        for (size_t i = 0, row = 0; i < heights.count; row += heights[i], ++i)
+            for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) run_tile(row, heights[i], panel, widths[j]);
+    } else {
+        for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j)
+            for (size_t i = 0, row = 0; i < heights.count; row += heights[i], ++i) run_tile(row, heights[i], panel, widths[j]);
+    }
+}
+
+/// One pass over C adds the terms [0, term_count), of a depth that stays in the caches.
+template <class Real>
+void add_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c) {
+    constexpr size_t L = kLanes<Real>, M = kTileColumns;
+    const Groups widths(panel_count<Real>(cols), kColumnTilePanels);
+    Operands<Real> at[kMaxTerms];
+    for (int t = 0; t < term_count; ++t) at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth};
+    Ends<Real> ends{start, 0, c, 0, 0};
     for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
         const size_t n = widths[j];
-        const int start_cols = last_columns(start, cols, panel, n), c_cols = last_columns(c, cols, panel, n);
-        size_t row = 0;
-        for (size_t i = 0; i < heights.count; ++i) {
-            const size_t m = heights[i];
-            for (int t = 0; t < term_count; ++t) {
-                at[t].a = terms[t].a.data + row * L;
-                at[t].b = terms[t].b.data + panel * at[t].b_stride;
-            }
-            for (const Matrix<const Real>& next : ahead.matrix)
-                if (next.data != nullptr) prefetch(m, n, next.rows_from(row).panels_from(panel));
-            kTiles<Real>[m - 1].of_panels[n - 1](at, term_count, start.rows_from(row).panels_from(panel), start_cols,
-                                                 c.rows_from(row).panels_from(panel), c_cols, int(m));
-            row += m;
+        ends.start_cols = last_columns(start, cols, panel, n);
+        ends.c_cols = last_columns(c, cols, panel, n);
+        for (int t = 0; t < term_count; ++t) at[t].b = terms[t].b.data + panel * at[t].b_stride;
+        for (size_t row = 0; row < rows; row += M) {
+            for (int t = 0; t < term_count; ++t) at[t].a = terms[t].a.data + row / L * at[t].a_stride + row % L;
+            if (start.data != nullptr) ends.start.data = start.data + row * start.row_stride + panel * start.panel_stride;
+            ends.c.data = c.data + row * c.row_stride + panel * c.panel_stride;
+            ends.rows = int(rows - row < M ? rows - row : M);
+            kColumnTiles<Real>[n - 1](at, term_count, ends);
         }
     }
 }
 
 template <class Real>
-void product_transposed(size_t rows, size_t cols, size_t depth, Matrix<const Real> a, Matrix<const Real> b,
-                        Matrix<const Real> start, Matrix<Real> c) {
-    constexpr size_t L = kLanes<Real>, M = kTileColumns;
+void product_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c) {
     if (rows == 0 || cols == 0) return;
-    const Groups widths(panel_count<Real>(cols), kColumnTilePanels);
-    for (size_t k = 0; k < depth || k == 0; k += kDepthBlock) {
-        const Matrix<const Real> from = k == 0 ? start : Matrix<const Real>(c);
-        Operands<Real> at{nullptr, a.panel_stride, nullptr, b.panel_stride, depth - k < kDepthBlock ? depth - k : kDepthBlock};
-        for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
-            const size_t n = widths[j];
-            const int from_cols = last_columns(from, cols, panel, n), c_cols = last_columns(c, cols, panel, n);
-            at.b = b.data + k * L + panel * b.panel_stride;
-            for (size_t row = 0; row < rows; row += M) {
-                at.a = a.data + k * L + row / L * a.panel_stride + row % L;
-                kColumnTiles<Real>[n - 1](&at, 1, from.rows_from(row).panels_from(panel), from_cols,
-                                          c.rows_from(row).panels_from(panel), c_cols, int(rows - row < M ? rows - row : M));
-            }
+    Term<Real> block[kMaxTerms];
+    int count = 0;
+    size_t depth = 0;
+    const auto flush = [&] {
+        add_transposed(rows, cols, block, count, start, c);
+        start = c;
+        count = 0;
+        depth = 0;
+    };
+    for (int t = 0; t < term_count; ++t)
+        for (size_t k = 0; k < terms[t].depth;) {
+            const size_t room = kDepthBlock - depth, left = terms[t].depth - k, some = left < room ? left : room;
+            block[count++] = {terms[t].a.rows_from(k), terms[t].b.rows_from(k), some};
+            k += some;
+            depth += some;
+            if (depth == kDepthBlock || count == kMaxTerms) flush();
         }
-    }
+    if (count != 0 || start.data != c.data) flush();
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ Matrix<Real> row_major(Real* data, size_t leading) {
     return {data, leading, kPanelBytes / sizeof(Real), false};
 }
 
-/// One term A.B of a product, both in panels: A is rows x depth, B depth x cols.
+/// One term of a product, A.B or A^T.B, both in panels; `depth` is the length of the sums.
 template <class Real>
 struct Term {
     Matrix<const Real> a;
@@ -80,6 +80,7 @@ template <class Real>
 struct Ahead {
     static constexpr int kMost = 2;
     Matrix<const Real> matrix[kMost] = {none<Real>(), none<Real>()};
+    bool to_write = false;  ///< so that no other core keeps a copy
 };
 
 /// A cell's arithmetic at one time step, elementwise over `rows` x `panels`; its file in kernels/cells has the equations.
@@ -97,9 +98,9 @@ struct Kernels {
     /// c = start + sum over terms of A.B;  start, c: rows x cols, in panels or row-major; start may be c.
     void (*product)(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
                     const Ahead<Real>& ahead);
-    /// c = start + A^T.B;  a: depth x rows, b: depth x cols, start and c: rows x cols, in panels or row-major; start may be c.
-    void (*product_transposed)(size_t rows, size_t cols, size_t depth, Matrix<const Real> a, Matrix<const Real> b,
-                               Matrix<const Real> start, Matrix<Real> c);
+    /// c = start + sum over terms of A^T.B;  A: depth x rows, B: depth x cols, otherwise as `product`.
+    void (*product_transposed)(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start,
+                               Matrix<Real> c);
     /// to = from (rows x cols), either of them in panels or row-major; in panels, the lanes past the last column become 0.
     void (*copy)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
     /// to = from^T;  from: rows x cols in panels or row-major, to: cols x rows in panels, lanes past its last column 0.

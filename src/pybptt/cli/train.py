@@ -3,8 +3,9 @@
 The network is one recurrent layer and an output layer; it reads a character and predicts the next. The
 text is cut into --batch parallel streams that advance by --window characters a step. The state is carried
 from window to window, the gradient is not: back-propagation is truncated at the window's beginning.
-Adam; the gradient is clipped to norm 1; the learning rate falls to 0 along half a cosine. Characters
-rarer than 1 in 100,000 become one unknown character. The last 5 % of the text is held out.
+Adam; the gradient is clipped to norm 1; the learning rate rises during the first twentieth of the run and
+then falls to 0 along half a cosine. Characters rarer than 1 in 100,000 become one unknown character. The last
+5 % of the text is held out.
 
 Ctrl-C ends a run in order: it is saved if --save is given, the summary is printed, and the exit code is
 130. With --load it goes on, and ends with the parameters of a run that was never stopped.
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--window", metavar="N", type=natural, help=f"characters a step (default {default.window})"
     )
     work.add_argument(
-        "--lr", metavar="X", type=positive, help=f"first learning rate (default {default.lr:g})"
+        "--lr", metavar="X", type=positive, help="largest learning rate (default 1 / hidden, at most 0.005)"
     )
     length = work.add_mutually_exclusive_group()
     length.add_argument(

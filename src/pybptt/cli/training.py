@@ -21,6 +21,7 @@ __all__ = ["Settings", "Training"]
 _Array = npt.NDArray[Any]
 
 MAX_NORM = 1.0
+WARM_UP = 0.05  # of the run
 EVALUATION_WINDOW = 200  # characters in one call; the held-out loss doesn't depend on it
 
 
@@ -29,15 +30,24 @@ class Settings:
     """What defines a run; the defaults are those of the command. `minutes` comes before `steps` if given."""
 
     text: str | None = None
-    hidden: int = 384
+    hidden: int = 256
     nonlinearity: str = "tanh"
     dtype: str = "float32"
     seed: int = 1
     batch: int = 32
-    window: int = 50
-    lr: float = 2e-3
-    steps: int = 6000
+    window: int = 25
+    lr: float | None = None
+    steps: int = 12_000
     minutes: float | None = None
+
+    def rate(self, done: float) -> float:
+        """Learning rate when `done` of 1 of the run is done: a warm-up, and half a cosine down to 0.
+
+        The more units, the further one step of all their weights moves a pre-activation: hence the default,
+        1 / hidden. Without the warm-up large networks saturate in the first steps, and stay so.
+        """
+        first = min(0.005, 1 / self.hidden) if self.lr is None else self.lr
+        return first * min(1, 0.1 + done / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Training:
@@ -77,7 +87,7 @@ class Training:
             seed=settings.seed,
         )
         self.model = SequenceModel(layer, symbols, seed=settings.seed + 1)
-        self.optimiser = Adam(self.model.flat, settings.lr)
+        self.optimiser = Adam(self.model.flat)
         self.state: _Array = np.zeros((1, settings.batch, settings.hidden), settings.dtype)
         self.step = 0
         self.seconds = 0.0
@@ -123,7 +133,7 @@ class Training:
                 f"the loss is {loss} and its gradient's norm {norm} at step {self.step}: try a lower --lr",
                 code=1,
             )
-        self.optimiser.lr = self.settings.lr * 0.5 * (1 + math.cos(math.pi * self.done()))
+        self.optimiser.lr = self.settings.rate(self.done())
         self.optimiser.step(clip_by_norm(gradients.flat, MAX_NORM))
         self.step += 1
         self.recent += (loss, norm, 1)

@@ -1,0 +1,197 @@
+"""Single figures that pybptt promises besides the rows of compare.py, each held against its floor.
+
+Run as `python benchmarks/checks.py`, or with the names of some of the checks. Everything is on one thread.
+The exit status is 1 where a figure misses its floor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import compare
+import numpy as np
+import report
+from contestants import with_numpy
+from rows import ROWS, Problem
+
+import pybptt
+
+
+@dataclass
+class Figure:
+    """One measured number; `asked` is the least or most allowed, by the sign in `relation`, or None."""
+
+    what: str
+    value: float
+    unit: str = ""
+    relation: str = "<="
+    asked: float | None = None
+
+    @property
+    def met(self) -> bool:
+        if self.asked is None:
+            return True
+        return self.value <= self.asked if self.relation == "<=" else self.value >= self.asked
+
+    def __str__(self) -> str:
+        text = f"  {self.what:<58} {report.number(self.value):>7} {self.unit:<2}"
+        if self.asked is not None:
+            text += f" {self.relation} {self.asked:g}: {'yes' if self.met else 'NO'}"
+        return text.rstrip()
+
+
+def interleaved(calls: dict[str, Callable], rounds: int, seconds_a_turn: float = 0.02) -> dict[str, float]:
+    """Median seconds of each call, taking turns."""
+    usual = {}
+    for name, call in calls.items():
+        call()
+        start = time.perf_counter()
+        call()
+        usual[name] = time.perf_counter() - start
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            for _ in range(max(1, round(seconds_a_turn / usual[name]))):
+                start = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def step(rnn: pybptt.RNN, x: np.ndarray, d_output: np.ndarray) -> Callable:
+    def call():
+        _, _, tape = rnn.forward(x)
+        return rnn.backward(tape, d_output, input=False)
+
+    return call
+
+
+def textbook() -> Iterator[Figure]:
+    """The textbook's two nested loops against pybptt.bptt, T = 1000, H = 100, 65 tokens."""
+    T, H, Q = 1000, 100, 65
+    rng = np.random.default_rng(0)
+    U, V, W = (rng.uniform(-0.1, 0.1, shape) for shape in ((H, Q), (Q, H), (H, H)))
+    x, y = rng.integers(0, Q, (2, T))
+    fast = interleaved({"bptt": lambda: pybptt.bptt(U, V, W, x, y)}, rounds=20)["bptt"]
+    start = time.perf_counter()
+    expected = pybptt.reference.bptt(U, V, W, x, y)
+    slow = time.perf_counter() - start
+    error = max(
+        float(np.abs(found - wanted).max() / np.abs(wanted).max())
+        for found, wanted in zip(pybptt.bptt(U, V, W, x, y), expected, strict=True)
+    )
+    yield Figure("pybptt.reference.bptt, once", slow, "s")
+    yield Figure("pybptt.bptt, float64", fast * 1e3, "ms")
+    yield Figure("times faster", slow / fast, "x", ">=", 2000)
+    yield Figure("largest relative difference, in units of 1e-12", error / 1e-12, "", "<=", 1)
+
+
+def overhead() -> Iterator[Figure]:
+    """What a call costs when there is next to nothing to compute: T = B = D = H = 1."""
+    rnn = pybptt.RNN(1, 1, seed=0)
+    x = d_output = np.ones((1, 1, 1), np.float32)
+
+    def both():
+        _, _, tape = rnn.forward(x)
+        rnn.backward(tape, d_output)
+
+    median = interleaved({"both": both}, rounds=100, seconds_a_turn=0.005)["both"]
+    yield Figure("forward + backward at T = B = D = H = 1", median * 1e6, "us", "<=", 15)
+
+
+def flat() -> Iterator[Figure]:
+    """Time a step of the sequence from T = 100 to T = 100,000 (needs 2 GB of memory)."""
+    lengths = (100, 1000, 10_000, 100_000)
+    rng = np.random.default_rng(0)
+    for B, H in ((1, 32), (1, 128), (8, 32), (8, 128)):
+        rnn = pybptt.RNN(32, H, seed=0)
+        x = rng.standard_normal((lengths[-1], B, 32), np.float32)
+        d_output = rng.standard_normal((lengths[-1], B, H), np.float32)
+        medians = interleaved({str(T): step(rnn, x[:T], d_output[:T]) for T in lengths}, rounds=5)
+        per_step = [medians[str(T)] / T * 1e6 for T in lengths]
+        for T, value in zip(lengths, per_step, strict=True):
+            yield Figure(f"B = {B}, H = {H}, T = {T:,}: a step", value, "us")
+        # The shortest carries the cost of the call itself, so each longer one is held against the best.
+        yield Figure(f"B = {B}, H = {H}: longest over best", per_step[-1] / min(per_step), "x", "<=", 1.25)
+
+
+def denormals() -> Iterator[Figure]:
+    """Inputs, states and gradients too small to be normal numbers, against ordinary ones."""
+    T, B, D, H = 200, 8, 32, 128
+    rng = np.random.default_rng(0)
+    rnn = pybptt.RNN(D, H, bias=False, seed=0)
+    parameters = dict(rnn.parameters) | dict.fromkeys(("bias_ih_l0", "bias_hh_l0"), np.zeros(H, np.float32))
+    x = rng.standard_normal((T, B, D), np.float32)
+    d_output = rng.standard_normal((T, B, H), np.float32)
+    last_only = np.zeros_like(d_output)
+    last_only[-1] = d_output[-1]
+    cases = {
+        "ordinary": (x, d_output),
+        # Gradients that vanish on their way back pass through the denormal numbers: random weights of this
+        # size shrink them about twofold a step.
+        "a gradient that vanishes": (x, last_only),
+        "denormal input and upstream gradient": (x * np.float32(1e-39), d_output * np.float32(1e-39)),
+    }
+    core = interleaved({name: step(rnn, *case) for name, case in cases.items()}, rounds=20)
+    by_hand = {name: Problem(parameters, case[0], d_output=case[1]) for name, case in cases.items()}
+    plain = interleaved(
+        {name: lambda problem=problem: with_numpy.layer_step(problem) for name, problem in by_hand.items()},
+        rounds=5,
+    )
+    yield Figure("ordinary", core["ordinary"] * 1e3, "ms")
+    for name in list(cases)[1:]:
+        yield Figure(f"{name}, over ordinary", core[name] / core["ordinary"], "x", "<=", 1.15)
+        yield Figure("  the same in NumPy, which does not flush", plain[name] / plain["ordinary"], "x")
+
+
+def float64() -> Iterator[Figure]:
+    """The fractions of dgemm that the rows reach in float64: those asked of sgemm."""
+    names = [name for name, row in ROWS.items() if row.dtype == "float64" and row.floor.peak]
+    measured = report.Measured(compare.compare(names, [1], ["pybptt"], seconds=2.0))
+    for row in measured.rows:
+        yield Figure(
+            f"{row.name} ({row.sizes}), of dgemm", measured.of_peak(row, 1), "", ">=", row.floor.peak
+        )
+
+
+def imports() -> Iterator[Figure]:
+    """What `import pybptt` takes where NumPy is imported already."""
+    code = (
+        "import time, numpy; start = time.perf_counter(); import pybptt; print(time.perf_counter() - start)"
+    )
+    times = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(21)]
+    yield Figure("import pybptt over import numpy", float(np.median(times)) * 1e3, "ms", "<=", 30)
+
+
+CHECKS = {check.__name__: check for check in (overhead, imports, denormals, flat, float64, textbook)}
+
+
+def main() -> int:
+    listing = "\n".join(f"  {name:<10} {check.__doc__}" for name, check in CHECKS.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"checks:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checks", nargs="*", metavar="check", help="names from the list below (default: all)")
+    names = parser.parse_args().checks or list(CHECKS)
+    for name in names:
+        if name not in CHECKS:
+            parser.error(f"{name!r} is none of {', '.join(CHECKS)}")
+    pybptt.set_num_threads(1)
+    all_met = True
+    for name in names:
+        print(f"{name}: {CHECKS[name].__doc__}", flush=True)
+        for figure in CHECKS[name]():
+            print(figure, flush=True)
+            all_met &= figure.met
+    return 0 if all_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The memoised sweep in plain NumPy, vectorised over the batch: what a careful person writes by hand.
+
+It also judges the others: in float64 its gradients are the ones that every contestant is compared with.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from rows import Problem, Row
+
+from contestants import Gradients, Step
+
+
+def layer_forward(parameters: dict[str, np.ndarray], projected: np.ndarray) -> np.ndarray:
+    """States h_0 = 0, h_1, ..., h_T as (T+1, B, H), from the input's projection (T, B, H), without biases."""
+    W_hh = parameters["weight_hh_l0"]
+    z = projected + (parameters["bias_ih_l0"] + parameters["bias_hh_l0"])
+    h = np.zeros((z.shape[0] + 1, *z.shape[1:]), z.dtype)
+    for t in range(z.shape[0]):
+        np.tanh(z[t] + h[t] @ W_hh.T, out=h[t + 1])
+    return h
+
+
+def layer_backward(
+    parameters: dict[str, np.ndarray], h: np.ndarray, d_output: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """dL/dz (T, B, H) and the gradients of W_hh and the biases, from the states and the upstream gradient."""
+    W_hh = parameters["weight_hh_l0"]
+    T, B, H = d_output.shape
+    dz = np.empty_like(d_output)
+    dh = np.zeros((B, H), d_output.dtype)
+    for t in reversed(range(T)):
+        dh += d_output[t]
+        np.multiply(dh, 1 - h[t + 1] ** 2, out=dz[t])  # tanh' = 1 - tanh²
+        dh = dz[t] @ W_hh
+    d_bias = dz.sum(axis=(0, 1))
+    d_recurrent = dz.reshape(T * B, H).T @ h[:-1].reshape(T * B, H)
+    return dz, {"weight_hh_l0": d_recurrent, "bias_ih_l0": d_bias, "bias_hh_l0": d_bias}
+
+
+def layer_step(problem: Problem) -> dict[str, np.ndarray]:
+    """One step of the layer alone: gradients of sum(h * d_output)."""
+    p, x = problem.parameters, problem.x
+    h = layer_forward(p, x @ p["weight_ih_l0"].T)
+    dz, gradients = layer_backward(p, h, problem.d_output)
+    gradients["weight_ih_l0"] = dz.reshape(-1, dz.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+    return gradients
+
+
+def model_step(problem: Problem) -> dict[str, np.ndarray]:
+    """One step of the whole model on token ids: gradients of the mean cross-entropy."""
+    p, tokens, y = problem.parameters, problem.x, problem.y.ravel()
+    columns = p["weight_ih_l0"].T  # (D, H): a one-hot input selects a column of W_ih
+    h = layer_forward(p, columns[tokens])
+    output = h[1:].reshape(y.size, -1)  # (T·B, H)
+    d_logits = output @ p["output.weight"].T + p["output.bias"]
+    d_logits -= d_logits.max(axis=1, keepdims=True)
+    np.exp(d_logits, out=d_logits)
+    d_logits /= d_logits.sum(axis=1, keepdims=True)
+    d_logits[np.arange(y.size), y] -= 1
+    d_logits /= y.size
+    dz, gradients = layer_backward(p, h, (d_logits @ p["output.weight"]).reshape(h[1:].shape))
+    d_columns = np.zeros(columns.shape, columns.dtype)
+    np.add.at(d_columns, tokens, dz)
+    return gradients | {
+        "weight_ih_l0": d_columns.T,
+        "output.weight": d_logits.T @ output,
+        "output.bias": d_logits.sum(axis=0),
+    }
+
+
+def expected_gradients(row: Row, problem: Problem) -> dict[str, np.ndarray]:
+    """The gradients of `problem`, computed in float64 whatever the row's dtype."""
+    exact = Problem(
+        {name: values.astype(np.float64) for name, values in problem.parameters.items()},
+        problem.x if row.Q else problem.x.astype(np.float64),
+        None if problem.d_output is None else problem.d_output.astype(np.float64),
+        problem.y,
+    )
+    return (model_step if row.Q else layer_step)(exact)
+
+
+class Contestant:
+    def __init__(self, threads: int):
+        # NumPy's BLAS takes its threads from OPENBLAS_NUM_THREADS and its like, which the worker starts with.
+        self.version = np.__version__
+
+    def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]:
+        step = model_step if row.Q else layer_step
+        return (lambda: step(problem)), (lambda result: result)

@@ -1,0 +1,80 @@
+"""PyTorch: nn.RNN and autograd."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from rows import Problem, Row
+
+from contestants import Gradients, Step
+
+
+class Contestant:
+    def __init__(self, threads: int):
+        torch.set_num_threads(threads)
+        self.version = torch.__version__
+
+    def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]:
+        return prepare_model(problem) if row.Q else prepare_layer(row, problem)
+
+
+def prepare_layer(row: Row, problem: Problem) -> tuple[Step, Gradients]:
+    rnn = torch.nn.RNN(row.D, row.H, dtype=getattr(torch, row.dtype))
+    rnn.load_state_dict({name: torch.from_numpy(values) for name, values in problem.parameters.items()})
+    x = torch.from_numpy(problem.x)
+    d_output = torch.from_numpy(problem.d_output)
+
+    def step() -> None:
+        rnn.zero_grad(set_to_none=True)
+        output, _ = rnn(x)
+        output.backward(d_output)
+
+    def gradients(_) -> dict[str, np.ndarray]:
+        return {name: parameter.grad.numpy() for name, parameter in rnn.named_parameters()}
+
+    return step, gradients
+
+
+def prepare_model(problem: Problem) -> tuple[Step, Gradients]:
+    """The whole model on token ids, in the fastest of the forms that were tried.
+
+    Those were, in ms at one thread: this one, an embedding and a loop over time by hand, 4.7; an embedding
+    and nn.RNN with W_ih = 1, 5.5; F.embedding(tokens, W_ih.T) and the same, 6.0; one-hot inputs, 7.1.
+    """
+    parameters = leaves(problem)
+    # The columns of W_ih as rows, as an embedding's weight has them: its gradient is then written in place.
+    parameters["weight_ih_l0"] = parameters["weight_ih_l0"].detach().T.contiguous().requires_grad_()
+    tokens, y = torch.from_numpy(problem.x), torch.from_numpy(problem.y).flatten()
+
+    def step() -> None:
+        for parameter in parameters.values():
+            parameter.grad = None
+        z = torch.nn.functional.embedding(tokens, parameters["weight_ih_l0"])
+        bias = parameters["bias_ih_l0"] + parameters["bias_hh_l0"]
+        output = unrolled(z + bias, parameters["weight_hh_l0"])
+        logits = torch.nn.functional.linear(
+            output.flatten(0, 1), parameters["output.weight"], parameters["output.bias"]
+        )
+        torch.nn.functional.cross_entropy(logits, y).backward()
+
+    def gradients(_) -> dict[str, np.ndarray]:
+        found = {name: parameter.grad.numpy() for name, parameter in parameters.items()}
+        return found | {"weight_ih_l0": found["weight_ih_l0"].T}
+
+    return step, gradients
+
+
+def leaves(problem: Problem) -> dict[str, torch.Tensor]:
+    """The problem's parameters as tensors of their own that want gradients."""
+    return {name: torch.tensor(values, requires_grad=True) for name, values in problem.parameters.items()}
+
+
+def unrolled(z: torch.Tensor, W_hh: torch.Tensor) -> torch.Tensor:
+    """States (T, B, H) by a loop over time in Python, from the input's projection z (T, B, H)."""
+    W = W_hh.T
+    h = z.new_zeros(z.shape[1:])
+    states = []
+    for z_t in z.unbind(0):
+        h = torch.tanh(torch.addmm(z_t, h, W))
+        states.append(h)
+    return torch.stack(states)

@@ -1,0 +1,127 @@
+// Memory: alignment, blocks that are kept, sizes that cannot be had, and what a call leaves behind when memory runs out.
+#include "allocations.hpp"
+#include "network.hpp"
+#include "runtime/memory.hpp"
+#include "runtime/threads.hpp"
+
+namespace pybptt::test {
+namespace {
+
+constexpr std::size_t kHuge = std::numeric_limits<std::size_t>::max();
+
+TEST_SUITE_BEGIN("memory");
+
+TEST_CASE("blocks are aligned, as large as asked for, and apart") {
+    std::vector<std::pair<char*, std::size_t>> blocks;
+    for (const std::size_t bytes : {0, 1, 63, 64, 65, 1000, 1025, 5000, 100'000, 3'000'000, 5'000'000}) {
+        auto* block = static_cast<char*>(acquire_memory(bytes));
+        CHECK(reinterpret_cast<std::uintptr_t>(block) % kPanelBytes == 0);
+        std::memset(block, int(blocks.size()), bytes);
+        blocks.emplace_back(block, bytes);
+    }
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        const auto [block, bytes] = blocks[i];
+        CHECK(std::all_of(block, block + bytes, [&](char byte) { return byte == char(i); }));
+        release_memory(block);
+    }
+    release_cached_memory();
+}
+
+TEST_CASE("a freed block serves the next request of nearly its size") {
+    release_cached_memory();
+    void* block = acquire_memory(100'000);
+    release_memory(block);
+    CHECK(acquire_memory(100'010) == block);
+    void* other = acquire_memory(100'000);
+    CHECK(other != block);
+    release_memory(block);
+    release_memory(other);
+    release_cached_memory();
+}
+
+TEST_CASE("any number of blocks may be freed") {
+    std::vector<void*> blocks;
+    for (std::size_t i = 0; i < 300; ++i) blocks.push_back(acquire_memory(64 * i));
+    for (void* block : blocks) release_memory(block);
+    for (std::size_t i = 0; i < 300; i += 7) release_memory(acquire_memory(64 * i));
+    release_cached_memory();
+}
+
+TEST_CASE("a buffer moves and frees once") {
+    Buffer<int> a(10), b;
+    a[9] = 42;
+    b = std::move(a);
+    CHECK(b[9] == 42);
+    CHECK(b.size() == 10);
+    const Buffer<int> c(std::move(b));
+    CHECK(c[9] == 42);
+    CHECK(b.size() == 0);
+    CHECK(b.data() == nullptr);
+}
+
+TEST_CASE("a size that is none throws") {
+    CHECK(checked_product(1 << 20, 1 << 20) == std::size_t{1} << 40);
+    CHECK(checked_product(0, kHuge) == 0);
+    CHECK_THROWS_AS(checked_product(kHuge, 2), std::bad_alloc);
+    CHECK_THROWS_AS(checked_product(std::size_t{1} << 32, std::size_t{1} << 32), std::bad_alloc);
+    CHECK_THROWS_AS(checked_product(std::size_t{1} << 31, std::size_t{1} << 31), std::bad_alloc);
+    CHECK_THROWS_AS(acquire_memory(kHuge), std::bad_alloc);
+    CHECK_THROWS_AS(acquire_memory(std::size_t{1} << 61), std::bad_alloc);
+    CHECK_THROWS_AS(acquire_memory(std::size_t{1} << 50), std::bad_alloc);
+    CHECK_THROWS_AS(Buffer<double>(kHuge / 4), std::bad_alloc);
+}
+
+/// One size after another so large that a tape cannot be had: no array is touched, so null pointers do.
+TEST_CASE_TEMPLATE("networks too large for memory throw and leave the threads usable", Real, float, double) {
+    const std::size_t large = std::size_t{1} << 40, huge = std::size_t{1} << 62;
+    for (const RnnSizes& sizes : {RnnSizes{1, large, 1, large, Nonlinearity::tanh}, RnnSizes{1, 1, 1, large, Nonlinearity::tanh},
+                                  RnnSizes{1, kHuge, 1, 1, Nonlinearity::tanh}, RnnSizes{2, huge, 1, 1, Nonlinearity::tanh},
+                                  RnnSizes{huge, huge, 1, 1, Nonlinearity::tanh}, RnnSizes{1, 1, 1, huge, Nonlinearity::tanh},
+                                  RnnSizes{1, 1, huge, 1, Nonlinearity::tanh}}) {
+        CAPTURE(sizes.batch);
+        CAPTURE(sizes.hidden);
+        CHECK_THROWS_AS(forward<Real>(sizes, {}, {}, nullptr, nullptr, nullptr), std::bad_alloc);
+        CHECK_THROWS_AS(infer<Real>(sizes, {}, {}, nullptr, nullptr, nullptr), std::bad_alloc);
+        CHECK_THROWS_AS(loss<Real>(sizes, {}, {}, nullptr, {1, nullptr, nullptr, false}, {}, nullptr), std::bad_alloc);
+    }
+    CHECK(Team(2).size() == 2);
+}
+
+/// Fails every allocation of a call in turn. Returns how many the call makes.
+template <class Call>
+int fail_each_allocation(Call call) {
+    const Result expected = call();
+    for (int successes = 0;; ++successes) {
+        fail_allocations_after(successes);
+        try {
+            const Result got = call();
+            allocations_succeed();
+            CHECK(difference(expected, got, 0) == "");
+            return successes;
+        } catch (const std::bad_alloc&) {  // network.cpp has seen to it that nothing was written
+        }
+        allocations_succeed();
+        CHECK(Team(2).size() == 2);
+    }
+}
+
+TEST_CASE_TEMPLATE("whichever allocation fails, nothing is written or lost", Real, float, double) {
+    for (const bool tokens : {false, true}) {
+        Network n;
+        n.sizes = {60, 20, 5, 21, Nonlinearity::tanh};
+        n.outputs = 7;
+        n.tokens = tokens;
+        n.fill(1);
+        CHECK(fail_each_allocation([&] { return core_layer<Real>(n); }) > 5);
+        CHECK(fail_each_allocation([&] { return core_infer<Real>(n); }) > 3);
+        CHECK(fail_each_allocation([&] { return core_model<Real>(n); }) > 10);
+        CHECK(fail_each_allocation([&] { return core_model<Real>(n, 3, Ask::gradients); }) > 10);
+        CHECK(fail_each_allocation([&] { return core_loss<Real>(n); }) > 5);
+        CHECK(fail_each_allocation([&] { return core_predict<Real>(n); }) > 3);
+    }
+}
+
+TEST_SUITE_END();
+
+}  // namespace
+}  // namespace pybptt::test

@@ -1,0 +1,258 @@
+// The two products against sums written out, in every tier.
+#include "support.hpp"
+
+namespace pybptt::test {
+namespace {
+
+template <class Real>
+Term<Real> term(const TestMatrix<Real>& a, const TestMatrix<Real>& b, std::size_t depth) {
+    return {a.view(), b.view(), depth};
+}
+
+/// The kernel under test, called as the engine calls it.
+template <class Real>
+void product(const Kernels<Real>& k, std::size_t rows, std::size_t cols, const Term<Real>* terms, int count, Start<Real> start,
+             const Matrix<Real>& c) {
+    k.product(rows, cols, terms, count, start, c);
+}
+
+template <class Real>
+using Sums = std::vector<Real>;
+
+/// sum over k of a(r, k) b(k, c), at [r * cols + c].
+template <class Sum, class Real>
+Sums<Sum> naive_product(const TestMatrix<Real>& a, const TestMatrix<Real>& b) {
+    Sums<Sum> sums(a.rows() * b.cols());
+    for (std::size_t r = 0; r < a.rows(); ++r)
+        for (std::size_t k = 0; k < a.cols(); ++k)
+            for (std::size_t c = 0; c < b.cols(); ++c) sums[r * b.cols() + c] += Sum(a(r, k)) * Sum(b(k, c));
+    return sums;
+}
+template <class Real>
+TestMatrix<Real> transposed(const TestMatrix<Real>& a) {
+    TestMatrix<Real> to(a.cols(), a.rows(), Layout::panels);
+    for (std::size_t r = 0; r < a.rows(); ++r)
+        for (std::size_t c = 0; c < a.cols(); ++c) to(c, r) = a(r, c);
+    return to;
+}
+
+template <class Real>
+TestMatrix<Real> panels(std::size_t rows, std::size_t cols) {
+    return TestMatrix<Real>(rows, cols, Layout::panels);
+}
+
+template <class Real>
+struct NamedStart {
+    Start<Real> start;
+    const char* name;
+};
+
+TEST_SUITE_BEGIN("kernels");
+
+TEST_CASE_TEMPLATE("product is exact on small integers, for every tile", Real, float, double) {
+    Random random(1);
+    const std::size_t depths[] = {0, 1, kLanes<Real> - 1, kLanes<Real>, kLanes<Real> + 1, 50};
+    std::size_t turn = 0;
+    for (std::size_t rows = 1; rows <= 26; ++rows)
+        for (const std::size_t cols : interesting_columns<Real>()) {
+            const std::size_t depth_0 = depths[turn % 6], depth_1 = depths[turn / 6 % 6];
+            ++turn;
+            const auto a_0 = panels<Real>(rows, depth_0), a_1 = panels<Real>(rows, depth_1);
+            const auto b_0 = panels<Real>(depth_0, cols), b_1 = panels<Real>(depth_1, cols);
+            for (const auto* m : {&a_0, &b_0, &a_1, &b_1}) m->fill(random.integers());
+            const Sums<Real> sum_0 = naive_product<Real>(a_0, b_0), sum_1 = naive_product<Real>(a_1, b_1);
+            const Fenced<Real> row(panel_count<Real>(cols) * kLanes<Real>);
+            std::generate_n(row.begin(), cols, random.integers());
+            const Term<Real> terms[2] = {term(a_0, b_0, depth_0), term(a_1, b_1, depth_1)};
+            const NamedStart<Real> starts[] = {{{Start<Real>::zero, nullptr}, "zero"},
+                                               {{Start<Real>::target, nullptr}, "target"},
+                                               {{Start<Real>::row, row.data()}, "row"}};
+            for_each_tier<Real>([&](const Kernels<Real>& k) {
+                for (int count = 1; count <= 2; ++count)
+                    for (const auto& [start, start_name] : starts)
+                        for (const Layout layout : kLayouts) {
+                            const TestMatrix<Real> before(rows, cols, layout), c(rows, cols, layout);
+                            if (start.kind == Start<Real>::target) c.copy_of(before.fill(random.integers()));
+                            product(k, rows, cols, terms, count, start, c.view());
+                            const auto expected = [&](std::size_t r, std::size_t j) {
+                                const Real from = start.kind == Start<Real>::zero     ? Real(0)
+                                                  : start.kind == Start<Real>::target ? before(r, j)
+                                                                                      : row[j];
+                                return from + sum_0[r * cols + j] + (count == 2 ? sum_1[r * cols + j] : Real(0));
+                            };
+                            CAPTURE(rows);
+                            CAPTURE(cols);
+                            CAPTURE(count);
+                            CAPTURE(start_name);
+                            REQUIRE(difference(c, expected) == "");
+                            REQUIRE(c.guards_hold());
+                        }
+            });
+        }
+}
+
+TEST_CASE_TEMPLATE("product_transposed is exact on small integers, across the depth's blocks", Real, float, double) {
+    Random random(2);
+    const std::size_t depths[] = {0, 1, 2, 31, 511, 512, 513, 1024, 1030};
+    std::size_t turn = 0;
+    for (std::size_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 26, 40})
+        for (const std::size_t cols : interesting_columns<Real>()) {
+            const std::size_t depth = depths[turn++ % 9];
+            const auto a = panels<Real>(depth, rows), b = panels<Real>(depth, cols);
+            a.fill(random.integers());
+            b.fill(random.integers());
+            const Sums<Real> sums = naive_product<Real>(transposed(a), b);
+            for_each_tier<Real>([&](const Kernels<Real>& k) {
+                for (const auto start : {Start<Real>::zero, Start<Real>::target})
+                    for (const Layout layout : kLayouts) {
+                        const TestMatrix<Real> before(rows, cols, layout), c(rows, cols, layout);
+                        if (start == Start<Real>::target) c.copy_of(before.fill(random.integers()));
+                        k.product_transposed(rows, cols, depth, a.view(), b.view(), start, c.view());
+                        const auto expected = [&](std::size_t r, std::size_t j) {
+                            return (start == Start<Real>::zero ? Real(0) : before(r, j)) + sums[r * cols + j];
+                        };
+                        CAPTURE(rows);
+                        CAPTURE(cols);
+                        CAPTURE(depth);
+                        REQUIRE(difference(c, expected) == "");
+                        REQUIRE(c.guards_hold());
+                    }
+            });
+        }
+}
+
+TEST_CASE_TEMPLATE("products of nothing write nothing", Real, float, double) {
+    const auto a = panels<Real>(5, 3), b = panels<Real>(3, 5), c = panels<Real>(5, 5);
+    const Term<Real> one = term(a, b, 3);
+    for_each_tier<Real>([&](const Kernels<Real>& k) {
+        product(k, 0, 5, &one, 1, {Start<Real>::zero, nullptr}, c.view());
+        product(k, 5, 0, &one, 1, {Start<Real>::zero, nullptr}, c.view());
+        k.product_transposed(0, 5, 3, b.view(), b.view(), Start<Real>::zero, c.view());
+        k.product_transposed(5, 0, 3, b.view(), b.view(), Start<Real>::zero, c.view());
+        CHECK(c.untouched());
+    });
+}
+
+/// The a-priori bound of a sum of `depth` products in any order, n eps sum |a b|.
+TEST_CASE_TEMPLATE("products of real numbers are within the rounding bound of the exact sums", Real, float, double) {
+    using Exact = Wider<Real>;
+    Random random(3);
+    for (const std::size_t depth : {3, 100, 700}) {
+        const std::size_t rows = 19, cols = 2 * kLanes<Real> + 5;
+        const auto a = panels<Real>(rows, depth), b = panels<Real>(depth, cols);
+        a.fill(random.reals());
+        b.fill(random.reals());
+        const auto a_t = transposed(a);
+        const Sums<Exact> exact = naive_product<Exact>(a, b);
+        Sums<Exact> sizes(rows * cols);
+        for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t k = 0; k < depth; ++k)
+                for (std::size_t c = 0; c < cols; ++c) sizes[r * cols + c] += std::abs(Exact(a(r, k)) * Exact(b(k, c)));
+        const auto expected = [&](std::size_t r, std::size_t c) { return exact[r * cols + c]; };
+        const auto allowed = [&](std::size_t r, std::size_t c) {
+            return Exact(kEpsilon<Real> / 2) * Exact(depth + 1) * sizes[r * cols + c];
+        };
+        const Term<Real> one = term(a, b, depth);
+        for_each_tier<Real>([&](const Kernels<Real>& k) {
+            const auto c = panels<Real>(rows, cols), d = panels<Real>(rows, cols);
+            product(k, rows, cols, &one, 1, {Start<Real>::zero, nullptr}, c.view());
+            k.product_transposed(rows, cols, depth, a_t.view(), b.view(), Start<Real>::zero, d.view());
+            CHECK(difference(c, expected, allowed) == "");
+            CHECK(difference(d, expected, allowed) == "");
+        });
+    }
+}
+
+TEST_CASE_TEMPLATE("the bits of a product do not depend on how its rows and columns are divided", Real, float, double) {
+    constexpr std::size_t L = kLanes<Real>;
+    Random random(4);
+    const std::size_t rows = 29, cols = 9 * L + 3, depth_0 = 70, depth_1 = 21;
+    const auto a_0 = panels<Real>(rows, depth_0), a_1 = panels<Real>(rows, depth_1);
+    const auto b_0 = panels<Real>(depth_0, cols), b_1 = panels<Real>(depth_1, cols);
+    for (const auto* m : {&a_0, &b_0, &a_1, &b_1}) m->fill(random.reals());
+    const Fenced<Real> row(panel_count<Real>(cols) * L);
+    std::generate_n(row.begin(), cols, random.reals());
+    const auto a_0_t = transposed(a_0);
+    for_each_tier<Real>([&](const Kernels<Real>& k) {
+        const auto block = [&](std::size_t first_row, std::size_t m, std::size_t first_panel, std::size_t n, const auto& c) {
+            const Term<Real> terms[2] = {
+                {a_0.view().rows_from(first_row), b_0.view().panels_from(first_panel), depth_0},
+                {a_1.view().rows_from(first_row), b_1.view().panels_from(first_panel), depth_1}};
+            product(k, m, n, terms, 2, {Start<Real>::row, row.data() + first_panel * L},
+                      c.view().rows_from(first_row).panels_from(first_panel));
+        };
+        const auto whole = panels<Real>(rows, cols);
+        block(0, rows, 0, cols, whole);
+        for (std::size_t height = 1; height < rows; ++height)
+            for (const Layout layout : kLayouts) {
+                const TestMatrix<Real> parts(rows, cols, layout);
+                for (std::size_t r = 0; r < rows; r += height) block(r, std::min(height, rows - r), 0, cols, parts);
+                CAPTURE(height);
+                REQUIRE(same_bits(whole, parts));
+            }
+        for (std::size_t width = 1; width < panel_count<Real>(cols); ++width) {
+            const auto parts = panels<Real>(rows, cols);
+            for (std::size_t p = 0; p < panel_count<Real>(cols); p += width)
+                block(0, rows, p, std::min(width * L, cols - p * L), parts);
+            CAPTURE(width);
+            REQUIRE(same_bits(whole, parts));
+        }
+
+        const auto transposed_block = [&](std::size_t first_panel, std::size_t m, const auto& c) {
+            k.product_transposed(m, cols, depth_0, a_0_t.view().panels_from(first_panel), b_0.view(), Start<Real>::zero,
+                                 c.view().rows_from(first_panel * L));
+        };
+        const auto whole_t = panels<Real>(rows, cols);
+        transposed_block(0, rows, whole_t);
+        for (const Layout layout : kLayouts) {
+            const TestMatrix<Real> parts(rows, cols, layout);
+            for (std::size_t r = 0; r < rows; r += L) transposed_block(r / L, std::min(L, rows - r), parts);
+            REQUIRE(same_bits(whole_t, parts));
+        }
+    });
+}
+
+TEST_CASE_TEMPLATE("the bits of product_transposed do not depend on how its depth is divided", Real, float, double) {
+    Random random(5);
+    const std::size_t rows = 21, cols = kLanes<Real> + 7, depth = 1100;
+    const auto a = panels<Real>(depth, rows), b = panels<Real>(depth, cols);
+    a.fill(random.reals());
+    b.fill(random.reals());
+    for_each_tier<Real>([&](const Kernels<Real>& k) {
+        const auto whole = panels<Real>(rows, cols), parts = panels<Real>(rows, cols);
+        k.product_transposed(rows, cols, depth, a.view(), b.view(), Start<Real>::zero, whole.view());
+        for (std::size_t from = 0, step = 1; from < depth; from += step, step = std::min(3 * step, depth - from))
+            k.product_transposed(rows, cols, step, a.view().rows_from(from), b.view().rows_from(from),
+                                 from == 0 ? Start<Real>::zero : Start<Real>::target, parts.view());
+        CHECK(same_bits(whole, parts));
+    });
+}
+
+TEST_CASE_TEMPLATE("infinities and NaN pass through products into their own row and column alone", Real, float, double) {
+    constexpr Real kInfinity = std::numeric_limits<Real>::infinity(), kNaN = std::numeric_limits<Real>::quiet_NaN();
+    Random random(6);
+    const std::size_t rows = 14, cols = 2 * kLanes<Real> + 1, depth = 9;
+    const auto a = panels<Real>(rows, depth), b = panels<Real>(depth, cols);
+    a.fill([] { return 1; });
+    b.fill([] { return 1; });
+    a(3, 4) = kNaN;
+    a(5, 0) = kInfinity;
+    b(2, 6) = -kInfinity;
+    const Term<Real> one = term(a, b, depth);
+    for_each_tier<Real>([&](const Kernels<Real>& k) {
+        const auto c = panels<Real>(rows, cols);
+        product(k, rows, cols, &one, 1, {Start<Real>::zero, nullptr}, c.view());
+        for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t j = 0; j < cols; ++j) {
+                if (r == 3 || (r == 5 && j == 6))
+                    CHECK(std::isnan(c(r, j)));
+                else
+                    CHECK(c(r, j) == (r == 5 ? kInfinity : j == 6 ? -kInfinity : Real(depth)));
+            }
+    });
+}
+
+TEST_SUITE_END();
+
+}  // namespace
+}  // namespace pybptt::test

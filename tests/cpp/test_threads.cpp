@@ -1,0 +1,268 @@
+// Threads: the parts themselves, the same bits for any number of them, several callers at once, and fork.
+#include <dirent.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <ostream>
+#include <stdexcept>
+#include <thread>
+
+#include "network.hpp"
+#include "runtime/float_mode.hpp"
+#include "runtime/threads.hpp"
+
+namespace pybptt::test {
+namespace {
+
+constexpr int kThreadCounts[] = {1, 2, 3, 7};
+const int kThreadsAtStart = num_threads();
+
+/// Sets the number of threads for a while.
+class Threads {
+public:
+    explicit Threads(int count) : before_(num_threads()) { set_num_threads(count); }
+    ~Threads() { set_num_threads(before_); }
+
+private:
+    int before_;
+};
+
+/// Whether the thread's arithmetic takes denormals as zero, on the way in and on the way out.
+bool flushes_denormals() {
+    volatile float smallest = std::numeric_limits<float>::min();
+    volatile float half = smallest * 0.5f;
+    volatile float denormal = std::numeric_limits<float>::denorm_min();
+    volatile float product = denormal * 0x1p60f;
+    REQUIRE((half == 0) == (product == 0));
+    return half == 0;
+}
+
+/// Large enough for seven threads: by rows of the batch, by columns of h, tokens with a wide output layer, one long sequence.
+std::vector<Network> large_networks() {
+    std::vector<Network> all;
+    const auto add = [&](RnnSizes sizes, std::size_t outputs, bool tokens, Loss loss, std::uint64_t seed) {
+        Network n;
+        n.sizes = sizes;
+        n.outputs = outputs;
+        n.tokens = tokens;
+        n.loss = loss;
+        all.push_back(n.fill(seed));
+    };
+    add({40, 32, 40, 70, Nonlinearity::tanh}, 10, false, Loss::cross_entropy, 1);
+    add({22, 2, 33, 325, Nonlinearity::tanh}, 35, false, Loss::squared_error, 2);
+    add({40, 7, 50, 130, Nonlinearity::sigmoid}, 700, true, Loss::cross_entropy, 3);
+    add({700, 8, 3, 34, Nonlinearity::relu}, 3, false, Loss::squared_error, 4);
+    return all;
+}
+
+template <class Real>
+std::vector<Result> all_results(const Network& n) {
+    return {core_layer<Real>(n),  core_infer<Real>(n),   core_model<Real>(n), core_model<Real>(n, 3, Ask::gradients),
+            core_loss<Real>(n), core_predict<Real>(n)};
+}
+template <class Real>
+std::string difference_of_all(const std::vector<Result>& expected, const Network& n) {
+    const std::vector<Result> got = all_results<Real>(n);
+    std::string all;
+    for (std::size_t i = 0; i < expected.size(); ++i) all += difference(expected[i], got[i], 0);
+    return all;
+}
+
+/// Runs `work` in a child of fork(); its exit code, or -1 if it died or hung.
+template <class Work>
+int in_child(Work work) {
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        int code = 99;
+        try {
+            code = work();
+        } catch (...) {
+        }
+        _exit(code);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+int threads_of_this_process() {
+    int count = 0;
+    DIR* tasks = opendir("/proc/self/task");
+    while (const dirent* entry = readdir(tasks)) count += entry->d_name[0] != '.';
+    closedir(tasks);
+    return count;
+}
+
+TEST_SUITE_BEGIN("threads");
+
+TEST_CASE("the environment sets the number of threads") {
+    if (const char* wanted = std::getenv("PYBPTT_NUM_THREADS")) CHECK(kThreadsAtStart == std::atoi(wanted));
+    CHECK_THROWS_AS(set_num_threads(0), std::invalid_argument);
+    CHECK_THROWS_AS(set_num_threads(-3), std::invalid_argument);
+    CHECK_THROWS_AS(set_num_threads(100'000), std::invalid_argument);
+    const Threads five(5);
+    CHECK(num_threads() == 5);
+}
+
+TEST_CASE("shares cover everything once, in whole grains") {
+    for (const std::size_t count : {0, 1, 15, 16, 17, 100, 1000})
+        for (const std::size_t grain : {1, 8, 16})
+            for (int parts = 1; parts <= 9; ++parts) {
+                std::size_t end = 0;
+                for (int part = 0; part < parts; ++part) {
+                    const Range range = share(count, grain, part, parts);
+                    CHECK(range.begin == end);
+                    CHECK((range.begin % grain == 0 || range.begin == count));
+                    CHECK(range.size() <= (count / grain / std::size_t(parts) + 1) * grain);
+                    end = range.end;
+                }
+                CHECK(end == count);
+            }
+}
+
+TEST_CASE("a barrier holds everyone until all have come, and what they wrote is seen") {
+    for (int size = 1; size <= 7; ++size) {
+        Barrier barrier(size);
+        std::vector<int> round_of(std::size_t(size), -1);  // plain ints: the barrier alone orders them
+        std::atomic<bool> in_step{true};
+        const auto member = [&](int self) {
+            for (int round = 0; round < 200; ++round) {
+                round_of[std::size_t(self)] = round;
+                barrier.wait();
+                for (const int other : round_of)
+                    if (other != round) in_step = false;
+                barrier.wait();
+            }
+        };
+        std::vector<std::thread> threads;
+        for (int self = 1; self < size; ++self) threads.emplace_back(member, self);
+        member(0);
+        for (std::thread& thread : threads) thread.join();
+        CHECK(in_step);
+    }
+}
+
+TEST_CASE("a team runs every member once, on threads of their own, at the same time") {
+    for (int round = 0; round < 20; ++round)
+        for (const int wanted : {0, 1, 2, 3, 7, 2}) {
+            Team team(wanted);
+            REQUIRE(team.size() == std::max(1, wanted));
+            Barrier barrier(team.size());
+            std::vector<int> runs(std::size_t(team.size()));
+            std::vector<std::thread::id> ids(runs.size());
+            for (int times = 0; times < 3; ++times)
+                team.run([&](int member) {
+                    ++runs[std::size_t(member)];
+                    ids[std::size_t(member)] = std::this_thread::get_id();
+                    barrier.wait();  // would hang, were two of them one after the other
+                });
+            CHECK(std::all_of(runs.begin(), runs.end(), [](int n) { return n == 3; }));
+            CHECK(ids[0] == std::this_thread::get_id());
+            std::sort(ids.begin(), ids.end());
+            CHECK(std::adjacent_find(ids.begin(), ids.end()) == ids.end());
+        }
+}
+
+TEST_CASE("a second team, nested or another thread's, has one member until the first has gone") {
+    {
+        Team first(3);
+        REQUIRE(first.size() == 3);
+        int nested_size = 0, other_size = 0;
+        first.run([&](int member) {
+            if (member == 1) {
+                Team nested(3);
+                nested.run([&](int) { nested_size = nested.size(); });
+            }
+        });
+        std::thread([&] { other_size = Team(3).size(); }).join();
+        CHECK(nested_size == 1);
+        CHECK(other_size == 1);
+    }
+    CHECK(Team(3).size() == 3);
+}
+
+TEST_CASE("denormals are flushed in a team, and the caller's mode comes back") {
+    REQUIRE_FALSE(flushes_denormals());
+    for (const int size : {1, 4}) {
+        Team team(size);
+        std::vector<char> flushed(std::size_t(team.size()), 0);
+        team.run([&](int member) { flushed[std::size_t(member)] = flushes_denormals(); });
+        CHECK(std::all_of(flushed.begin(), flushed.end(), [](char yes) { return yes; }));
+        CHECK_FALSE(flushes_denormals());
+    }
+    {
+        const FlushDenormals outer;
+        Team(2).run([](int) {});
+        CHECK(flushes_denormals());
+    }
+    CHECK_FALSE(flushes_denormals());
+}
+
+TEST_CASE_TEMPLATE("the same bits for any number of threads", Real, float, double) {
+    for (const Network& n : large_networks()) {
+        CAPTURE(n.describe());
+        const Threads one(1);
+        const std::vector<Result> expected = all_results<Real>(n);
+        for (const int count : kThreadCounts) {
+            CAPTURE(count);
+            set_num_threads(count);
+            CHECK(difference_of_all<Real>(expected, n) == "");
+        }
+    }
+}
+
+TEST_CASE("several threads call at once") {
+    std::vector<Network> networks = large_networks();
+    networks.resize(3);
+    std::vector<std::vector<Result>> expected;
+    for (const Network& n : networks) expected.push_back(all_results<float>(n));
+    const Threads three(3);
+    std::vector<std::string> differences(4);
+    std::vector<std::thread> callers;
+    for (std::size_t caller = 0; caller < differences.size(); ++caller)
+        callers.emplace_back([&, caller] {
+            for (std::size_t i = 0; i < networks.size(); ++i) {
+                const std::size_t which = (caller + i) % networks.size();
+                differences[caller] += difference_of_all<float>(expected[which], networks[which]);
+            }
+        });
+    for (std::thread& caller : callers) caller.join();
+    for (const std::string& difference : differences) CHECK(difference == "");
+}
+
+TEST_CASE("a child of fork has threads of its own, and the parent keeps its own") {
+    const Threads seven(7);
+    for (const Network& n : large_networks()) {
+        CAPTURE(n.describe());
+        const std::vector<Result> expected = all_results<float>(n);
+        CHECK(in_child([&] { return difference_of_all<float>(expected, n).empty() ? 0 : 1; }) == 0);
+        CHECK(difference_of_all<float>(expected, n) == "");
+#if !defined(__SANITIZE_THREAD__)  // which has a thread of its own
+        // The networks are as large as they were meant to be: their calls do take several threads, which start on first use.
+        CHECK(in_child([&] { return core_layer<float>(n), threads_of_this_process(); }) >= 4);
+        CHECK(in_child([&] { return core_model<float>(n), threads_of_this_process(); }) >= 4);
+#endif
+    }
+}
+
+TEST_CASE("fork while another thread's team is at work") {
+    const Network n = large_networks()[0];
+    const Threads two(2);
+    const std::vector<Result> expected = all_results<float>(n);
+    std::atomic<bool> stop{false};
+    std::string difference;
+    std::thread busy([&] {
+        while (!stop) difference += difference_of_all<float>(expected, n);
+    });
+    for (int i = 0; i < 10; ++i) CHECK(in_child([&] { return difference_of_all<float>(expected, n).empty() ? 0 : 1; }) == 0);
+    stop = true;
+    busy.join();
+    CHECK(difference == "");
+}
+
+TEST_SUITE_END();
+
+}  // namespace
+}  // namespace pybptt::test

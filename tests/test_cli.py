@@ -1,0 +1,720 @@
+"""The command line: what it prints, keeps and refuses, and how it ends."""
+
+import importlib
+import io
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import pybptt
+from pybptt.cli import checkpoint, compare, main, train
+from pybptt.cli.common import CommandError
+from pybptt.cli.progress import progress
+from pybptt.cli.text import (
+    RARE,
+    UNKNOWN,
+    Alphabet,
+    Corpus,
+    bigram_loss,
+    read_standard_library,
+    read_text,
+    unigram_loss,
+)
+from pybptt.cli.training import Settings, Training
+
+PYTHON = [sys.executable, "-m", "pybptt"]
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A file of 20,000 characters: b, c, d follow "a" in turn, which a table of pairs can't know."""
+    path = tmp_path / "text.txt"
+    path.write_text("abacad\n" * (20_000 // 7))
+    return str(path)
+
+
+SMALL = ["--hidden", "12", "--batch", "4", "--window", "10", "--sample", "20"]
+
+
+def number(pattern, output):
+    found = re.search(pattern, output)
+    assert found, output
+    return float(found[1].replace(",", ""))
+
+
+# The program
+
+
+def test_version():
+    result = subprocess.run([*PYTHON, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"pybptt {pybptt.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["compare"], ["info"]])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    output = capsys.readouterr().out
+    assert "usage: pybptt" in output
+    for word in {"train": ["--text", "Ctrl-C", "default 0.7"], "compare": ["two nested loops"]}.get(
+        "".join(command), []
+    ):
+        assert word in output
+
+
+def test_no_command_is_an_error(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_importing_the_package_imports_none_of_it():
+    code = "import sys, pybptt; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(result.stdout.split())
+    assert "pybptt" in modules
+    assert not {"pybptt.cli", "tqdm", "matplotlib", "json.decoder"} & modules
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    with subprocess.Popen(
+        [*PYTHON, "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        command.stdout.close()
+        assert command.stderr.read() == ""
+    assert command.returncode == 1
+
+
+@pytest.mark.parametrize("variable", ["PYBPTT_TIER", "PYBPTT_NUM_THREADS"])
+def test_a_wrong_environment_variable_is_one_line_and_exit_code_2(variable):
+    environment = {**os.environ, variable: "nonsense"}
+    result = subprocess.run([*PYTHON, "info"], env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert re.fullmatch(rf"pybptt info: error: .*{variable}.*nonsense.*\n", result.stderr)
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    lines = dict(re.split(r" {2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    config = pybptt.config()
+    assert lines["pybptt"] == pybptt.__version__
+    assert lines["tier in use"] == config["tier"]
+    assert lines["threads"] == str(config["threads"])
+    assert lines["tiers built"] == ", ".join(config["tiers_built"])
+    assert lines["numpy"] == np.__version__
+    assert lines["python"] == platform.python_version()
+
+
+# The text
+
+
+def test_the_standard_library_is_there_and_always_the_same():
+    library = read_standard_library()
+    assert 1_000_000 < len(library) <= 4_000_000
+    assert library == read_text(None)
+    assert "class JSONDecoder" not in library  # not a top-level module
+    assert "class OrderedDict" not in library
+    assert "class Fraction(" in library
+
+
+def test_a_python_without_source_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "_private.py").write_text("x = 1\n")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(CommandError, match="--text"):
+        read_standard_library()
+    (tmp_path / "public.py").write_text("y = 2\n")
+    assert read_standard_library() == "y = 2\n"
+
+
+def test_an_alphabet_goes_both_ways():
+    alphabet = Alphabet.of("hello, wörld 🜚\n")
+    assert "".join(sorted(alphabet.characters)) == alphabet.characters
+    assert len(alphabet) == len(set("hello, wörld 🜚\n")) + 1
+    assert alphabet.decode(alphabet.encode("wörld 🜚")) == "wörld 🜚"
+    assert alphabet.decode(alphabet.encode("world ?\ud800")) == f"world {UNKNOWN}{UNKNOWN}"
+    assert alphabet.encode("?")[0] == 0
+
+
+def test_rare_characters_are_one():
+    often = int(1 / RARE)
+    alphabet = Alphabet.of("x" * often + "yy" + "z")
+    assert alphabet.characters == "xy"
+
+
+@pytest.mark.parametrize(("length", "batch"), [(1000, 1), (1000, 7), (137, 40)])
+def test_streams_hold_the_text_in_order(length, batch):
+    rng = np.random.default_rng(0)
+    text = "".join(rng.choice(list("abcdef"), length))
+    corpus = Corpus(text, batch)
+    cut = length - int(0.05 * length)
+    inputs = "".join(corpus.alphabet.decode(column) for column in corpus.train[:-1].T)
+    targets = "".join(corpus.alphabet.decode(column) for column in corpus.train[1:].T)
+    assert text.startswith(inputs)
+    assert text[1:cut].startswith(targets)
+    assert cut - 1 - batch < len(inputs) == len(targets) < cut
+    held_out = "".join(corpus.alphabet.decode(column) for column in corpus.held_out[1:].T)
+    assert held_out == text[cut + 1 :]
+
+
+def test_the_alphabet_knows_nothing_of_the_held_out_text():
+    corpus = Corpus("ab" * 95 + "c" * 10, 2)
+    assert corpus.alphabet.characters == "ab"
+    assert (corpus.held_out == 0).all()
+
+
+def test_the_tables_are_what_they_say():
+    """Against the same formulas spelt out with dictionaries."""
+    rng = np.random.default_rng(0)
+    text = "".join(rng.choice(list("abbcccd"), 400)) + "".join(rng.choice(list("abcdeef"), 100))
+    corpus = Corpus(text, 3)
+    train_pairs = [pair for column in corpus.train.T for pair in pairwise(column)]
+    pairs, firsts = Counter(train_pairs), Counter(a for a, b in train_pairs)
+    seconds = Counter(b for a, b in train_pairs)
+    followers = Counter(a for a, b in pairs)
+    size = len(corpus.alphabet)
+
+    def unigram(b):
+        return (seconds[b] + 1) / (len(train_pairs) + size)
+
+    def bigram(a, b):
+        k = max(followers[a], 1)
+        return (pairs[a, b] + k * unigram(b)) / (firsts[a] + k)
+
+    held_out = corpus.held_out[:, 0]
+    held_out_pairs = list(pairwise(held_out))
+    assert unigram_loss(corpus) == pytest.approx(-np.mean([np.log(unigram(b)) for a, b in held_out_pairs]))
+    assert bigram_loss(corpus) == pytest.approx(-np.mean([np.log(bigram(a, b)) for a, b in held_out_pairs]))
+    for a in range(size):
+        assert sum(bigram(a, b) for b in range(size)) == pytest.approx(1)
+
+
+# Training
+
+
+def test_training_learns_what_pairs_do_not_tell(text, capsys):
+    assert (
+        main(["train", "--text", text, *SMALL, "--steps", "400", "--lr", "0.01", "--prompt", "abacad\nab"])
+        == 0
+    )
+    output, log = capsys.readouterr()
+    bigram = number(r"bigram table +([\d.]+)", output)
+    network = number(r"this network .*? +([\d.]+) +[\d.]+\n", output)
+    assert network < 1.05 < 1.5 < bigram < number(r"unigram table +([\d.]+)", output)
+    assert number(r"([\d,]+) steps", output) == 400
+    assert number(r"([\d,]+) parameters", output) == 12 * 6 + 12 * 12 + 24 + 6 * 12 + 6
+    assert number(r"([\d,]+) characters/s", output) > 0
+    sample = output.split("threads\n\n")[1][:-1]
+    assert sample == ("abacad\n" * 5)[:29]
+    assert len(re.findall(r"^ +\d+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d,]+$", log, re.MULTILINE)) == 20
+
+
+def test_training_on_the_standard_library_beats_the_bigram_table(capsys):
+    assert main(["train", "--hidden", "128", "--steps", "1200", "--sample", "0"]) == 0
+    output = capsys.readouterr().out
+    bigram = number(r"bigram table +([\d.]+)", output)
+    assert number(r"this network .*? +([\d.]+) +[\d.]+\n", output) < 0.9 * bigram
+
+
+def test_the_held_out_loss_does_not_depend_on_how_it_is_cut(text, monkeypatch):
+    training = Training(Settings(hidden=8, dtype="float64"), Corpus(read_text(text), 32))
+    losses = []
+    for window in (1, 7, 200, 10_000):
+        monkeypatch.setattr("pybptt.cli.training.EVALUATION_WINDOW", window)
+        losses.append(training.held_out_loss())
+    ids = training.corpus.held_out
+    assert losses == pytest.approx([training.model.loss(ids[:-1], ids[1:])[0]] * 4, rel=1e-12)
+
+
+def test_a_step_is_the_one_documented(text):
+    """State carried from window to window and reset at the text's beginning, clipping, falling rate."""
+    settings = Settings(hidden=6, dtype="float64", batch=4, window=300, steps=40, lr=0.1)
+    training = Training(settings, Corpus(read_text(text), 4))
+    training.model.flat *= 8  # so that gradients are long enough to be clipped
+    assert training.windows == 15
+    rnn = pybptt.RNN(6, 6, dtype="float64")
+    model = pybptt.SequenceModel(rnn, 6)
+    model.flat = training.model.flat
+    optimiser, state, clipped = pybptt.optim.Adam(model.flat, 0.1), None, 0
+    for step in range(20):
+        at = step % 15 * 300
+        state = None if at == 0 else state
+        ids = training.corpus.train[at : at + 301]
+        loss, gradients, state = model.loss_and_grad(ids[:-1], ids[1:], state)
+        norm = np.sqrt((gradients.flat**2).sum())
+        clipped += norm > 1
+        optimiser.lr = 0.1 * min(1, 0.1 + step / 2) * 0.5 * (1 + np.cos(np.pi * step / 40))
+        optimiser.step(gradients.flat / max(1.0, norm))
+        assert training.advance() == pytest.approx((loss, norm), rel=1e-9)
+    assert 0 < clipped < 20
+    np.testing.assert_allclose(training.model.flat, model.flat, rtol=1e-7)
+
+
+def test_the_default_rate_is_smaller_for_larger_networks():
+    assert Settings(hidden=1000).rate(0.5) == pytest.approx(0.001 / 2)
+    assert Settings(hidden=10).rate(0.5) == pytest.approx(0.005 / 2)
+    assert Settings(lr=0.3).rate(0.5) == pytest.approx(0.3 / 2)
+    assert Settings(lr=0.3).rate(1.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"), [(["--epochs", "0.5"], 237), (["--steps", "3"], 3), (["--epochs", "0.001"], 1)]
+)
+def test_the_length_of_a_run(options, steps, text, capsys):
+    assert main(["train", "--text", text, *SMALL, *options]) == 0
+    assert number(r"([\d,]+) steps", capsys.readouterr().out) == steps
+
+
+def test_minutes_limit_a_run(text, capsys):
+    start = time.perf_counter()
+    assert main(["train", "--text", text, *SMALL, "--minutes", "0.005"]) == 0
+    assert 0.3 <= time.perf_counter() - start < 5
+    assert 0.3 <= number(r"in ([\d.]+) s", capsys.readouterr().out) < 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "sigmoid", "identity"])
+def test_the_networks_options(dtype, nonlinearity, text, tmp_path, capsys):
+    path = tmp_path / "run.npz"
+    options = ["--dtype", dtype, "--nonlinearity", nonlinearity, "--steps", "20"]
+    assert main(["train", "--text", text, *SMALL, *options, "--save", str(path)]) == 0
+    assert f"this network (12 {nonlinearity})" in capsys.readouterr().out
+    arrays, facts = checkpoint.load(str(path))
+    assert arrays["weight_hh_l0"].dtype == dtype
+    assert facts["settings"]["nonlinearity"] == nonlinearity
+
+
+def test_threads_do_not_change_the_result(text, tmp_path, capsys):
+    before = pybptt.get_num_threads()
+    try:
+        for threads in "123":
+            save = ["--save", str(tmp_path / threads), "--threads", threads]
+            assert main(["train", "--text", text, "--hidden", "96", "--steps", "6", *save]) == 0
+            assert f"{threads} threads" in capsys.readouterr().out
+    finally:
+        pybptt.set_num_threads(before)
+    one, two, three = (checkpoint.load(str(tmp_path / threads))[0] for threads in "123")
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+        np.testing.assert_array_equal(one[name], three[name])
+
+
+# Saving, stopping, going on
+
+
+def test_the_history_holds_means(text):
+    training = Training(Settings(hidden=6, batch=4, window=10), Corpus(read_text(text), 4))
+    for row in range(2):
+        taken = [training.advance() for _ in range(3)]
+        training.evaluate()
+        assert training.history[row] == pytest.approx(
+            [3 + 3 * row, *np.mean(taken, axis=0), training.held_out_loss()]
+        )
+
+
+def interrupt_at(monkeypatch, step):
+    """As if Ctrl-C were pressed in the middle of that step."""
+    real = Training.advance
+
+    def advance(self):
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self)
+
+    monkeypatch.setattr(Training, "advance", advance)
+
+
+def same_run(one, two):
+    (arrays, facts), (others, other_facts) = checkpoint.load(str(one)), checkpoint.load(str(two))
+    assert arrays.keys() == others.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
+    del facts["seconds"], other_facts["seconds"]
+    assert facts == other_facts
+
+
+@pytest.mark.parametrize("stops", [[0], [37], [23, 24, 110]])
+def test_going_on_after_ctrl_c_is_as_if_never_stopped(stops, text, tmp_path, monkeypatch, capsys):
+    run = [
+        "train",
+        "--text",
+        text,
+        *SMALL,
+        "--window",
+        "50",
+        "--steps",
+        "120",
+    ]  # 95 windows: more than a pass
+    assert main([*run, "--save", str(tmp_path / "whole.npz")]) == 0
+    expected = capsys.readouterr().out
+    part = str(tmp_path / "part.npz")
+    options = run
+    for stop in stops:
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, stop)
+            assert main([*options, "--save", part]) == 130
+        assert number(r"([\d,]+) steps", capsys.readouterr().out) == stop + 1
+        assert checkpoint.load(part)[1]["step"] == stop + 1
+        options = ["train", "--load", part, "--sample", "20"]  # the rest is in the file
+    assert main([*options, "--save", part]) == 0
+    same_run(part, tmp_path / "whole.npz")
+    found = capsys.readouterr().out
+    timing = re.compile(r"in [\d.]+ s: [\d,]+ characters/s")
+    assert timing.sub("", found) == timing.sub("", expected)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_loaded_run_finds_its_text_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "text.txt").write_text("abacad\n" * 1000)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--text", "text.txt", *SMALL, "--steps", "2", "--save", "run.npz"]) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--load", "../run.npz", "--steps", "3"]) == 0
+
+
+def test_a_run_by_time_goes_on_by_steps_and_back(text, tmp_path, capsys):
+    path = str(tmp_path / "run.npz")
+    options = ["--sample", "0", "--save", path]
+    assert main(["train", "--text", text, *SMALL, *options, "--minutes", "0.001"]) == 0
+    steps = checkpoint.load(path)[1]["step"]
+    assert main(["train", "--load", path, *options, "--steps", str(steps + 5)]) == 0
+    assert checkpoint.load(path)[1]["step"] == steps + 5
+    assert main(["train", "--load", path, *options, "--minutes", "0.004"]) == 0
+    assert checkpoint.load(path)[1]["step"] > steps + 5
+
+
+def test_a_finished_run_can_be_looked_at_and_prolonged(text, tmp_path, capsys):
+    path = str(tmp_path / "run.npz")
+    assert main(["train", "--text", text, *SMALL, "--steps", "20", "--save", path]) == 0
+    first = capsys.readouterr().out
+    assert main(["train", "--load", path, "--sample", "20"]) == 0
+    assert capsys.readouterr().out == first
+    assert main(["train", "--load", path, "--steps", "30", "--lr", "0.01", "--save", path]) == 0
+    facts = checkpoint.load(path)[1]
+    assert (facts["step"], facts["settings"]["lr"], facts["settings"]["steps"]) == (30, 0.01, 30)
+
+
+def test_ctrl_c_for_real(text, tmp_path):
+    path = tmp_path / "run.npz"
+    command = [*PYTHON, "train", "--text", text, *SMALL, "--steps", "100000000", "--save", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "train ppl" in line:  # the heading: training begins
+                break
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        output, log = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in log
+    assert "bigram table" in output
+    assert 0 < checkpoint.load(str(path))[1]["step"] < 100_000_000
+
+
+def test_ctrl_c_twice_ends_at_once(text, tmp_path, monkeypatch, capsys):
+    def stubborn(self):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        raise AssertionError("not interrupted")
+
+    monkeypatch.setattr(Training, "advance", stubborn)
+    assert main(["train", "--text", text, *SMALL]) == 130
+    assert capsys.readouterr().err.endswith("error: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_parameters_in_the_file_can_be_used_alone(text, tmp_path):
+    path = str(tmp_path / "run.npz")
+    assert main(["train", "--text", text, *SMALL, "--steps", "5", "--save", path]) == 0
+    with np.load(path) as file:
+        model = pybptt.SequenceModel(pybptt.RNN(6, 12), 6)
+        for name, parameter in model.parameters.items():
+            assert file[name].shape == parameter.shape
+        assert json.loads(str(file["pybptt.train"]))["alphabet"] == "\nabcd"
+
+
+def test_a_write_that_fails_leaves_the_old_file(text, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "run.npz"
+    path.write_bytes(b"old")
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert main(["train", "--text", text, *SMALL, "--steps", "5", "--save", str(path)]) == 1
+    assert capsys.readouterr().err.endswith(f"error: cannot write {path}: No space left on device\n")
+    assert path.read_bytes() == b"old"
+    assert {entry.name for entry in tmp_path.iterdir()} == {"run.npz", "text.txt"}
+
+
+def test_a_run_that_diverges_ends_with_a_word_and_keeps_the_last_good_file(text, tmp_path, capsys):
+    path = str(tmp_path / "run.npz")
+    options = [*SMALL, "--nonlinearity", "identity", "--save", path]
+    assert main(["train", "--text", text, *options, "--steps", "20"]) == 0
+    assert main(["train", "--load", path, "--steps", "100", "--lr", "1e30", "--save", path]) == 1
+    assert "--lr" in capsys.readouterr().err.splitlines()[-1]
+    assert np.isfinite(checkpoint.load(path)[0]["weight_hh_l0"]).all()
+
+
+# The sample
+
+
+def test_the_sample_follows_the_models_distribution():
+    alphabet = Alphabet("abc")
+    logits = np.log(np.array([0.25, 0.4, 0.3, 0.05]))
+    seen = []
+
+    def model(x, state):
+        seen.append((x.copy(), state))
+        return np.broadcast_to(logits, (*x.shape, 4)), len(seen)
+
+    def frequencies(temperature):
+        seen.clear()
+        text = train.sample(model, alphabet, "ab", 20_000, temperature, np.random.default_rng(0))
+        assert len(text) == 20_000
+        return [text.count(character) / 20_000 for character in "abc"]
+
+    assert frequencies(1.0) == pytest.approx([0.4 / 0.75, 0.3 / 0.75, 0.05 / 0.75], abs=0.015)
+    assert seen[0][0].tolist() == [[1], [2]]  # the prompt
+    assert seen[0][1] is None
+    assert [state for _, state in seen[1:4]] == [1, 2, 3]  # then its own characters, the state carried on
+    assert all(x.shape == (1, 1) and x[0, 0] > 0 for x, _ in seen[1:])
+    square = np.array([0.4, 0.3, 0.05]) ** 2
+    assert frequencies(0.5) == pytest.approx(square / square.sum(), abs=0.015)
+    assert frequencies(0.0) == [1, 0, 0]
+
+
+def test_the_samples_options(text, capsys):
+    def sample(*options):
+        assert main(["train", "--text", text, *SMALL, "--steps", "2", *options]) == 0
+        return capsys.readouterr().out.partition("threads\n")[2]
+
+    assert sample("--sample", "0") == ""
+    assert sample("--prompt", "ab", "--sample", "5").startswith("\nab")
+    assert len(sample("--prompt", "", "--sample", "5")) == len("\n" + 5 * "x" + "\n")
+    assert sample() == sample()
+    assert sample("--temperature", "0", "--seed", "1") == sample("--temperature", "0")
+
+
+# The display
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    pytest.importorskip("tqdm", reason="the bar is tqdm's")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    display = progress(10, "steps")
+    display.show(4.0, "fine")
+    display.note("a line")
+    display.show(10.0, "done")
+    display.close()
+    written = sys.stderr.getvalue()
+    assert "\r" in written
+    assert " 40%|" in written
+    assert "4/10 steps" in written
+    assert ", fine]" in written
+    assert "a line\n" in written
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_without_tqdm_or_terminal_there_are_lines(stream, monkeypatch):
+    if stream is Terminal:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr(sys, "stderr", stream())
+    display = progress(2000, "steps")
+    display.show(400, "not yet")
+    display._last -= 5
+    display.show(1000, "fine")
+    display.note("a line")
+    display.close()
+    assert sys.stderr.getvalue() == "1,000 of 2,000 steps: fine\na line\n"
+
+
+def test_the_plot(text, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="it draws")
+    path = tmp_path / "curves.png"
+    assert main(["train", "--text", text, *SMALL, "--steps", "20", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert (
+        main(["train", "--text", text, *SMALL, "--steps", "2", "--plot", str(tmp_path / "curves.nonsense")])
+        == 2
+    )
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_output_the_terminal_cannot_show_is_escaped(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("äöü" * 3000, encoding="utf-8")
+    command = [*PYTHON, "train", "--text", str(path), *SMALL, "--steps", "1", "--prompt", "a"]
+    result = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0
+    assert rb"\xe4" in result.stdout or rb"\xf6" in result.stdout or rb"\xfc" in result.stdout
+
+
+# Bad input
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Good and bad files, made once."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "good.txt").write_text("abacad\n" * 3000)
+    (folder / "other.txt").write_text("abacae\n" * 3000)
+    (folder / "empty.txt").write_text("")
+    (folder / "short.txt").write_text("abc" * 50)
+    (folder / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 1000)
+    (folder / "noise.npz").write_bytes(b"\x00\x01noise" * 100)
+    (folder / "empty.npz").write_bytes(b"")
+    np.save(folder / "array.npy", np.ones(3))
+    np.savez(folder / "foreign.npz", weight=np.ones(3))
+    np.savez(folder / "objects.npz", weight=np.array([{}], object))
+    good = folder / "good.npz"
+    assert (
+        main(["train", "--text", str(folder / "good.txt"), *SMALL, "--steps", "2", "--save", str(good)]) == 0
+    )
+    (folder / "cut.npz").write_bytes(good.read_bytes()[:-300])
+    damaged = bytearray(good.read_bytes())
+    damaged[300:600] = bytes(300)
+    (folder / "damaged.npz").write_bytes(damaged)
+    arrays, facts = checkpoint.load(str(good))
+    for name, changed in {
+        "resized": ({**arrays, "weight_hh_l0": arrays["weight_hh_l0"][:-1]}, facts),
+        "optimiser": ({**arrays, "optimiser.m": arrays["optimiser.m"][:-1]}, facts),
+        "settings": (arrays, {**facts, "settings": {"size": 3}}),
+        "future": (arrays, {**facts, "format": 99}),
+    }.items():
+        checkpoint.save(str(folder / f"{name}.npz"), *changed)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--text {}/missing.txt", "No such file"),
+        ("--text {}", "directory"),
+        ("--text {}/empty.txt", "0 characters are too few"),
+        ("--text {}/short.txt --batch 8", "--batch 8 and --window 25"),
+        ("--text {}/short.txt --batch 200", "--batch 200"),
+        ("--text {}/latin.txt", "not UTF-8.*byte 3"),
+        ("--load {}/missing.npz", "No such file"),
+        ("--load {}", "directory"),
+        ("--load {}/noise.npz", "not a whole .npz"),
+        ("--load {}/empty.npz", "not a whole .npz"),
+        ("--load {}/array.npy", "not a whole .npz"),
+        ("--load {}/foreign.npz", "not a whole .npz"),
+        ("--load {}/objects.npz", "not a whole .npz"),
+        ("--load {}/cut.npz", "not a whole .npz"),
+        ("--load {}/damaged.npz", "not a whole .npz"),
+        ("--load {}/resized.npz", r"\(11, 12\).*\(12, 12\)"),
+        ("--load {}/optimiser.npz", "m must have shape"),
+        ("--load {}/settings.npz", "settings"),
+        ("--load {}/future.npz", "format 99"),
+        ("--load {}/good.npz --hidden 13", "--hidden 13 .* 12"),
+        ("--load {}/good.npz --batch 5", "--batch 5 .* 4"),
+        ("--load {}/good.npz --dtype float64", "--dtype float64 .* float32"),
+        ("--load {}/good.npz --text {}/other.txt", "another text"),
+        ("--text {}/good.txt --save {}/no/run.npz", "no directory"),
+        ("--text {}/good.txt --save {}", "directory"),
+        ("--text {}/good.txt --plot {}/no/x.png", "no directory"),
+        ("--text {}/good.txt --hidden 100000000", "memory"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(options, words, folder, capsys):
+    assert main(["train", *options.replace("{}", str(folder)).split()]) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert re.fullmatch(rf"pybptt train: error: .*{words}.*\n", error)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--hidden 0",
+        "--batch -1",
+        "--window x",
+        "--lr 0",
+        "--lr nan",
+        "--minutes inf",
+        "--temperature -1",
+        "--sample -1",
+        "--seed -1",
+        "--threads 1025",
+        "--dtype float16",
+        "--nonlinearity softmax",
+        "--steps 3 --epochs 1",
+        "--unknown",
+    ],
+)
+def test_bad_options_are_refused_by_name(options, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", *options.split()])
+    assert end.value.code == 2
+    assert options.split()[-2:][0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_plot_without_matplotlib_is_refused_before_any_work(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["train", "--plot", str(tmp_path / "x.png")]) == 2
+    assert "pip install 'pybptt[plot]'" in capsys.readouterr().err
+
+
+# compare
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    monkeypatch.setattr(compare, "SECONDS", 0.01)
+
+
+def test_compare_finds_the_core_right(text, hurried, capsys):
+    options = ["--text", text, "--hidden", "10", "--window", "30", "--batch", "3"]
+    assert main(["compare", *options]) == 0
+    output = capsys.readouterr().out
+    for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "output.weight", "output.bias"):
+        assert number(rf"{re.escape(name)} +(\S+)", output) < 1e-12
+    for name in ("dLdU", "dLdV", "dLdW"):
+        float64, float32 = map(float, re.search(rf"{name} +(\S+) +(\S+)", output).groups())
+        assert float64 < 1e-12 < 1e-8 < float32 < 1e-4
+    assert len(re.findall(r"two loops, NumPy +[\d.,]+ +([\d.,]+) x", output)) == 2
+    assert len(re.findall(r"sweep, NumPy +[\d.,]+ +([\d.,]+) x", output)) == 1
+
+
+@pytest.mark.parametrize("wrong", [1e-3, np.nan])
+@pytest.mark.parametrize("entry", [0, 1, 2])
+def test_compare_finds_the_core_wrong(wrong, entry, text, hurried, monkeypatch, capsys):
+    def spoilt(*arguments):
+        gradients = pybptt.bptt(*arguments)
+        gradients[entry][2, 2] += wrong
+        return gradients
+
+    monkeypatch.setattr(compare, "bptt", spoilt)
+    assert main(["compare", "--text", text, "--hidden", "10", "--window", "30", "--batch", "3"]) == 1
+    assert "beyond the bound" in capsys.readouterr().err
+
+
+def test_compare_refuses_a_text_that_is_too_short(folder, capsys):
+    assert main(["compare", "--text", str(folder / "short.txt")]) == 2
+    assert "--window 200" in capsys.readouterr().err
+
+
+def test_compare_refuses_a_missing_text(folder, capsys):
+    assert main(["compare", "--text", str(folder / "missing.txt")]) == 2
+    assert "No such file" in capsys.readouterr().err

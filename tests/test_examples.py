@@ -1,0 +1,61 @@
+"""Every example runs, and shows what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, *arguments):
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+    return result.stdout
+
+
+def number(pattern, text):
+    found = re.search(pattern, text)
+    assert found, text
+    return float(found[1])
+
+
+def test_none_is_forgotten():
+    tested = {"minimise_with_scipy.py", "numpy_training_loop.py", "vanishing_gradients.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+
+
+def test_minimise_with_scipy():
+    pytest.importorskip("scipy", reason="the example is about SciPy")
+    output = run("minimise_with_scipy.py")
+    fresh = number(r"([\d.]+) on fresh sequences", output)
+    assert fresh < 0.01 * number(r"saying 0 has ([\d.]+)", output)
+
+
+def test_numpy_training_loop():
+    output = run("numpy_training_loop.py")
+    fresh = number(r"fresh sequences of 50 steps: ([\d.]+)", output)
+    assert fresh < 0.2 * number(r"saying 1 has ([\d.]+)", output)
+
+
+def test_vanishing_gradients(tmp_path):
+    pytest.importorskip("matplotlib", reason="it draws")
+    output = run("vanishing_gradients.py", "--plot", tmp_path / "norms.png")
+    first = {
+        match[1]: float(match[2])
+        for match in re.finditer(r"^ *(\w+ +[\d.]+) .* (\S+)$", output, re.MULTILINE)
+    }
+    first = {" ".join(key.split()): value for key, value in first.items()}
+    assert first["identity 0.8"] < 1e-8 < 1e8 < first["identity 1.5"]
+    assert first["tanh 0.8"] < 1e-8
+    assert (tmp_path / "norms.png").read_bytes().startswith(b"\x89PNG")
