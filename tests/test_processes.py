@@ -6,7 +6,8 @@ import pytest
 from support import run_python
 
 SETUP = """
-import os, sys, threading, time
+import os, sys, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of any fork beside threads
 import pybptt
 from test_threads import CASES
 

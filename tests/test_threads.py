@@ -72,8 +72,9 @@ def test_any_number_of_threads_gives_the_same_bits(name, dtype, set_threads):
 def test_these_cases_do_use_seven_threads():
     """Each in a child of its own, which begins with one thread."""
     counts = run_python("""
-        import os, pybptt
+        import os, warnings, pybptt
         from test_threads import CASES
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of any fork beside threads
         for name, case in CASES.items():
             child = os.fork()
             if child == 0:

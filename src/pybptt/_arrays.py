@@ -55,7 +55,8 @@ def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     array = is_array(name, value, dtype.name)
     if array.dtype != dtype:
         raise TypeError(
-            f"{name}: expected dtype {dtype.name}, got {array.dtype}; convert with {name}.astype(np.{dtype.name})"
+            f"{name}: expected dtype {dtype.name}, got {array.dtype}; "
+            f"convert with {name}.astype(np.{dtype.name})"
         )
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")

@@ -36,7 +36,8 @@ class Gradients:
     flat : ndarray, (P,)
         By every parameter, in the layout of the layer's or the model's own ``flat``.
     parameters : dict of str to ndarray
-        The same by name: views into `flat`, with the names and shapes of the layer's or the model's ``parameters``.
+        The same by name: views into `flat`, with the names and shapes of the layer's or the model's
+        ``parameters``.
     input : ndarray, (T, B, D), or None
         dL/dx_t; None for token input, or if it was not asked for.
     state : ndarray, (1, B, H)
@@ -80,7 +81,9 @@ class Gradients:
 
 
 def clip_by_norm(flat: Array, max_norm: float) -> Array:
-    """Scales a gradient down to a 2-norm of at most `max_norm` (Pascanu, Mikolov and Bengio 2013, algorithm 1).
+    """Scales a gradient down to a 2-norm of at most `max_norm`.
+
+    Pascanu, Mikolov and Bengio 2013, algorithm 1.
 
     Parameters
     ----------
@@ -92,7 +95,8 @@ def clip_by_norm(flat: Array, max_norm: float) -> Array:
     Returns
     -------
     ndarray
-        `flat` itself if its norm is at most `max_norm` or not finite, else a scaled copy of the same shape and dtype.
+        `flat` itself if its norm is at most `max_norm` or not finite, else a scaled copy of the same shape
+        and dtype.
 
     Raises
     ------
@@ -118,4 +122,5 @@ def clip_by_norm(flat: Array, max_norm: float) -> Array:
     norm = largest * float(np.linalg.norm((flat / flat.dtype.type(largest)).ravel()))
     if norm <= max_norm:
         return flat
-    return flat * flat.dtype.type(max_norm / norm)
+    clipped: Array = flat * flat.dtype.type(max_norm / norm)
+    return clipped

@@ -18,16 +18,16 @@ NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")  # in the order of the 
 class Tape:
     """What `RNN.forward` keeps for `RNN.backward`: hidden states, inputs and weights, all copies of its own.
 
-    A tape may be used any number of times, by several threads at once. Changing the input, the output or the parameters
-    afterwards does not change it.
+    A tape may be used any number of times, by several threads at once. Changing the input, the output or the
+    parameters afterwards does not change it.
 
     Attributes
     ----------
     steps, batch : int
         T and B.
     nbytes : int
-        Memory that it holds: about ``(T + T / S) * B * (H + D)`` numbers, with H and D rounded up to a cache line and S the
-        steps that a chunk of 512 rows takes, plus the two weight matrices.
+        Memory that it holds: about ``(T + T / S) * B * (H + D)`` numbers, with H and D rounded up to a cache
+        line and S the steps that a chunk of 256 rows takes, plus the two weight matrices.
 
     Examples
     --------
@@ -62,7 +62,9 @@ class Tape:
 
 
 class RNN:
-    """An Elman network (Elman 1990), h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), with PyTorch's parameters.
+    """An Elman network (Elman 1990) with PyTorch's parameters.
+
+    h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
 
     Parameters
     ----------
@@ -75,8 +77,8 @@ class RNN:
     bias : bool
         Whether there are b_ih and b_hh.
     batch_first : bool
-        Whether the first two axes of input, output and their gradients are (B, T) rather than (T, B). States and
-        ``Gradients.hidden`` are not affected, as in PyTorch. Costs a copy.
+        Whether the first two axes of input, output and their gradients are (B, T) rather than (T, B). States
+        and ``Gradients.hidden`` are not affected, as in PyTorch. Costs a copy.
     dtype : {"float32", "float64"}
         Of parameters, inputs, outputs and gradients.
     seed : int, optional
@@ -87,8 +89,8 @@ class RNN:
     flat : ndarray, (P,)
         All parameters. Assigning to it copies the values into the same memory, so ``rnn.flat -= step`` works.
     parameters : dict of str to ndarray
-        Views into `flat`, in this order: ``weight_ih_l0`` (H, D), ``weight_hh_l0`` (H, H), ``bias_ih_l0`` (H,),
-        ``bias_hh_l0`` (H,).
+        Views into `flat`, in this order: ``weight_ih_l0`` (H, D), ``weight_hh_l0`` (H, H), ``bias_ih_l0``
+        (H,), ``bias_hh_l0`` (H,).
 
     Raises
     ------
@@ -119,7 +121,8 @@ class RNN:
         self.input_size = D = positive("input_size", input_size)
         self.hidden_size = H = positive("hidden_size", hidden_size)
         if nonlinearity not in NONLINEARITIES:
-            raise ValueError(f"nonlinearity: expected one of {', '.join(NONLINEARITIES)}, got {nonlinearity!r}")
+            known = ", ".join(NONLINEARITIES)
+            raise ValueError(f"nonlinearity: expected one of {known}, got {nonlinearity!r}")
         self.nonlinearity = nonlinearity
         self.bias = bool(bias)
         self.batch_first = bool(batch_first)
@@ -156,8 +159,8 @@ class RNN:
 
     def __repr__(self) -> str:
         return (
-            f"RNN({self.input_size}, {self.hidden_size}, nonlinearity={self.nonlinearity!r}, bias={self.bias}, "
-            f"batch_first={self.batch_first}, dtype={self.dtype.name!r})"
+            f"RNN({self.input_size}, {self.hidden_size}, nonlinearity={self.nonlinearity!r}, "
+            f"bias={self.bias}, batch_first={self.batch_first}, dtype={self.dtype.name!r})"
         )
 
     def __call__(self, x: Array, state: Array | None = None) -> tuple[Array, Array]:

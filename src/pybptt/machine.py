@@ -12,8 +12,9 @@ from . import _core
 def get_num_threads() -> int:
     """The most threads that one call may use.
 
-    The default is the environment variable ``PYBPTT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number of processors that
-    this process may run on. Results are the same to the last bit for any number of threads.
+    The default is the environment variable ``PYBPTT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number
+    of processors that this process may run on. Results are the same to the last bit for any number of
+    threads.
 
     Returns
     -------
@@ -68,9 +69,9 @@ def config() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version`` and ``compiler`` (str); ``tiers_built`` and ``tiers_available`` (lists of str, slowest first), ``tier`` (str), the
-        one in use; ``threads`` (int); ``numpy`` (str), its version. A tier is one instruction-set build of the kernels; the
-        environment variable ``PYBPTT_TIER`` forces one.
+        ``version`` and ``compiler`` (str); ``tiers_built`` and ``tiers_available`` (lists of str, slowest
+        first), ``tier`` (str), the one in use; ``threads`` (int); ``numpy`` (str), its version. A tier is one
+        instruction-set build of the kernels; the environment variable ``PYBPTT_TIER`` forces one.
 
     Raises
     ------

@@ -28,7 +28,8 @@ class SequenceModel:
     loss : {"cross_entropy", "mse"}
         ``-log softmax(o_t)[y_t]``, or the squared error ``(o_t - y_t)**2``.
     reduction : {"mean", "sum"}
-        The mean is over all targets: T * B classes, or T * B * Q values (B and B * Q with `last_only`), as PyTorch's losses do.
+        The mean is over all targets: T * B classes, or T * B * Q values (B and B * Q with `last_only`), as
+        PyTorch's losses do.
     last_only : bool
         Whether only the last step has an output and a target (many-to-one).
     seed : int, optional
@@ -175,9 +176,7 @@ class SequenceModel:
         x, h_0 = self._input(x, state)
         y, scale = self._targets(y, x)
         final_state = np.empty((1, x.shape[1], self.layer.hidden_size), self.dtype)
-        loss = _core.loss(
-            self._flat, self.layer._config, self._output_config, x, y, scale, h_0, final_state
-        )
+        loss = _core.loss(self._flat, self.layer._config, self._output_config, x, y, scale, h_0, final_state)
         return loss, final_state
 
     def loss_and_grad(
@@ -190,8 +189,8 @@ class SequenceModel:
         x : ndarray, (T, B, D) of the layer's dtype, or (T, B) of integers
             Input, or token ids in [0, D).
         y : ndarray
-            Targets. Cross-entropy: integers in [0, Q), (T, B), or (B,) with `last_only`. Squared error: the layer's dtype,
-            (T, B, Q), or (B, Q) with `last_only`.
+            Targets. Cross-entropy: integers in [0, Q), (T, B), or (B,) with `last_only`. Squared error: the
+            layer's dtype, (T, B, Q), or (B, Q) with `last_only`.
         state : ndarray, (1, B, H), optional
             h_0; zero if not given.
         hidden, input : bool
@@ -208,8 +207,8 @@ class SequenceModel:
         Raises
         ------
         ValueError, TypeError, IndexError, MemoryError
-            For a wrong shape, a wrong dtype, a token or class out of range, and sizes that can't be allocated;
-            ValueError also for T = 0 with `last_only`.
+            For a wrong shape, a wrong dtype, a token or class out of range, and sizes that can't be
+            allocated; ValueError also for T = 0 with `last_only`.
 
         Examples
         --------
@@ -229,7 +228,19 @@ class SequenceModel:
         dh_0 = np.empty((1, batch, H), dtype)
         dh = allocate((1, steps, batch, H), dtype) if hidden else None
         loss = _core.loss_and_grad(
-            self._flat, layer._config, self._output_config, x, y, scale, h_0, final_state, flat, dx, dh_0, dh, None
+            self._flat,
+            layer._config,
+            self._output_config,
+            x,
+            y,
+            scale,
+            h_0,
+            final_state,
+            flat,
+            dx,
+            dh_0,
+            dh,
+            None,
         )
         if layer.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
@@ -238,7 +249,7 @@ class SequenceModel:
     def _input(self, x: Any, state: Array | None) -> tuple[Array, Array | None]:
         x = self.layer._input(x)
         if self.last_only and x.shape[0] == 0:
-            raise ValueError("x: expected at least one step, because last_only counts the last one; got T = 0")
+            raise ValueError("x: expected at least one step, since last_only counts the last; got T = 0")
         if state is None:
             return x, None
         return x, real("state", state, (1, x.shape[1], self.layer.hidden_size), self.dtype)
@@ -254,7 +265,9 @@ class SequenceModel:
         else:
             y = is_array("y", y, "integers")
             if y.dtype.kind not in "iu":
-                raise TypeError(f"y: expected integer class ids, got {y.dtype}; convert with y.astype(np.int64)")
+                raise TypeError(
+                    f"y: expected integer class ids, got {y.dtype}; convert with y.astype(np.int64)"
+                )
             if y.shape != shape:
                 raise ValueError(f"y: expected shape {shape}, got {y.shape}")
             y = ids("y", y.T if swap else y)

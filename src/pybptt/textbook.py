@@ -16,10 +16,10 @@ def bptt(
 ) -> tuple[Array, Array, Array]:
     """Gradients of the textbook network on token ids, equal to what its two nested loops return.
 
-    The network is s_t = tanh(U[:, x_t] + W s_{t-1}), s_{-1} = 0, o_t = softmax(V s_t), and the loss the sum over t of
-    -log o_t[y_t]. The loss of step t goes back over the steps t, t-1, ..., max(0, t - bptt_truncate). The loops cost O(T^2);
-    here the full gradient is one sweep that memoises dL/ds_t, and a truncated one takes all windows back in lockstep,
-    as `bptt_truncate` products over all steps at once.
+    The network is s_t = tanh(U[:, x_t] + W s_{t-1}), s_{-1} = 0, o_t = softmax(V s_t), and the loss the sum
+    over t of -log o_t[y_t]. The loss of step t goes back over the steps t, t-1, ..., max(0, t -
+    bptt_truncate). The loops cost O(T^2); here the full gradient is one sweep that memoises dL/ds_t, and a
+    truncated one takes all windows back in lockstep, as `bptt_truncate` products over all steps at once.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ def bptt(
     Raises
     ------
     ValueError, TypeError, IndexError, MemoryError
-        For a wrong shape or a negative `bptt_truncate`, a wrong dtype, a token or target out of range, and sizes that can't be
-        allocated.
+        For a wrong shape or a negative `bptt_truncate`, a wrong dtype, a token or target out of range, and
+        sizes that can't be allocated.
 
     Examples
     --------
@@ -59,7 +59,9 @@ def bptt(
         if is_array(name, weight, "float32 or float64").ndim != 2:
             raise ValueError(f"{name}: expected a matrix, got shape {weight.shape}")
     if U.dtype.name not in ("float32", "float64"):
-        raise TypeError(f"U: expected dtype float32 or float64, got {U.dtype}; convert with U.astype(np.float64)")
+        raise TypeError(
+            f"U: expected dtype float32 or float64, got {U.dtype}; convert with U.astype(np.float64)"
+        )
     dtype = real_dtype(U.dtype)
     H, D = U.shape
     Q = V.shape[0]
@@ -67,7 +69,9 @@ def bptt(
     W = real("W", W, (H, H), dtype)
     for name, value in (("x", x), ("y", y)):
         if is_array(name, value, "integers").dtype.kind not in "iu":
-            raise TypeError(f"{name}: expected integers, got {value.dtype}; convert with {name}.astype(np.int64)")
+            raise TypeError(
+                f"{name}: expected integers, got {value.dtype}; convert with {name}.astype(np.int64)"
+            )
         if value.ndim != 1:
             raise ValueError(f"{name}: expected shape (T,), got {value.shape}")
     if y.shape != x.shape:
@@ -81,8 +85,19 @@ def bptt(
     output = _core.OutputConfig(Q, False, False)
     final_state = np.empty((1, 1, H), dtype)
     _core.loss_and_grad(
-        flat, layer, output, ids("x", x)[:, None], ids("y", y)[:, None], 1.0, None, final_state, gradient, None, None, None,
+        flat,
+        layer,
+        output,
+        ids("x", x)[:, None],
+        ids("y", y)[:, None],
+        1.0,
+        None,
+        final_state,
+        gradient,
+        None,
+        None,
+        None,
         bptt_truncate,
-    )  # fmt: skip
+    )
     dLdU, dLdW, dLdV = np.split(gradient, [U.size, U.size + W.size])
     return dLdU.reshape(U.shape), dLdV.reshape(V.shape), dLdW.reshape(W.shape)
