@@ -524,12 +524,14 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     display = progress(10, "steps")
     display.show(4.0, "fine")
     display.note("a line")
-    display.show(10.0, "done")
+    display.show(6.0, "better")
+    display.note("another line")
     display.close()
     written = sys.stderr.getvalue()
     assert "\r" in written
     assert " 40%|" in written
     assert "4/10 steps" in written
+    assert "6/10 steps" in written
     assert ", fine]" in written
     assert "a line\n" in written
 

@@ -7,7 +7,7 @@ from support import run_python
 
 SETUP = """
 import os, sys, threading, time, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of any fork beside threads
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads
 import pybptt
 from test_threads import CASES
 

@@ -74,7 +74,7 @@ def test_these_cases_do_use_seven_threads():
     counts = run_python("""
         import os, warnings, pybptt
         from test_threads import CASES
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of any fork beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads
         for name, case in CASES.items():
             child = os.fork()
             if child == 0:

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import _core
+
 Array = NDArray[Any]
 
+LARGE = 1 << 16  # bytes
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
@@ -71,10 +74,15 @@ def ids(name: str, value: Array) -> Array:
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """np.empty, with MemoryError for every size that can't be had."""
+    """np.empty, with MemoryError for every size that can't be had.
+
+    Large arrays lie in the core's memory, which keeps pages for the next call: fresh ones cost more than a step.
+    """
     count = 1
     for length in shape:
         count *= length
     if count * dtype.itemsize > sys.maxsize:
         raise MemoryError(f"an array of shape {shape} and dtype {dtype.name} is too large for this machine")
-    return np.empty(shape, dtype)
+    if count * dtype.itemsize < LARGE:
+        return np.empty(shape, dtype)
+    return _core.empty_float32(shape) if dtype.itemsize == 4 else _core.empty_float64(shape)

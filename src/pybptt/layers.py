@@ -131,6 +131,7 @@ class RNN:
         if self.bias:
             shapes |= {"bias_ih_l0": (H,), "bias_hh_l0": (H,)}
         self._layout = layout_of(shapes)
+        self._in_model = False
         self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
         bound = 1 / math.sqrt(H)
         random = np.random.default_rng(seed)
@@ -304,7 +305,7 @@ class RNN:
                 d_output = np.ascontiguousarray(d_output.swapaxes(0, 1))
         if d_state is not None:
             d_state = real("d_state", d_state, (1, batch, H), dtype)
-        flat = np.empty(self._flat.shape, dtype)
+        flat = allocate(self._flat.shape, dtype)
         dx = allocate((steps, batch, self.input_size), dtype) if input and core.dense else None
         dh_0 = np.empty((1, batch, H), dtype)
         dh = allocate((1, steps, batch, H), dtype) if hidden else None

@@ -68,7 +68,7 @@ class SequenceModel:
     ) -> None:
         if not isinstance(layer, RNN):
             raise TypeError(f"layer: expected an RNN, got {type(layer).__name__}")
-        if layer.flat.base is not None:
+        if layer._in_model:
             raise ValueError("layer: expected one of its own, got a layer that belongs to another model")
         self.output_size = Q = positive("output_size", output_size)
         if loss not in LOSSES:
@@ -90,6 +90,7 @@ class SequenceModel:
         self._flat[:own] = layer.flat
         self._parameters = views(self._flat, self._layout)
         layer._hold(self._flat[:own])
+        layer._in_model = True
         self._output_config = _core.OutputConfig(Q, True, self.last_only)
 
     @property
@@ -223,7 +224,7 @@ class SequenceModel:
         layer, dtype = self.layer, self.dtype
         steps, batch, H = x.shape[0], x.shape[1], layer.hidden_size
         final_state = np.empty((1, batch, H), dtype)
-        flat = np.empty(self._flat.shape, dtype)
+        flat = allocate(self._flat.shape, dtype)
         dx = allocate(x.shape, dtype) if input and x.ndim == 3 else None
         dh_0 = np.empty((1, batch, H), dtype)
         dh = allocate((1, steps, batch, H), dtype) if hidden else None

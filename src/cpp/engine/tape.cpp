@@ -32,14 +32,14 @@ Tokens::Tokens(const std::int64_t* ids, const Cut& cut, std::size_t batch) {
 
 template <class Real>
 Tape<Real>::Contents::Contents(const RnnSizes& s, const Cut& c, const RnnInput<Real>& x, bool keep_all)
-    : sizes(s), cut(c), dense(x.tokens == nullptr) {
+    : sizes(s), cut(c), dense(x.tokens == nullptr), keeps_all(keep_all) {
     const std::size_t kept = keep_all ? cut.chunks() : std::min<std::size_t>(1, cut.chunks());
     const std::size_t rows = checked_product(cut.chunk_steps(), s.batch);
-    for (std::size_t i = 0; i < kept; ++i) {
-        hidden.emplace_back(rows + s.batch, s.hidden);
-        if (dense) input.emplace_back(rows, s.inputs);
-    }
-    if (!dense) tokens = Tokens(x.tokens, cut, s.batch);
+    hidden = PanelBuffer<Real>(checked_product(rows + s.batch, 1), s.hidden, kept);
+    if (dense)
+        input = PanelBuffer<Real>(rows, s.inputs, kept);
+    else
+        tokens = Tokens(x.tokens, cut, s.batch);
     if (keep_all) {
         weight_hh = PanelBuffer<Real>(s.hidden, s.hidden);
         if (dense) weight_ih = PanelBuffer<Real>(s.hidden, s.inputs);
@@ -48,9 +48,7 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const Cut& c, const RnnInput<R
 
 template <class Real>
 std::size_t Tape<Real>::Contents::bytes() const {
-    std::size_t values = weight_hh.size() + weight_ih.size();
-    for (const auto& chunk : hidden) values += chunk.size();
-    for (const auto& chunk : input) values += chunk.size();
+    const std::size_t values = hidden.size() + input.size() + weight_hh.size() + weight_ih.size();
     return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t);
 }
 

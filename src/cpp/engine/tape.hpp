@@ -16,7 +16,6 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
 #include "kernels/table.hpp"
 #include "pybptt/rnn.hpp"
@@ -24,20 +23,21 @@
 
 namespace pybptt {
 
-/// An owned matrix in panels.
+/// An owned matrix in panels, or several of the same size.
 template <class Real>
 class PanelBuffer {
 public:
     PanelBuffer() = default;
-    PanelBuffer(std::size_t rows, std::size_t cols)
+    PanelBuffer(std::size_t rows, std::size_t cols, std::size_t copies = 1)
         : stride_((rows | 1) * kLanes<Real>),  // an odd number of cache lines: panels don't fall into the same cache sets
-          values_(checked_product(stride_, panel_count<Real>(cols))) {}
+          size_(checked_product(stride_, panel_count<Real>(cols))),
+          values_(checked_product(size_, copies)) {}
 
-    Matrix<Real> matrix() const { return in_panels(values_.data(), stride_); }
+    Matrix<Real> matrix(std::size_t copy = 0) const { return in_panels(values_.data() + copy * size_, stride_); }
     std::size_t size() const { return values_.size(); }
 
 private:
-    std::size_t stride_ = 0;
+    std::size_t stride_ = 0, size_ = 0;
     Buffer<Real> values_;
 };
 
@@ -114,17 +114,17 @@ struct Tape<Real>::Contents {
     RnnSizes sizes;
     Cut cut;
     bool dense;
-    std::vector<PanelBuffer<Real>> hidden;  // a chunk each: h
-    std::vector<PanelBuffer<Real>> input;   // a chunk each: x, if dense
-    Tokens tokens;                          // otherwise
-    PanelBuffer<Real> weight_hh;            // (H, H), for dz_t W_hh
-    PanelBuffer<Real> weight_ih;            // (H, D), for dz_t W_ih; if dense
+    bool keeps_all;               // or only the chunk at work, when there is no tape to keep
+    PanelBuffer<Real> hidden;     // a chunk each: h
+    PanelBuffer<Real> input;      // a chunk each: x, if dense
+    Tokens tokens;                // otherwise
+    PanelBuffer<Real> weight_hh;  // (H, H), for dz_t W_hh
+    PanelBuffer<Real> weight_ih;  // (H, D), for dz_t W_ih; if dense
 
     Contents(const RnnSizes& sizes, const Cut& cut, const RnnInput<Real>& input, bool keep_all);
 
-    // Without a tape to keep, every chunk takes the same place.
-    Matrix<Real> h(const Chunk& chunk) const { return hidden[chunk.index % hidden.size()].matrix(); }
-    Matrix<Real> x(const Chunk& chunk) const { return input[chunk.index % input.size()].matrix(); }
+    Matrix<Real> h(const Chunk& chunk) const { return hidden.matrix(keeps_all ? chunk.index : 0); }
+    Matrix<Real> x(const Chunk& chunk) const { return input.matrix(keeps_all ? chunk.index : 0); }
     const std::int32_t* slots(const Chunk& chunk) const { return tokens.slot.data() + chunk.first_step * sizes.batch; }
     std::size_t bytes() const;
 };
