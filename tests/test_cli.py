@@ -521,7 +521,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar(monkeypatch):
     pytest.importorskip("tqdm", reason="the bar is tqdm's")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    display = progress(10, "steps")
+    display = progress(2, 10, "steps")
     display.show(4.0, "fine")
     display.note("a line")
     display.show(6.0, "better")
@@ -530,6 +530,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     written = sys.stderr.getvalue()
     assert "\r" in written
     assert " 40%|" in written
+    assert "2/10 steps" in written
     assert "4/10 steps" in written
     assert "6/10 steps" in written
     assert ", fine]" in written
@@ -541,7 +542,7 @@ def test_without_tqdm_or_terminal_there_are_lines(stream, monkeypatch):
     if stream is Terminal:
         monkeypatch.setitem(sys.modules, "tqdm", None)
     monkeypatch.setattr(sys, "stderr", stream())
-    display = progress(2000, "steps")
+    display = progress(0, 2000, "steps")
     display.show(400, "not yet")
     display._last -= 5
     display.show(1000, "fine")

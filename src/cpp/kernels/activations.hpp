@@ -40,18 +40,18 @@ struct Exp<double> {
         2.7557269745213738847e-7,   2.5052756881404609639e-8,   2.0915751199249516457e-9,   1.5866722668416850083e-10};
 };
 
-/// e^x = scale (1 + p) for low <= x <= high.
+/// e^x = scale (1 + p) for low <= x <= high. The rounding of n ln 2 matters where 2^n is large, not for x <= 0 in expm1.
 template <class Real>
 struct ScaledExp {
     Vec<Real> scale, p;
 };
-template <class Real>
+template <class Real, bool exact_ln2 = true>
 PYBPTT_INLINE ScaledExp<Real> scaled_exp(Vec<Real> x) {
     using E = Exp<Real>;
     const Vec<Real> biased = fma(x, splat(E::log2e), splat(E::round));
     const Vec<Real> n = biased - splat(E::round);
-    Vec<Real> r = fma(n, splat(-E::ln2_high), x);
-    r = fma(n, splat(-E::ln2_low), r);
+    Vec<Real> r = fma(n, splat(exact_ln2 ? -E::ln2_high : -(E::ln2_high + E::ln2_low)), x);
+    if constexpr (exact_ln2) r = fma(n, splat(-E::ln2_low), r);
     Vec<Real> q = splat(E::q[E::degree]);
 #pragma GCC unroll 16
     for (int i = E::degree - 1; i >= 0; --i) q = fma(q, r, splat(E::q[i]));
@@ -67,20 +67,16 @@ PYBPTT_INLINE Vec<Real> exp(Vec<Real> x) {
     return fma(e.scale, e.p, e.scale);
 }
 
-/// tanh|x| = -e / (e + 2) with e = expm1(-2|x|); the sign comes back last.
+/// tanh(x) = -e / (e + 2) with e = expm1(-2|x|), and the sign of x.
 template <class Real>
 PYBPTT_INLINE Vec<Real> tanh(Vec<Real> x) {
-    const Vec<Real> saturated = splat(Real(-2) * Exp<Real>::tanh_is_one);
-    const Vec<Real> minus_zero = splat(Real(-0.0));
-    const IntVec<Real> sign = reinterpret_cast<IntVec<Real>>(x) & reinterpret_cast<IntVec<Real>>(minus_zero);
-    const Vec<Real> minus_abs =
-        reinterpret_cast<Vec<Real>>(reinterpret_cast<IntVec<Real>>(x) | reinterpret_cast<IntVec<Real>>(minus_zero));
-    Vec<Real> y = minus_abs + minus_abs;
-    y = y < saturated ? saturated : y;
-    const ScaledExp<Real> e = scaled_exp<Real>(y);
+    const IntVec<Real> sign = reinterpret_cast<IntVec<Real>>(splat(Real(-0.0)));
+    const Vec<Real> minus_abs = reinterpret_cast<Vec<Real>>(reinterpret_cast<IntVec<Real>>(x) | sign);
+    const ScaledExp<Real> e = scaled_exp<Real, false>(at_least(minus_abs + minus_abs, Real(-2) * Exp<Real>::tanh_is_one));
     const Vec<Real> expm1 = fma(e.scale, e.p, e.scale - splat(Real(1)));
-    const Vec<Real> magnitude = divide(-expm1, expm1 + splat(Real(2)));
-    return reinterpret_cast<Vec<Real>>(reinterpret_cast<IntVec<Real>>(magnitude) ^ sign);
+    const Vec<Real> minus_tanh = divide(expm1, expm1 + splat(Real(2)));
+    return reinterpret_cast<Vec<Real>>((reinterpret_cast<IntVec<Real>>(minus_tanh) & ~sign) |
+                                       (reinterpret_cast<IntVec<Real>>(x) & sign));
 }
 
 /// sigmoid(x) = 1 / (1 + e^-x).

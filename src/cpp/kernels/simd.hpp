@@ -129,18 +129,16 @@ PYBPTT_INLINE void store_first(Real* p, Vec<Real> v, int count) {
 #endif
 }
 
-/// a / b to within an ulp, for b of at least 1: an estimate of 1/b that Newton's iteration refines, because a division of wide vectors
-/// keeps the multiplier waiting for 16 cycles.
+/// a / b to within an ulp, for b of at least 1: from an estimate of 1/b good to 14 bits, each correction doubles them. The divider
+/// would take 16 cycles a vector.
 #if defined(__AVX512F__)
 PYBPTT_INLINE Vec<float> divide(Vec<float> a, Vec<float> b) {
-    Vec<float> r = _mm512_rcp14_ps(b);
-    r = fma(fma(-b, r, splat(1.0f)), r, r);
+    const Vec<float> r = _mm512_rcp14_ps(b);
     const Vec<float> q = a * r;
     return fma(fma(-b, q, a), r, q);
 }
 PYBPTT_INLINE Vec<double> divide(Vec<double> a, Vec<double> b) {
     Vec<double> r = _mm512_rcp14_pd(b);
-    r = fma(fma(-b, r, splat(1.0)), r, r);
     r = fma(fma(-b, r, splat(1.0)), r, r);
     const Vec<double> q = a * r;
     return fma(fma(-b, q, a), r, q);
@@ -159,10 +157,24 @@ PYBPTT_INLINE int lanes_left(int cols, int v) {
     return left < 0 ? 0 : left;
 }
 
+/// The larger of x and `low`; a NaN in x stays.
+#if defined(__AVX512F__)
+PYBPTT_INLINE Vec<float> at_least(Vec<float> x, float low) { return _mm512_max_ps(splat(low), x); }
+PYBPTT_INLINE Vec<double> at_least(Vec<double> x, double low) { return _mm512_max_pd(splat(low), x); }
+#elif defined(__AVX2__)
+PYBPTT_INLINE Vec<float> at_least(Vec<float> x, float low) { return _mm256_max_ps(splat(low), x); }
+PYBPTT_INLINE Vec<double> at_least(Vec<double> x, double low) { return _mm256_max_pd(splat(low), x); }
+#else
+template <class V, class Real>
+PYBPTT_INLINE V at_least(V x, Real low) {
+    return x < splat(low) ? splat(low) : x;
+}
+#endif
+
 /// A NaN in x stays: comparisons with it are false.
 template <class Real>
 PYBPTT_INLINE Vec<Real> clamp(Vec<Real> x, Real low, Real high) {
-    x = x < splat(low) ? splat(low) : x;
+    x = at_least(x, low);
     return x > splat(high) ? splat(high) : x;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from typing import Any
@@ -12,7 +13,7 @@ __all__ = ["Progress", "progress"]
 class Progress:
     """Plain lines on stderr, for terminals and log files alike."""
 
-    SECONDS = 5.0  # from one line of `show` to the next
+    SECONDS = 5.0  # without a line until `show` prints one
 
     def __init__(self, total: float, unit: str) -> None:
         self._total = total
@@ -22,11 +23,11 @@ class Progress:
     def show(self, done: float, status: str) -> None:
         """`done` of the total are done; call it as often as you like."""
         if time.monotonic() - self._last >= self.SECONDS:
-            self._last = time.monotonic()
             self.note(f"{done:,.0f} of {self._total:,.0f} {self._unit}: {status}")
 
     def note(self, line: str) -> None:
         """Print a line that stays."""
+        self._last = time.monotonic()
         print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -34,9 +35,11 @@ class Progress:
 
 
 class _Bar(Progress):
-    def __init__(self, tqdm: Any, total: float, unit: str) -> None:
+    def __init__(self, tqdm: Any, done: float, total: float, unit: str) -> None:
         layout = "{percentage:3.0f}%|{bar}| {n:,.0f}/{total:,.0f} {unit} [{elapsed}<{remaining}{postfix}]"
-        self._bar = tqdm(total=total, unit=unit, bar_format=layout, dynamic_ncols=True, leave=False)
+        self._bar = tqdm(
+            initial=done, total=total, unit=unit, bar_format=layout, dynamic_ncols=True, leave=False
+        )
 
     def show(self, done: float, status: str) -> None:
         self._bar.set_postfix_str(status, refresh=False)
@@ -49,13 +52,11 @@ class _Bar(Progress):
         self._bar.close()
 
 
-def progress(total: float, unit: str) -> Progress:
-    """A new display of so many units of work."""
+def progress(done: float, total: float, unit: str) -> Progress:
+    """A new display of so many units of work, some of which may be done already."""
     if sys.stderr.isatty():
         try:
-            from tqdm import tqdm
+            return _Bar(importlib.import_module("tqdm").tqdm, done, total, unit)
         except ImportError:
             pass
-        else:
-            return _Bar(tqdm, total, unit)
     return Progress(total, unit)

@@ -143,8 +143,9 @@ def bigram_loss(corpus: Corpus) -> float:
 
 
 def _unigram(corpus: Corpus) -> npt.NDArray[np.float64]:
-    counts = np.bincount(corpus.train[1:].ravel(), minlength=len(corpus.alphabet)) + 1.0
-    return counts / counts.sum()
+    counts = 1.0 + np.bincount(corpus.train[1:].ravel(), minlength=len(corpus.alphabet))
+    shares: npt.NDArray[np.float64] = counts / counts.sum()
+    return shares
 
 
 def _streams(ids: _Ids, streams: int) -> _Ids:

@@ -206,7 +206,7 @@ def _train(training: Training, save: str | None) -> bool:
     """Go on until the run is complete, or until Ctrl-C: then return False."""
     settings = training.settings
     total, unit = (settings.steps, "steps") if settings.minutes is None else (60 * settings.minutes, "s")
-    with closing(progress(total, unit)) as display, _interruptible() as interrupted:
+    with closing(progress(training.done() * total, total, unit)) as display, _interruptible() as interrupted:
         display.note("    step   train ppl   held-out ppl   gradient norm   characters/s")
         while training.done() < 1 and not interrupted:
             before = int(training.done() * EVALUATIONS)
@@ -254,15 +254,13 @@ def _perplexity(loss: float) -> str:
 
 def _plot(path: str, training: Training, bigram: float) -> None:
     """Draw perplexity and gradient norm over the steps."""
-    from matplotlib.figure import Figure
-
     step, loss, norm, held_out = training.history.T
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(8, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     upper.plot(step, np.exp(loss), label="training text")
     upper.plot(step, np.exp(held_out), label="held-out text")
     upper.axhline(math.exp(bigram), color="grey", linestyle="--", label="bigram table, held-out text")
-    upper.set(ylabel="perplexity", yscale="log")
+    upper.set(ylabel="perplexity")
     upper.legend()
     lower.plot(step, norm)
     lower.axhline(MAX_NORM, color="grey", linestyle="--")
