@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -32,18 +33,31 @@ bool is_guard(const Value& value) {
     return std::all_of(std::begin(bytes), std::end(bytes), [](unsigned char byte) { return byte == kGuardByte; });
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
 /// An array of guard values that ends where an unmapped page begins: to read or write one value too many is a crash.
-/// Being pushed against that page it has no more alignment than its size gives it, as a user's array.
+/// (AddressSanitizer sees to that itself, and mapping pages is slow under sanitizers.) Being pushed against that end, the array
+/// has no more alignment than its size gives it, as a user's.
 template <class Value>
 class Fenced {
 public:
     explicit Fenced(std::size_t count) : count_(count) {
-        const std::size_t page = std::size_t(sysconf(_SC_PAGESIZE)), bytes = count * sizeof(Value);
+        const std::size_t bytes = count * sizeof(Value), page = kSanitized ? kPanelBytes : std::size_t(sysconf(_SC_PAGESIZE));
         const std::size_t usable = (bytes + kFront + page - 1) / page * page;
-        mapped_ = usable + page;
-        base_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        if (base_ == MAP_FAILED) throw std::bad_alloc();
-        mprotect(base_ + usable, page, PROT_NONE);
+        void* memory = nullptr;
+        if (kSanitized) {
+            if (posix_memalign(&memory, page, usable) != 0) throw std::bad_alloc();
+        } else {
+            mapped_ = usable + page;
+            memory = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (memory == MAP_FAILED) throw std::bad_alloc();
+            mprotect(static_cast<char*>(memory) + usable, page, PROT_NONE);
+        }
+        base_ = static_cast<char*>(memory);
         data_ = reinterpret_cast<Value*>(base_ + usable - bytes);
         std::memset(reinterpret_cast<char*>(data_) - kFront, kGuardByte, bytes + kFront);
     }
@@ -51,9 +65,12 @@ public:
         std::transform(values.begin(), values.end(), begin(), [](double value) { return Value(value); });
     }
     Fenced(Fenced&& other) noexcept
-        : base_(other.base_), data_(other.data_), mapped_(std::exchange(other.mapped_, 0)), count_(other.count_) {}
+        : base_(std::exchange(other.base_, nullptr)), data_(other.data_), mapped_(other.mapped_), count_(other.count_) {}
     ~Fenced() {
-        if (mapped_ != 0) munmap(base_, mapped_);
+        if (kSanitized)
+            std::free(base_);
+        else if (base_ != nullptr)
+            munmap(base_, mapped_);
     }
 
     Value* data() const { return data_; }
@@ -74,7 +91,7 @@ private:
     static constexpr std::size_t kFront = 256;
     char* base_;
     Value* data_;
-    std::size_t mapped_, count_;
+    std::size_t mapped_ = 0, count_;
 };
 
 enum class Layout { panels, row_major };

@@ -40,8 +40,8 @@ void for_each_network(Test test) {
             test(n);
         }
     for (const Shape& shape : kEmpty)
-        for (std::size_t variant = 0; variant < kVariants; ++variant) {
-            const Network n = network(shape, Nonlinearity::tanh, variant);
+        for (std::size_t i = 0; i < 8; ++i, ++turn) {
+            const Network n = network(shape, Nonlinearity::tanh, turn * 13 % kVariants);
             CAPTURE(n.describe());
             test(n);
         }

@@ -4,6 +4,7 @@ namespace pybptt {
 namespace {
 
 constexpr std::size_t kBlockBytes = std::size_t{2} << 20;
+constexpr std::size_t kClasses = 1024;
 
 /// Rows with targets in the whole sequence.
 std::size_t target_rows(const RnnSizes& s, bool last_only) {
@@ -131,19 +132,23 @@ void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& ba
     barrier.wait();
     for_each_block(chunk, [&](const Block& block) {
         losses_of(chunk, block, member, barrier);
-        const Matrix<const Real> d_o = o_t_.matrix();
-        // dW_ho += do^T h,  db_o += sum do
-        const Range own = share(Q, L, member, threads_);
-        const Matrix<const Real> own_d_o = d_o.rows_from(own.begin);
-        const Term<Real> term{own_d_o, h_.matrix(), block.rows};
-        const Matrix<Real> dw = row_major(g_.weight + own.begin * H, H);
         const bool first = chunk.index + 1 == tape_.cut.chunks() && block.is_first;
-        k_.product(own.size(), H, &term, 1, first ? none<Real>() : Matrix<const Real>(dw), dw, {});
-        k_.sum_columns(own.size(), block.rows, own_d_o, d_bias_.data() + own.begin);
-        // upstream = do W_ho
         const Range lanes = share(block.rows, L, member, threads_);
-        const Term<Real> back{d_o.panels_from(lanes.begin / L), weight_.matrix(), Q};
-        k_.product_transposed(lanes.size(), H, &back, 1, none<Real>(), dz.rows_from(block.first_row + lanes.begin));
+        const Matrix<Real> upstream = dz.rows_from(block.first_row + lanes.begin);
+        // Some classes at a time: their do and W_ho serve both products from the cache.
+        for (std::size_t q = 0; q < Q; q += kClasses) {
+            const std::size_t classes = std::min(kClasses, Q - q);
+            const Matrix<const Real> d_o = o_t_.matrix().rows_from(q);
+            // upstream = do W_ho
+            const Term<Real> back{d_o.panels_from(lanes.begin / L), weight_.matrix().rows_from(q), classes};
+            k_.product_transposed(lanes.size(), H, &back, 1, q == 0 ? none<Real>() : Matrix<const Real>(upstream), upstream);
+            // dW_ho += do^T h,  db_o += sum do
+            const Range own = share(classes, L, member, threads_);
+            const Term<Real> term{d_o.rows_from(own.begin), h_.matrix(), block.rows};
+            const Matrix<Real> dw = row_major(g_.weight + (q + own.begin) * H, H);
+            k_.product(own.size(), H, &term, 1, first ? none<Real>() : Matrix<const Real>(dw), dw, {});
+            k_.sum_columns(own.size(), block.rows, d_o.rows_from(own.begin), d_bias_.data() + q + own.begin);
+        }
         barrier.wait();
     });
 }
