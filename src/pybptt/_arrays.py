@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,23 +67,33 @@ def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     return np.ascontiguousarray(array) if shape else array
 
 
-def ids(name: str, value: Array) -> Array:
-    """Integers as int64 (the core's index type), C-contiguous; the core checks their range."""
-    if value.dtype == np.uint64 and value.size and value.max() > np.iinfo(np.int64).max:
-        raise IndexError(f"{name}: {value.max()} is out of range")
-    return np.ascontiguousarray(value, dtype=np.int64)
+def ids(name: str, value: Array, limit: int, turned: Callable[[Array], Array] | None = None) -> Array:
+    """Integers as int64 (the core's index type), C-contiguous, `turned` into the core's order of axes.
+
+    The core checks that they are in [0, limit); here that is done only where its message would be wrong: for
+    values that int64 does not hold, and axes in another order.
+    """
+    if turned is not None or value.dtype == np.uint64:
+        wrong = np.argwhere((value < 0) | (value >= limit))
+        if wrong.size:
+            place = ", ".join(map(str, wrong[0]))
+            raise IndexError(
+                f"{name}: expected ids in [0, {limit}), got {value[tuple(wrong[0])]} at [{place}]"
+            )
+    return np.ascontiguousarray(value if turned is None else turned(value), dtype=np.int64)
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """np.empty, with MemoryError for every size that can't be had.
 
-    Large arrays lie in the core's memory, which keeps pages for the next call: fresh ones cost more than a step.
+    Large arrays lie in the core's memory, which keeps pages for the next call: fresh ones cost more than
+    the arithmetic.
     """
-    count = 1
+    size = dtype.itemsize
     for length in shape:
-        count *= length
-    if count * dtype.itemsize > sys.maxsize:
+        size *= max(1, length)  # NumPy, too, leaves empty axes out
+    if size > sys.maxsize:
         raise MemoryError(f"an array of shape {shape} and dtype {dtype.name} is too large for this machine")
-    if count * dtype.itemsize < LARGE:
+    if size < LARGE or 0 in shape:
         return np.empty(shape, dtype)
     return _core.empty_float32(shape) if dtype.itemsize == 4 else _core.empty_float64(shape)

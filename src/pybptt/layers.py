@@ -227,7 +227,7 @@ class RNN:
         steps, batch = x.shape[0], x.shape[1]
         h_0 = None if state is None else real("state", state, (1, batch, self.hidden_size), self.dtype)
         output = allocate((steps, batch, self.hidden_size), self.dtype)
-        final_state = np.empty((1, batch, self.hidden_size), self.dtype)
+        final_state = allocate((1, batch, self.hidden_size), self.dtype)
         core = _core.forward(self._flat, self._config, x, h_0, output, final_state, keep_tape)
         return output.swapaxes(0, 1) if self.batch_first else output, final_state, core
 
@@ -238,7 +238,7 @@ class RNN:
         if x.dtype.kind in "iu":
             if x.ndim != 2:
                 raise ValueError(f"x: expected token ids of shape {axes}), got shape {x.shape}")
-            return ids("x", x.T if self.batch_first else x)
+            return ids("x", x, self.input_size, np.transpose if self.batch_first else None)
         if x.dtype != self.dtype:
             raise TypeError(
                 f"x: expected dtype {self.dtype.name}, or integers for token ids, got {x.dtype}; "
@@ -307,7 +307,7 @@ class RNN:
             d_state = real("d_state", d_state, (1, batch, H), dtype)
         flat = allocate(self._flat.shape, dtype)
         dx = allocate((steps, batch, self.input_size), dtype) if input and core.dense else None
-        dh_0 = np.empty((1, batch, H), dtype)
+        dh_0 = allocate((1, batch, H), dtype)
         dh = allocate((1, steps, batch, H), dtype) if hidden else None
         _core.backward(core, self.bias, d_output, d_state, flat, dx, dh_0, dh)
         if self.batch_first and dx is not None:

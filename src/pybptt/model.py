@@ -145,7 +145,7 @@ class SequenceModel:
         steps, batch = x.shape[:2]
         shape = (batch, self.output_size) if self.last_only else (steps, batch, self.output_size)
         output = allocate(shape, self.dtype)
-        final_state = np.empty((1, batch, self.layer.hidden_size), self.dtype)
+        final_state = allocate((1, batch, self.layer.hidden_size), self.dtype)
         _core.predict(self._flat, self.layer._config, self._output_config, x, h_0, output, final_state)
         if self.layer.batch_first and not self.last_only:
             output = output.swapaxes(0, 1)
@@ -176,7 +176,7 @@ class SequenceModel:
         """
         x, h_0 = self._input(x, state)
         y, scale = self._targets(y, x)
-        final_state = np.empty((1, x.shape[1], self.layer.hidden_size), self.dtype)
+        final_state = allocate((1, x.shape[1], self.layer.hidden_size), self.dtype)
         loss = _core.loss(self._flat, self.layer._config, self._output_config, x, y, scale, h_0, final_state)
         return loss, final_state
 
@@ -223,10 +223,10 @@ class SequenceModel:
         y, scale = self._targets(y, x)
         layer, dtype = self.layer, self.dtype
         steps, batch, H = x.shape[0], x.shape[1], layer.hidden_size
-        final_state = np.empty((1, batch, H), dtype)
+        final_state = allocate((1, batch, H), dtype)
         flat = allocate(self._flat.shape, dtype)
         dx = allocate(x.shape, dtype) if input and x.ndim == 3 else None
-        dh_0 = np.empty((1, batch, H), dtype)
+        dh_0 = allocate((1, batch, H), dtype)
         dh = allocate((1, steps, batch, H), dtype) if hidden else None
         loss = _core.loss_and_grad(
             self._flat,
@@ -250,7 +250,9 @@ class SequenceModel:
     def _input(self, x: Any, state: Array | None) -> tuple[Array, Array | None]:
         x = self.layer._input(x)
         if self.last_only and x.shape[0] == 0:
-            raise ValueError("x: expected at least one step, since last_only counts the last; got T = 0")
+            raise ValueError(
+                "x: expected at least one step, because last_only counts the last one; got T = 0"
+            )
         if state is None:
             return x, None
         return x, real("state", state, (1, x.shape[1], self.layer.hidden_size), self.dtype)
@@ -271,5 +273,5 @@ class SequenceModel:
                 )
             if y.shape != shape:
                 raise ValueError(f"y: expected shape {shape}, got {y.shape}")
-            y = ids("y", y.T if swap else y)
+            y = ids("y", y, self.output_size, np.transpose if swap else None)
         return y, 1.0 if self.reduction == "sum" else 1.0 / max(1, y.size)

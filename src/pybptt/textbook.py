@@ -11,6 +11,11 @@ from ._arrays import Array, at_least, ids, is_array, real, real_dtype
 from .layers import NONLINEARITIES
 
 
+def as_column(values: Array) -> Array:
+    """(T,) as a batch of one sequence, (T, 1)."""
+    return values[:, None]
+
+
 def bptt(
     U: Array, V: Array, W: Array, x: Array, y: Array, bptt_truncate: int | None = None
 ) -> tuple[Array, Array, Array]:
@@ -77,7 +82,7 @@ def bptt(
     if y.shape != x.shape:
         raise ValueError(f"y: expected shape {x.shape}, that of x, got {y.shape}")
     if bptt_truncate is not None:
-        bptt_truncate = at_least("bptt_truncate", bptt_truncate, 0)
+        bptt_truncate = min(at_least("bptt_truncate", bptt_truncate, 0), x.size)
 
     flat = np.concatenate([U.ravel(), W.ravel(), V.ravel()])
     gradient = np.empty_like(flat)
@@ -88,8 +93,8 @@ def bptt(
         flat,
         layer,
         output,
-        ids("x", x)[:, None],
-        ids("y", y)[:, None],
+        ids("x", x, D, as_column),
+        ids("y", y, Q, as_column),
         1.0,
         None,
         final_state,

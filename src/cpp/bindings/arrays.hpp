@@ -5,6 +5,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <unistd.h>
+
+#include <exception>
 #include <optional>
 #include <string>
 
@@ -58,6 +61,29 @@ inline const std::int64_t* read_ids(const char* name, const Array<std::int64_t>&
                               std::to_string(data[i]) + " at [" + place + "]");
     }
     return data;
+}
+
+/// work() without the GIL. If the interpreter has come to its end meanwhile, this thread (a daemon) waits for the process to
+/// end, as Python 3.14 does: before that, taking the GIL would end the thread by unwinding through C++.
+template <class Work>
+auto without_gil(Work work) {
+    PyThreadState* const thread = PyEval_SaveThread();
+    const auto come_back = [thread] {
+#if PY_VERSION_HEX >= 0x030D0000
+        while (Py_IsFinalizing()) pause();
+#else
+        while (_Py_IsFinalizing()) pause();
+#endif
+        PyEval_RestoreThread(thread);
+    };
+    try {
+        auto result = work();
+        come_back();
+        return result;
+    } catch (const std::exception&) {
+        come_back();
+        throw;
+    }
 }
 
 /// What a layer is, as Python passes it.

@@ -55,9 +55,10 @@ double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, con
                      write("hidden gradient", hidden_gradient, in.steps * state_size));
     Real* to_output = to + config.parameter_count();
     const OutputGradients<Real> output_gradients{to_output, output.bias ? to_output + output.outputs * config.hidden : nullptr};
-    const py::gil_scoped_release release;
-    return loss_and_grad<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, targets, h_T, gradients,
-                               output_gradients, truncation.value_or(kNoTruncation));
+    return without_gil([&] {
+        return loss_and_grad<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, targets, h_T, gradients,
+                                   output_gradients, truncation.value_or(kNoTruncation));
+    });
 }
 
 template <class Real, class X, class Y>
@@ -69,8 +70,8 @@ double run_loss(const Array<Real>& flat, const LayerConfig& config, const Output
     const Targets<Real> targets = targets_in<Real>(y, output.target_rows(in.steps, in.batch), output.outputs, scale);
     const Real* h_0 = read("state", state, state_size);
     Real* h_T = write("final_state", final_state, state_size);
-    const py::gil_scoped_release release;
-    return loss<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, targets, h_T);
+    return without_gil(
+        [&] { return loss<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, targets, h_T); });
 }
 
 template <class Real, class X>
@@ -82,8 +83,10 @@ void run_predict(const Array<Real>& flat, const LayerConfig& config, const Outpu
     const Real* h_0 = read("state", state, state_size);
     Real* out = write("output", to, output.target_rows(in.steps, in.batch) * output.outputs);
     Real* h_T = write("final_state", final_state, state_size);
-    const py::gil_scoped_release release;
-    predict<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, out, h_T);
+    without_gil([&] {
+        predict<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, out, h_T);
+        return 0;
+    });
 }
 
 template <class Real, class X, class Y>

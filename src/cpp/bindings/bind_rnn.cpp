@@ -15,10 +15,11 @@ std::optional<Tape<Real>> run_forward(const Array<Real>& flat, const LayerConfig
     Real* out = write("output", output, in.steps * state_size);
     Real* h_T = write("final_state", final_state, state_size);
     const RnnSizes sizes = config.sizes(in.steps, in.batch);
-    const py::gil_scoped_release release;
-    if (keep_tape) return forward<Real>(sizes, parameters, in.input, h_0, out, h_T);
-    infer<Real>(sizes, parameters, in.input, h_0, out, h_T);
-    return std::nullopt;
+    return without_gil([&]() -> std::optional<Tape<Real>> {
+        if (keep_tape) return forward<Real>(sizes, parameters, in.input, h_0, out, h_T);
+        infer<Real>(sizes, parameters, in.input, h_0, out, h_T);
+        return std::nullopt;
+    });
 }
 
 template <class Real>
@@ -33,8 +34,10 @@ void run_backward(const Tape<Real>& tape, bool bias, const MaybeArray<Real>& d_o
     Real* to_input = write("input gradient", input, s.steps * s.batch * s.inputs);
     Real* to_state = write("state gradient", state, state_size);
     Real* to_hidden = write("hidden gradient", hidden, all);
-    const py::gil_scoped_release release;
-    backward<Real>(tape, from_output, from_state, gradients_in(to, config, to_input, to_state, to_hidden));
+    without_gil([&] {
+        backward<Real>(tape, from_output, from_state, gradients_in(to, config, to_input, to_state, to_hidden));
+        return 0;
+    });
 }
 
 template <class Real>

@@ -16,6 +16,7 @@ ForwardPass<Real>::ForwardPass(typename Tape<Real>::Contents& tape, const Divisi
       final_state_(final_state),
       w_hh_t_(s_.hidden, s_.hidden),
       bias_(panel_count<Real>(s_.hidden) * kLanes<Real>) {
+    if (!tape.keeps_all) carry_ = PanelBuffer<Real>(s_.batch, s_.hidden);
     if (tape.dense)
         w_ih_t_ = PanelBuffer<Real>(s_.inputs, s_.hidden);
     else
@@ -87,6 +88,8 @@ void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, 
 template <class Real>
 void ForwardPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
     const Part<Real> part(s_, division_, member);
+    // A shorter chunk in the place of a longer one: its rows are where other members' rows were.
+    if (!tape_.keeps_all && chunk.steps != tape_.cut.chunk_steps()) barrier.wait();
     part.for_each_piece(tape_.cut, [&](const Piece& piece) { run_piece(chunk, part, piece, member, barrier); });
 }
 
@@ -98,7 +101,9 @@ void ForwardPass<Real>::run_piece(const Chunk& chunk, const Part<Real>& part, co
 
     // The state before the chunk.
     const Matrix<Real> h_0 = part.of(h, piece.row(S + 1, 0));
-    if (chunk.index != 0) {
+    if (chunk.index != 0 && !tape_.keeps_all) {
+        k_.copy(n, part.cols, part.of(carry_.matrix(), piece.samples.begin), h_0);
+    } else if (chunk.index != 0) {
         const Chunk before = tape_.cut.chunk(chunk.index - 1);
         k_.copy(n, part.cols, part.of(tape_.h(before), piece.row(before.steps + 1, before.steps)), h_0);
     } else if (state_ != nullptr) {
@@ -134,6 +139,7 @@ void ForwardPass<Real>::run_piece(const Chunk& chunk, const Part<Real>& part, co
         if (output_ != nullptr) k_.copy(n, part.cols, h_t, part.of(output_, H, output_row));
         if (division_.by_columns) barrier.wait();
     }
+    if (!tape_.keeps_all) k_.copy(n, part.cols, part.of(h, piece.row(S + 1, S)), part.of(carry_.matrix(), piece.samples.begin));
 }
 
 template <class Real>

@@ -39,6 +39,7 @@ private:
     PanelBuffer<Real> w_ih_t_;        // W_ih^T (D, H)
     PanelBuffer<Real> token_row_;     // b + W_ih's column, one row a distinct token (count, H)
     Buffer<Real> bias_;               // b_ih + b_hh, in whole panels
+    PanelBuffer<Real> carry_;         // (B, H): the state after a chunk, when all chunks take the same place
 };
 
 }  // namespace pybptt

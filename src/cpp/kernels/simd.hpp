@@ -150,11 +150,11 @@ PYBPTT_INLINE V divide(V a, V b) {
 }
 #endif
 
-/// Columns of vector v that exist when `cols` (at most a panel) are left.
+/// Lanes of a panel's vector v that exist when `cols` of the panel's columns do.
 template <class Real>
 PYBPTT_INLINE int lanes_left(int cols, int v) {
     const int left = cols - v * kVecLanes<Real>;
-    return left < 0 ? 0 : left;
+    return left < 0 ? 0 : left < kVecLanes<Real> ? left : kVecLanes<Real>;
 }
 
 /// The larger of x and `low`; a NaN in x stays.
