@@ -18,8 +18,10 @@ import pybptt
 from pybptt import reference
 
 FLAGS = (False, True)
-# A chunk of time is 512 rows (T B): one row less, equal, one more, several, a short last one, B over it.
-CHUNKS = [(511, 1), (512, 1), (513, 1), (600, 1), (171, 3), (130, 8), (1100, 1), (3, 512), (2, 513), (3, 600)]
+# Time is cut into chunks of 256 rows (T B) at most: one row less, that many, one more, several, a short last one;
+# the batch into slices of 8 samples or more: one of 8, two, unequal ones, the most there may be, and large ones.
+CHUNKS = [(255, 1), (256, 1), (257, 1), (600, 1), (1100, 1), (90, 3), (130, 8), (3, 512), (2, 513)]
+SLICES = [(5, 7), (5, 8), (5, 15), (5, 16), (20, 17), (5, 25), (3, 127), (3, 128), (2, 129), (4, 300)]
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
@@ -44,9 +46,9 @@ def test_hidden_is_what_autograd_retains(torch, nonlinearity, tokens):
     assert_gradients_close(g, autograd(torch, p.rnn, p.x, p.state, p.d_output, p.d_state, hidden=True)[2])
 
 
-@pytest.mark.parametrize(("T", "B"), CHUNKS)
+@pytest.mark.parametrize(("T", "B"), CHUNKS + SLICES)
 @pytest.mark.parametrize("tokens", FLAGS)
-def test_agrees_with_autograd_across_chunks_of_time(torch, T, B, tokens):
+def test_agrees_with_autograd_however_time_and_batch_are_cut(torch, T, B, tokens):
     p = layer_problem(T, B, 3, 5, tokens=tokens)
     output, last, g = run_layer(p)
     expected = autograd(torch, p.rnn, p.x, p.state, p.d_output, p.d_state)
@@ -98,7 +100,9 @@ def test_inference_is_forward_to_the_last_bit(T, B, H, tokens, dtype):
 
 
 @pytest.mark.parametrize("tokens", FLAGS)
-@pytest.mark.parametrize(("T", "B", "cut"), [(9, 4, 1), (9, 4, 5), (9, 4, 9), (600, 1, 300), (600, 1, 512)])
+@pytest.mark.parametrize(
+    ("T", "B", "cut"), [(9, 4, 1), (9, 4, 5), (9, 4, 9), (600, 1, 300), (600, 1, 512), (40, 20, 7)]
+)
 def test_a_sequence_cut_in_two_is_the_whole(T, B, cut, tokens):
     p = layer_problem(T, B, 3, 6, tokens=tokens)
     output, last, whole = run_layer(p)

@@ -86,8 +86,8 @@ def test_agrees_with_autograd(torch, nonlinearity, loss, reduction):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("last_only", FLAGS)
-@pytest.mark.parametrize(("T", "B"), [(130, 8), (513, 1), (2, 513), (171, 3)])
-def test_agrees_with_autograd_across_chunks_of_time(torch, T, B, loss, last_only):
+@pytest.mark.parametrize(("T", "B"), [(130, 8), (256, 1), (513, 1), (2, 513), (171, 3), (20, 17), (4, 130)])
+def test_agrees_with_autograd_however_time_and_batch_are_cut(torch, T, B, loss, last_only):
     assert_agrees_with_autograd(torch, model_problem(T, B, 4, 6, 5, loss=loss, last_only=last_only))
 
 

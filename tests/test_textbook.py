@@ -31,7 +31,7 @@ def test_agrees_with_the_two_loops_for_every_truncation(T, D, H, Q):
         assert_agrees(arguments, truncate)
 
 
-@pytest.mark.parametrize("truncate", [0, 1, 20, 513, None])
+@pytest.mark.parametrize("truncate", [0, 1, 20, 300, 513, None])
 def test_agrees_with_the_two_loops_over_several_chunks_of_time(truncate):
     assert_agrees(problem(530, 7, 10, 8), truncate)
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -138,9 +139,10 @@ def test_python_threads_may_share_a_layer_and_a_tape(set_threads):
 def test_the_interpreter_is_free_during_the_work(call):
     """With forced switching off, the main thread runs before the other's call ends only if that lets it."""
     p, q = layer_problem(400, 16, 8, 64), model_problem(400, 16, 8, 64, 8)
+    small = model_problem(1, 1, 8, 10, 8).model  # NumPy, too, lets others run while it copies larger arrays
     _, _, tape = p.rnn.forward(p.x)
-    weights = [q.model.parameters[n] for n in ("weight_ih_l0", "output.weight", "weight_hh_l0")]
-    long = np.zeros(6000, int)
+    weights = [small.parameters[n] for n in ("weight_ih_l0", "output.weight", "weight_hh_l0")]
+    long = np.zeros(30_000, int)
     work = {
         "forward": lambda: p.rnn.forward(p.x),
         "backward": lambda: p.rnn.backward(tape, p.d_output),
@@ -152,16 +154,17 @@ def test_the_interpreter_is_free_during_the_work(call):
     }[call]
 
     def main_runs_first():
-        started, ended = threading.Event(), []
+        started, ended = [], []
 
         def run():
-            started.set()
+            started.append(True)
             work()
             ended.append(True)
 
         thread = threading.Thread(target=run)
         thread.start()
-        started.wait()
+        while not started:
+            time.sleep(1e-4)
         first = not ended
         thread.join()
         return first

@@ -6,22 +6,22 @@
 #pragma once
 
 #include "engine/tape.hpp"
-
 #include "kernels/table.hpp"
 #include "pybptt/rnn.hpp"
 #include "runtime/threads.hpp"
 
 namespace pybptt {
 
-/// Threads worth waking for one call.
+/// Whether a step is so much work that a barrier after it is worth while.
+inline bool columns_pay(const RnnSizes& s) { return double(s.batch) * double(s.hidden) * double(s.hidden) >= 65536; }
+
+/// Threads worth waking for one call; `flops_beside` is work that has no order in time.
 inline int threads_wanted(const RnnSizes& s, double flops_beside = 0) {
-    constexpr double kFlopsPerThread = 4e6;  // some 30 microseconds of work; waking a thread costs a few
-    constexpr double kFlopsPerStep = 1e5;    // a step's share when a barrier follows each
-    const double step = 2.0 * double(s.batch) * double(s.hidden) * double(s.hidden);
-    const double flops = double(s.steps) * (3 * step + 6.0 * double(s.batch) * double(s.hidden) * double(s.inputs)) + flops_beside;
-    const bool rows_suffice = s.batch >= 4 * std::size_t(num_threads());
-    if (flops_beside == 0 && !rows_suffice && step < 2 * kFlopsPerStep) return s.batch >= 8 && flops > 2e7 ? num_threads() : 1;
-    return int(std::min(double(num_threads()), std::max(1.0, flops / kFlopsPerThread)));
+    constexpr double kFlopsEach = 4e6;      // some 30 microseconds; waking a thread costs a few
+    constexpr std::size_t kFewSamples = 8;  // too few to be divided
+    const double rows = double(s.steps) * double(s.batch), H = double(s.hidden), D = double(s.inputs);
+    if (s.batch < kFewSamples && !columns_pay(s) && flops_beside == 0) return 1;
+    return int(std::clamp((6 * rows * H * (H + D) + flops_beside) / kFlopsEach, 1.0, double(num_threads())));
 }
 
 struct Division {
@@ -29,9 +29,9 @@ struct Division {
     bool by_columns;     // or by rows
     bool project_ahead;  // W_ih x_t for a whole chunk at once, or with each step
 
-    Division(const RnnSizes& s, int threads) : threads(threads) {
-        constexpr std::size_t kRowsEach = 4;
-        by_columns = threads > 1 && s.batch < kRowsEach * std::size_t(threads) && s.hidden * s.hidden * s.batch >= 65536;
+    Division(const RnnSizes& s, int team_size) : threads(team_size) {
+        constexpr std::size_t kSamplesEach = 4;
+        by_columns = threads > 1 && s.batch < kSamplesEach * std::size_t(threads) && columns_pay(s);
         // With few rows a step is a stream of weights: the fewer the better.
         project_ahead = by_columns || s.batch <= 4;
     }
