@@ -18,8 +18,8 @@ import pybptt
 from pybptt import reference
 
 FLAGS = (False, True)
-# Time is cut into chunks of 256 rows (T B) at most: one row less, that many, one more, several, a short last one;
-# the batch into slices of 8 samples or more: one of 8, two, unequal ones, the most there may be, and large ones.
+# Time is cut into chunks of 256 rows (T B): one row less, that many, one more, several, a short last one;
+# the batch into slices of 8 samples or more: one, two, unequal ones, the most there may be, large ones.
 CHUNKS = [(255, 1), (256, 1), (257, 1), (600, 1), (1100, 1), (90, 3), (130, 8), (3, 512), (2, 513)]
 SLICES = [(5, 7), (5, 8), (5, 15), (5, 16), (20, 17), (5, 25), (3, 127), (3, 128), (2, 129), (4, 300)]
 

@@ -17,11 +17,12 @@ inline bool columns_pay(const RnnSizes& s) { return double(s.batch) * double(s.h
 
 /// Threads worth waking for one call; `flops_beside` is work that has no order in time.
 inline int threads_wanted(const RnnSizes& s, double flops_beside = 0) {
+    const int most = num_threads();         // asked first: a bad environment variable is an error whatever the size
     constexpr double kFlopsEach = 4e6;      // some 30 microseconds; waking a thread costs a few
     constexpr std::size_t kFewSamples = 8;  // too few to be divided
     const double rows = double(s.steps) * double(s.batch), H = double(s.hidden), D = double(s.inputs);
     if (s.batch < kFewSamples && !columns_pay(s) && flops_beside == 0) return 1;
-    return int(std::clamp((6 * rows * H * (H + D) + flops_beside) / kFlopsEach, 1.0, double(num_threads())));
+    return int(std::clamp((6 * rows * H * (H + D) + flops_beside) / kFlopsEach, 1.0, double(most)));
 }
 
 struct Division {
@@ -32,8 +33,9 @@ struct Division {
     Division(const RnnSizes& s, int team_size) : threads(team_size) {
         constexpr std::size_t kSamplesEach = 4;
         by_columns = threads > 1 && s.batch < kSamplesEach * std::size_t(threads) && columns_pay(s);
-        // With few rows a step is a stream of weights: the fewer the better.
-        project_ahead = by_columns || s.batch <= 4;
+        // A step reads all its weights: with few rows, or many weights for the cache, it is better off without W_ih.
+        constexpr std::size_t kManyWeights = 1 << 18;
+        project_ahead = by_columns || s.batch <= 4 || (s.inputs + s.hidden) * s.hidden > kManyWeights;
     }
 };
 

@@ -37,7 +37,7 @@ class Settings:
     batch: int = 32
     window: int = 25
     lr: float | None = None
-    steps: int = 12_000
+    steps: int = 10_000
     minutes: float | None = None
 
     def rate(self, done: float) -> float:
