@@ -60,8 +60,8 @@ void backward(const Sizes& n, const Matrix<S>& h, Matrix<S>& dz, const S* W_hh, 
 
 // The layer alone: x (T*B, D), d_output (T*B, H), and the gradients of the parameters.
 template <class S>
-void layer_step(const Sizes& n, const S* x, const S* d_output, const S* W_ih, const S* W_hh, const S* b_ih,
-                const S* b_hh, S* dW_ih, S* dW_hh, S* db) {
+void layer_step(const Sizes& n, const S* x, const S* d_output, const S* W_ih, const S* W_hh, const S* b_ih, const S* b_hh, S* dW_ih,
+                S* dW_hh, S* db) {
     const Index rows = n.T * n.B;
     const In<S> X(x, rows, n.D);
     Matrix<S> z(rows, n.H);
@@ -75,9 +75,8 @@ void layer_step(const Sizes& n, const S* x, const S* d_output, const S* W_ih, co
 // The whole model: token ids (T*B), classes y (T*B), mean cross-entropy over an output layer W_o (Q, H), b_o
 // (Q).
 template <class S>
-void model_step(const Sizes& n, const std::int64_t* tokens, const std::int64_t* y, const S* W_ih,
-                const S* W_hh, const S* b_ih, const S* b_hh, const S* W_o, const S* b_o, S* dW_ih, S* dW_hh,
-                S* db, S* dW_o, S* db_o) {
+void model_step(const Sizes& n, const std::int64_t* tokens, const std::int64_t* y, const S* W_ih, const S* W_hh, const S* b_ih,
+                const S* b_hh, const S* W_o, const S* b_o, S* dW_ih, S* dW_hh, S* db, S* dW_o, S* db_o) {
     const Index rows = n.T * n.B;
     const In<S> columns(W_ih, n.H, n.D), output_weight(W_o, n.Q, n.H);
     Matrix<S> z(rows, n.H);
@@ -107,18 +106,15 @@ void model_step(const Sizes& n, const std::int64_t* tokens, const std::int64_t* 
 
 }  // namespace
 
-#define EXPORT(S, name)                                                                                     \
-    extern "C" void layer_##name(Index T, Index B, Index D, Index H, const S* x, const S* d_output,         \
-                                 const S* W_ih, const S* W_hh, const S* b_ih, const S* b_hh, S* dW_ih,      \
-                                 S* dW_hh, S* db) {                                                         \
-        layer_step<S>({T, B, D, H, 0}, x, d_output, W_ih, W_hh, b_ih, b_hh, dW_ih, dW_hh, db);              \
-    }                                                                                                       \
-    extern "C" void model_##name(Index T, Index B, Index D, Index H, Index Q, const std::int64_t* tokens,   \
-                                 const std::int64_t* y, const S* W_ih, const S* W_hh, const S* b_ih,        \
-                                 const S* b_hh, const S* W_o, const S* b_o, S* dW_ih, S* dW_hh, S* db,      \
-                                 S* dW_o, S* db_o) {                                                        \
-        model_step<S>({T, B, D, H, Q}, tokens, y, W_ih, W_hh, b_ih, b_hh, W_o, b_o, dW_ih, dW_hh, db, dW_o, \
-                      db_o);                                                                                \
+#define EXPORT(S, name)                                                                                                            \
+    extern "C" void layer_##name(Index T, Index B, Index D, Index H, const S* x, const S* d_output, const S* W_ih, const S* W_hh,  \
+                                 const S* b_ih, const S* b_hh, S* dW_ih, S* dW_hh, S* db) {                                        \
+        layer_step<S>({T, B, D, H, 0}, x, d_output, W_ih, W_hh, b_ih, b_hh, dW_ih, dW_hh, db);                                     \
+    }                                                                                                                              \
+    extern "C" void model_##name(Index T, Index B, Index D, Index H, Index Q, const std::int64_t* tokens, const std::int64_t* y,   \
+                                 const S* W_ih, const S* W_hh, const S* b_ih, const S* b_hh, const S* W_o, const S* b_o, S* dW_ih, \
+                                 S* dW_hh, S* db, S* dW_o, S* db_o) {                                                              \
+        model_step<S>({T, B, D, H, Q}, tokens, y, W_ih, W_hh, b_ih, b_hh, W_o, b_o, dW_ih, dW_hh, db, dW_o, db_o);                 \
     }
 
 EXPORT(float, float32)

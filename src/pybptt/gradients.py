@@ -119,7 +119,7 @@ def clip_by_norm(flat: Array, max_norm: float) -> Array:
     if largest == 0 or not math.isfinite(largest):
         return flat
     # Scaled by the largest entry, so that squares neither overflow nor vanish.
-    norm = largest * float(np.linalg.norm((flat / flat.dtype.type(largest)).ravel()))
+    norm = largest * math.sqrt(float(np.square(flat / flat.dtype.type(largest)).sum()))
     if norm <= max_norm:
         return flat
     clipped: Array = flat * flat.dtype.type(max_norm / norm)

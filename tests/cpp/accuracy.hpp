@@ -1,8 +1,8 @@
 // The largest error of tanh and sigmoid, in units in the last place (ULP) of the exact result, in every tier.
 //
 // The kernels run as they do in the core, with denormals taken as zero. The exact result is the C library's, in double for float
-// and in long double for double: its own error is below 0.002 ULP. Where the exact result is below twice the smallest normal number,
-// units mean nothing any more: there the error must be below twice that number, and counts as 0.
+// and in long double for double: its own error is below 0.002 ULP. Where the exact result is below twice the smallest normal
+// number, units mean nothing any more: there the error must be below twice that number, and counts as 0.
 #pragma once
 
 #include "runtime/float_mode.hpp"

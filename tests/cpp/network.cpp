@@ -44,10 +44,13 @@ Network& Network::fill(std::uint64_t seed) {
 
 std::string Network::describe() const {
     const auto [T, B, D, H, phi] = sizes;
-    std::string text = "T " + std::to_string(T) + " B " + std::to_string(B) + " D " + std::to_string(D) + " H " + std::to_string(H) +
-                       " Q " + std::to_string(outputs) + " phi " + std::to_string(int(phi));
-    for (const auto& [is, name] : {std::pair{tokens, " tokens"}, {!bias, " no bias"}, {!initial_state, " no state"},
-                                   {last_only, " last only"}, {loss == Loss::squared_error, " squared error"}})
+    std::string text = "T " + std::to_string(T) + " B " + std::to_string(B) + " D " + std::to_string(D) + " H " +
+                       std::to_string(H) + " Q " + std::to_string(outputs) + " phi " + std::to_string(int(phi));
+    for (const auto& [is, name] : {std::pair{tokens, " tokens"},
+                                   {!bias, " no bias"},
+                                   {!initial_state, " no state"},
+                                   {last_only, " last only"},
+                                   {loss == Loss::squared_error, " squared error"}})
         if (is) text += name;
     return text;
 }
@@ -71,16 +74,16 @@ std::string difference(const char* name, const Values& expected, const Values& g
 }  // namespace
 
 std::string difference(const Result& expected, const Result& got, double tolerance) {
-    const auto field = [&](const char* name, Values Result::*values) {
+    const auto field = [&](const char* name, Values Result::* values) {
         return difference(name, expected.*values, got.*values, tolerance);
     };
     std::string all;
     for (const std::string& one :
-         {field("loss", &Result::loss), field("output", &Result::output), field("final_state", &Result::final_state), field("prediction", &Result::prediction),
-          field("d weight_ih", &Result::weight_ih), field("d weight_hh", &Result::weight_hh), field("d bias_ih", &Result::bias_ih),
-          field("d bias_hh", &Result::bias_hh), field("d x", &Result::x), field("d state", &Result::state),
-          field("d hidden", &Result::hidden), field("d output_weight", &Result::output_weight),
-          field("d output_bias", &Result::output_bias)})
+         {field("loss", &Result::loss), field("output", &Result::output), field("final_state", &Result::final_state),
+          field("prediction", &Result::prediction), field("d weight_ih", &Result::weight_ih),
+          field("d weight_hh", &Result::weight_hh), field("d bias_ih", &Result::bias_ih), field("d bias_hh", &Result::bias_hh),
+          field("d x", &Result::x), field("d state", &Result::state), field("d hidden", &Result::hidden),
+          field("d output_weight", &Result::output_weight), field("d output_bias", &Result::output_bias)})
         if (!one.empty()) all += (all.empty() ? "" : "; ") + one;
     return all;
 }
@@ -154,7 +157,8 @@ struct Room {
         return to;
     }
 
-    Fenced<Real> output, final_state, prediction, weight_ih, weight_hh, bias_ih, bias_hh, x, state, hidden, output_weight, output_bias;
+    Fenced<Real> output, final_state, prediction, weight_ih, weight_hh, bias_ih, bias_hh, x, state, hidden, output_weight,
+        output_bias;
 };
 
 // Threads of the tests' own run the functions below, so that a breach is an exception here and no REQUIRE.
@@ -215,9 +219,7 @@ Result core_infer(const Network& n) {
     const Arrays<Real> a(n);
     const Room<Real> room(n);
     attempt<Real>(
-        [&] {
-            infer<Real>(n.sizes, a.parameters(), a.input(), a.initial_state(), room.output.data(), room.final_state.data());
-        },
+        [&] { infer<Real>(n.sizes, a.parameters(), a.input(), a.initial_state(), room.output.data(), room.final_state.data()); },
         {&room.output, &room.final_state});
     Result result;
     result.output = taken(room.output, true);
@@ -278,11 +280,11 @@ Result core_predict(const Network& n) {
     return result;
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                            \
-    template Result core_layer<Real>(const Network&, Ask);                 \
-    template Result core_infer<Real>(const Network&);                       \
-    template Result core_model<Real>(const Network&, std::size_t, Ask);    \
-    template Result core_loss<Real>(const Network&);                        \
+#define PYBPTT_INSTANTIATE(Real)                                        \
+    template Result core_layer<Real>(const Network&, Ask);              \
+    template Result core_infer<Real>(const Network&);                   \
+    template Result core_model<Real>(const Network&, std::size_t, Ask); \
+    template Result core_loss<Real>(const Network&);                    \
     template Result core_predict<Real>(const Network&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

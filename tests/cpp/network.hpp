@@ -40,7 +40,8 @@ struct Result {
 /// How much is asked of the core: only what must be, the gradients of parameters and input as well, everything.
 enum class Ask { least, gradients, everything };
 
-/// "" if all arrays that both have agree to within `tolerance`, of the array's largest value if that is above 1. 0 asks for the same bits.
+/// "" if all arrays that both have agree to within `tolerance`, of the array's largest value if that is above 1. 0 asks for the
+/// same bits.
 std::string difference(const Result& expected, const Result& got, double tolerance);
 
 /// Rounding errors grow with the sums: rows of time and batch, hidden units, inputs, outputs.

@@ -10,7 +10,7 @@ struct Shape {
     std::size_t T, B, D, H, Q;
 };
 /// One, odd numbers, around the 16 floats or 8 doubles of a panel and the 12 rows of a tile, several chunks of 512 rows.
-constexpr Shape kShapes[] = {{1, 1, 1, 1, 1},   {2, 3, 5, 7, 4},    {7, 1, 17, 16, 3},  {3, 2, 1, 15, 16}, {5, 13, 1, 31, 33},
+constexpr Shape kShapes[] = {{1, 1, 1, 1, 1},     {2, 3, 5, 7, 4},   {7, 1, 17, 16, 3}, {3, 2, 1, 15, 16},  {5, 13, 1, 31, 33},
                              {3, 33, 19, 65, 17}, {9, 12, 16, 8, 2}, {600, 1, 3, 5, 2}, {41, 26, 4, 17, 9}, {2, 530, 3, 9, 5}};
 /// T, B or D may be 0 and a layer is still a layer. So may H, and Q with a squared error.
 constexpr Shape kEmpty[] = {{0, 3, 4, 5, 2}, {3, 0, 4, 5, 2}, {3, 2, 0, 5, 2}, {3, 2, 4, 0, 2}, {0, 0, 0, 0, 1}, {0, 1, 1, 1, 1}};
@@ -71,7 +71,8 @@ TEST_CASE_TEMPLATE("loss, its gradients and predictions are the textbook's", Rea
 
 TEST_CASE_TEMPLATE("truncated gradients are the textbook's", Real, float, double) {
     for (const Shape& shape : {Shape{7, 3, 5, 17, 4}, Shape{40, 1, 3, 9, 2}, Shape{60, 11, 2, 16, 3}, Shape{1, 2, 2, 3, 2}})
-        for (const std::size_t truncation : {std::size_t(0), std::size_t(1), std::size_t(2), std::size_t(5), shape.T - 2, shape.T - 1, shape.T + 3})
+        for (const std::size_t truncation :
+             {std::size_t(0), std::size_t(1), std::size_t(2), std::size_t(5), shape.T - 2, shape.T - 1, shape.T + 3})
             for (const std::size_t variant : {0, 1, 6, 24}) {
                 const Network n = network(shape, kAll[(truncation + variant) % 4], variant);
                 CAPTURE(n.describe());
@@ -86,7 +87,8 @@ TEST_CASE_TEMPLATE("no result depends on what was in memory before", Real, float
         for (const std::size_t variant : {0, 1, 8, 16}) {
             const Network n = network(shape, Nonlinearity::tanh, variant);
             CAPTURE(n.describe());
-            const Result layer = core_layer<Real>(n), model = core_model<Real>(n), truncated = core_model<Real>(n, 2, Ask::gradients);
+            const Result layer = core_layer<Real>(n), model = core_model<Real>(n),
+                         truncated = core_model<Real>(n, 2, Ask::gradients);
             fill_new_memory_with(0);
             CHECK(difference(layer, core_layer<Real>(n), 0) == "");
             CHECK(difference(model, core_model<Real>(n), 0) == "");
@@ -118,15 +120,16 @@ TEST_CASE_TEMPLATE("a tape keeps what it needs, and serves more than once", Real
     const Network n = network({6, 5, 7, 18, 3}, Nonlinearity::tanh, 0);
     const auto [T, B, D, H, phi] = n.sizes;
     Fenced<Real> weight_ih(n.weight_ih), weight_hh(n.weight_hh), bias(n.bias_ih), x(n.x), state(n.state), output(T * B * H);
-    const Tape<Real> tape = forward<Real>(n.sizes, {weight_ih.data(), weight_hh.data(), bias.data(), bias.data()}, {x.data(), nullptr},
-                                          state.data(), output.data(), nullptr);
+    const Tape<Real> tape = forward<Real>(n.sizes, {weight_ih.data(), weight_hh.data(), bias.data(), bias.data()},
+                                          {x.data(), nullptr}, state.data(), output.data(), nullptr);
     CHECK(tape.sizes().hidden == H);
     CHECK(tape.has_dense_input());
     CHECK(tape.bytes() >= (T * B * (D + H) + H * (D + H)) * sizeof(Real));
     const Fenced<Real> d_output(n.d_output);
     const auto gradients = [&] {
         const Fenced<Real> to_ih(H * D), to_hh(H * H), to_x(T * B * D);
-        backward<Real>(tape, d_output.data(), nullptr, {to_ih.data(), to_hh.data(), nullptr, nullptr, to_x.data(), nullptr, nullptr});
+        backward<Real>(tape, d_output.data(), nullptr,
+                       {to_ih.data(), to_hh.data(), nullptr, nullptr, to_x.data(), nullptr, nullptr});
         Result result;
         result.weight_ih = to_ih.values();
         result.weight_hh = to_hh.values();

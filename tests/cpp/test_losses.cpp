@@ -93,7 +93,8 @@ TEST_CASE_TEMPLATE("softmax cross-entropy does not overflow, and NaN stays in it
     for_each_tier<Real>([&](const Kernels<Real>& k) {
         const TestMatrix<Real> d_o(classes, cols, Layout::panels);
         const Fenced<double> losses(cols);
-        k.softmax_cross_entropy(classes, cols, bias.data(), target.data(), Real(1), d_o.copy_of(o).fill_padding(0).view(), losses.data());
+        k.softmax_cross_entropy(classes, cols, bias.data(), target.data(), Real(1), d_o.copy_of(o).fill_padding(0).view(),
+                                losses.data());
         for (std::size_t c = 0; c < cols; ++c) {
             CAPTURE(c);
             CHECK(std::isnan(losses[c]) == (c == 4));
@@ -151,9 +152,11 @@ TEST_CASE_TEMPLATE("the losses of a column do not depend on the other columns", 
             const auto run = [&](std::size_t first, std::size_t count, const TestMatrix<Real>& d_o, const Fenced<double>& losses) {
                 const Matrix<Real> part = d_o.view().panels_from(first / L);
                 if (squared)
-                    k.squared_error(classes, count, bias.data(), y.view().panels_from(first / L), Real(1), part, losses.data() + first);
+                    k.squared_error(classes, count, bias.data(), y.view().panels_from(first / L), Real(1), part,
+                                    losses.data() + first);
                 else
-                    k.softmax_cross_entropy(classes, count, bias.data(), target.data() + first, Real(1), part, losses.data() + first);
+                    k.softmax_cross_entropy(classes, count, bias.data(), target.data() + first, Real(1), part,
+                                            losses.data() + first);
             };
             const TestMatrix<Real> whole(classes, cols, Layout::panels), parts(classes, cols, Layout::panels);
             const Fenced<double> whole_losses(cols), part_losses(cols);

@@ -9,11 +9,17 @@ Term<Real> term(const TestMatrix<Real>& a, const TestMatrix<Real>& b, std::size_
     return {a.view(), b.view(), depth};
 }
 
-/// The kernel under test, called as the engine calls it.
+/// The kernels under test, called as the engine calls them.
 template <class Real>
-void product(const Kernels<Real>& k, std::size_t rows, std::size_t cols, const Term<Real>* terms, int count, Start<Real> start,
-             const Matrix<Real>& c) {
-    k.product(rows, cols, terms, count, start, c);
+void product(const Kernels<Real>& k, std::size_t rows, std::size_t cols, const Term<Real>* terms, int count,
+             Matrix<const Real> start, const Matrix<Real>& c) {
+    k.product(rows, cols, terms, count, start, c, {});
+}
+template <class Real>
+void product_transposed(const Kernels<Real>& k, std::size_t rows, std::size_t cols, std::size_t depth, Matrix<const Real> a,
+                        Matrix<const Real> b, Matrix<const Real> start, const Matrix<Real>& c) {
+    const Term<Real> one{a, b, depth};
+    k.product_transposed(rows, cols, &one, 1, start, c);
 }
 
 template <class Real>
@@ -41,11 +47,8 @@ TestMatrix<Real> panels(std::size_t rows, std::size_t cols) {
     return TestMatrix<Real>(rows, cols, Layout::panels);
 }
 
-template <class Real>
-struct NamedStart {
-    Start<Real> start;
-    const char* name;
-};
+/// What a product starts from; `other` is a matrix of its own, in the other layout than the target.
+enum class From { zero, target, other, row };
 
 TEST_SUITE_BEGIN("kernels");
 
@@ -64,26 +67,28 @@ TEST_CASE_TEMPLATE("product is exact on small integers, for every tile", Real, f
             const Fenced<Real> row(panel_count<Real>(cols) * kLanes<Real>);
             std::generate_n(row.begin(), cols, random.integers());
             const Term<Real> terms[2] = {term(a_0, b_0, depth_0), term(a_1, b_1, depth_1)};
-            const NamedStart<Real> starts[] = {{{Start<Real>::zero, nullptr}, "zero"},
-                                               {{Start<Real>::target, nullptr}, "target"},
-                                               {{Start<Real>::row, row.data()}, "row"}};
             for_each_tier<Real>([&](const Kernels<Real>& k) {
-                for (int count = 1; count <= 2; ++count)
-                    for (const auto& [start, start_name] : starts)
+                for (int count = 0; count <= 2; ++count)
+                    for (const From from : {From::zero, From::target, From::other, From::row})
                         for (const Layout layout : kLayouts) {
-                            const TestMatrix<Real> before(rows, cols, layout), c(rows, cols, layout);
-                            if (start.kind == Start<Real>::target) c.copy_of(before.fill(random.integers()));
+                            const Layout other = layout == Layout::panels ? Layout::row_major : Layout::panels;
+                            const TestMatrix<Real> before(rows, cols, from == From::other ? other : layout), c(rows, cols, layout);
+                            if (from == From::target || from == From::other) before.fill(random.integers());
+                            if (from == From::target) c.copy_of(before);
+                            const Matrix<const Real> start = from == From::zero     ? none<Real>()
+                                                             : from == From::target ? Matrix<const Real>(c.view())
+                                                             : from == From::other  ? Matrix<const Real>(before.view())
+                                                                                    : every_row<Real>(row.data());
                             product(k, rows, cols, terms, count, start, c.view());
                             const auto expected = [&](std::size_t r, std::size_t j) {
-                                const Real from = start.kind == Start<Real>::zero     ? Real(0)
-                                                  : start.kind == Start<Real>::target ? before(r, j)
-                                                                                      : row[j];
-                                return from + sum_0[r * cols + j] + (count == 2 ? sum_1[r * cols + j] : Real(0));
+                                const Real first = from == From::zero ? Real(0) : from == From::row ? row[j] : before(r, j);
+                                return first + (count >= 1 ? sum_0[r * cols + j] : Real(0)) +
+                                       (count == 2 ? sum_1[r * cols + j] : Real(0));
                             };
                             CAPTURE(rows);
                             CAPTURE(cols);
                             CAPTURE(count);
-                            CAPTURE(start_name);
+                            CAPTURE(int(from));
                             REQUIRE(difference(c, expected) == "");
                             REQUIRE(c.guards_hold());
                         }
@@ -103,13 +108,21 @@ TEST_CASE_TEMPLATE("product_transposed is exact on small integers, across the de
             b.fill(random.integers());
             const Sums<Real> sums = naive_product<Real>(transposed(a), b);
             for_each_tier<Real>([&](const Kernels<Real>& k) {
-                for (const auto start : {Start<Real>::zero, Start<Real>::target})
+                for (const From start : {From::zero, From::target})
                     for (const Layout layout : kLayouts) {
                         const TestMatrix<Real> before(rows, cols, layout), c(rows, cols, layout);
-                        if (start == Start<Real>::target) c.copy_of(before.fill(random.integers()));
-                        k.product_transposed(rows, cols, depth, a.view(), b.view(), start, c.view());
+                        if (start == From::target) c.copy_of(before.fill(random.integers()));
+                        const Matrix<const Real> from = start == From::zero ? none<Real>() : Matrix<const Real>(c.view());
+                        // Whole, and as terms of uneven depths.
+                        const std::size_t first = depth / 3;
+                        const Term<Real> terms[] = {{a.view(), b.view(), first},
+                                                    {a.view().rows_from(first), b.view().rows_from(first), depth - first}};
+                        if (depth % 2 == 0)
+                            product_transposed<Real>(k, rows, cols, depth, a.view(), b.view(), from, c.view());
+                        else
+                            k.product_transposed(rows, cols, terms, 2, from, c.view());
                         const auto expected = [&](std::size_t r, std::size_t j) {
-                            return (start == Start<Real>::zero ? Real(0) : before(r, j)) + sums[r * cols + j];
+                            return (start == From::zero ? Real(0) : before(r, j)) + sums[r * cols + j];
                         };
                         CAPTURE(rows);
                         CAPTURE(cols);
@@ -125,10 +138,10 @@ TEST_CASE_TEMPLATE("products of nothing write nothing", Real, float, double) {
     const auto a = panels<Real>(5, 3), b = panels<Real>(3, 5), c = panels<Real>(5, 5);
     const Term<Real> one = term(a, b, 3);
     for_each_tier<Real>([&](const Kernels<Real>& k) {
-        product(k, 0, 5, &one, 1, {Start<Real>::zero, nullptr}, c.view());
-        product(k, 5, 0, &one, 1, {Start<Real>::zero, nullptr}, c.view());
-        k.product_transposed(0, 5, 3, b.view(), b.view(), Start<Real>::zero, c.view());
-        k.product_transposed(5, 0, 3, b.view(), b.view(), Start<Real>::zero, c.view());
+        product(k, 0, 5, &one, 1, none<Real>(), c.view());
+        product(k, 5, 0, &one, 1, none<Real>(), c.view());
+        product_transposed<Real>(k, 0, 5, 3, b.view(), b.view(), none<Real>(), c.view());
+        product_transposed<Real>(k, 5, 0, 3, b.view(), b.view(), none<Real>(), c.view());
         CHECK(c.untouched());
     });
 }
@@ -155,8 +168,8 @@ TEST_CASE_TEMPLATE("products of real numbers are within the rounding bound of th
         const Term<Real> one = term(a, b, depth);
         for_each_tier<Real>([&](const Kernels<Real>& k) {
             const auto c = panels<Real>(rows, cols), d = panels<Real>(rows, cols);
-            product(k, rows, cols, &one, 1, {Start<Real>::zero, nullptr}, c.view());
-            k.product_transposed(rows, cols, depth, a_t.view(), b.view(), Start<Real>::zero, d.view());
+            product(k, rows, cols, &one, 1, none<Real>(), c.view());
+            product_transposed<Real>(k, rows, cols, depth, a_t.view(), b.view(), none<Real>(), d.view());
             CHECK(difference(c, expected, allowed) == "");
             CHECK(difference(d, expected, allowed) == "");
         });
@@ -175,11 +188,10 @@ TEST_CASE_TEMPLATE("the bits of a product do not depend on how its rows and colu
     const auto a_0_t = transposed(a_0);
     for_each_tier<Real>([&](const Kernels<Real>& k) {
         const auto block = [&](std::size_t first_row, std::size_t m, std::size_t first_panel, std::size_t n, const auto& c) {
-            const Term<Real> terms[2] = {
-                {a_0.view().rows_from(first_row), b_0.view().panels_from(first_panel), depth_0},
-                {a_1.view().rows_from(first_row), b_1.view().panels_from(first_panel), depth_1}};
-            product(k, m, n, terms, 2, {Start<Real>::row, row.data() + first_panel * L},
-                      c.view().rows_from(first_row).panels_from(first_panel));
+            const Term<Real> terms[2] = {{a_0.view().rows_from(first_row), b_0.view().panels_from(first_panel), depth_0},
+                                         {a_1.view().rows_from(first_row), b_1.view().panels_from(first_panel), depth_1}};
+            product(k, m, n, terms, 2, every_row<Real>(row.data() + first_panel * L),
+                    c.view().rows_from(first_row).panels_from(first_panel));
         };
         const auto whole = panels<Real>(rows, cols);
         block(0, rows, 0, cols, whole);
@@ -199,8 +211,8 @@ TEST_CASE_TEMPLATE("the bits of a product do not depend on how its rows and colu
         }
 
         const auto transposed_block = [&](std::size_t first_panel, std::size_t m, const auto& c) {
-            k.product_transposed(m, cols, depth_0, a_0_t.view().panels_from(first_panel), b_0.view(), Start<Real>::zero,
-                                 c.view().rows_from(first_panel * L));
+            product_transposed<Real>(k, m, cols, depth_0, a_0_t.view().panels_from(first_panel), b_0.view(), none<Real>(),
+                                     c.view().rows_from(first_panel * L));
         };
         const auto whole_t = panels<Real>(rows, cols);
         transposed_block(0, rows, whole_t);
@@ -220,10 +232,10 @@ TEST_CASE_TEMPLATE("the bits of product_transposed do not depend on how its dept
     b.fill(random.reals());
     for_each_tier<Real>([&](const Kernels<Real>& k) {
         const auto whole = panels<Real>(rows, cols), parts = panels<Real>(rows, cols);
-        k.product_transposed(rows, cols, depth, a.view(), b.view(), Start<Real>::zero, whole.view());
+        product_transposed<Real>(k, rows, cols, depth, a.view(), b.view(), none<Real>(), whole.view());
         for (std::size_t from = 0, step = 1; from < depth; from += step, step = std::min(3 * step, depth - from))
-            k.product_transposed(rows, cols, step, a.view().rows_from(from), b.view().rows_from(from),
-                                 from == 0 ? Start<Real>::zero : Start<Real>::target, parts.view());
+            product_transposed<Real>(k, rows, cols, step, a.view().rows_from(from), b.view().rows_from(from),
+                                     from == 0 ? none<Real>() : Matrix<const Real>(parts.view()), parts.view());
         CHECK(same_bits(whole, parts));
     });
 }
@@ -241,7 +253,7 @@ TEST_CASE_TEMPLATE("infinities and NaN pass through products into their own row 
     const Term<Real> one = term(a, b, depth);
     for_each_tier<Real>([&](const Kernels<Real>& k) {
         const auto c = panels<Real>(rows, cols);
-        product(k, rows, cols, &one, 1, {Start<Real>::zero, nullptr}, c.view());
+        product(k, rows, cols, &one, 1, none<Real>(), c.view());
         for (std::size_t r = 0; r < rows; ++r)
             for (std::size_t j = 0; j < cols; ++j) {
                 if (r == 3 || (r == 5 && j == 6))

@@ -57,8 +57,8 @@ std::vector<Network> large_networks() {
 
 template <class Real>
 std::vector<Result> all_results(const Network& n) {
-    return {core_layer<Real>(n),  core_infer<Real>(n),   core_model<Real>(n), core_model<Real>(n, 3, Ask::gradients),
-            core_loss<Real>(n), core_predict<Real>(n)};
+    return {core_layer<Real>(n), core_infer<Real>(n),  core_model<Real>(n), core_model<Real>(n, 3, Ask::gradients),
+            core_loss<Real>(n),  core_predict<Real>(n)};
 }
 template <class Real>
 std::string difference_of_all(const std::vector<Result>& expected, const Network& n) {

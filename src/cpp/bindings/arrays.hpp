@@ -4,7 +4,6 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-
 #include <unistd.h>
 
 #include <exception>
@@ -26,7 +25,8 @@ using MaybeArray = std::optional<Array<Value>>;
 template <class Value>
 void expect_size(const char* name, const Array<Value>& array, std::size_t size) {
     if (std::size_t(array.size()) != size)
-        throw py::value_error(std::string(name) + ": expected " + std::to_string(size) + " values, got " + std::to_string(array.size()));
+        throw py::value_error(std::string(name) + ": expected " + std::to_string(size) + " values, got " +
+                              std::to_string(array.size()));
 }
 
 template <class Value>

@@ -11,7 +11,9 @@ struct OutputConfig {
     bool bias, last_only;
 
     std::size_t parameter_count(std::size_t hidden) const { return outputs * (hidden + (bias ? 1 : 0)); }
-    std::size_t target_rows(std::size_t steps, std::size_t batch) const { return last_only ? (steps == 0 ? 0 : batch) : steps * batch; }
+    std::size_t target_rows(std::size_t steps, std::size_t batch) const {
+        return last_only ? (steps == 0 ? 0 : batch) : steps * batch;
+    }
 };
 
 /// A model's parameters in its flat vector.
@@ -39,9 +41,9 @@ Targets<Real> targets_in(const Array<Real>& y, std::size_t rows, std::size_t out
 
 template <class Real, class X, class Y>
 double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, const OutputConfig& output, const Array<X>& x,
-                         const Array<Y>& y, double scale, const MaybeArray<Real>& state, Array<Real>& final_state, Array<Real>& gradient,
-                         MaybeArray<Real>& input_gradient, MaybeArray<Real>& state_gradient, MaybeArray<Real>& hidden_gradient,
-                         std::optional<std::size_t> truncation) {
+                         const Array<Y>& y, double scale, const MaybeArray<Real>& state, Array<Real>& final_state,
+                         Array<Real>& gradient, MaybeArray<Real>& input_gradient, MaybeArray<Real>& state_gradient,
+                         MaybeArray<Real>& hidden_gradient, std::optional<std::size_t> truncation) {
     const InputArray<Real> in(x, config);
     const Model<Real> model(flat, config, output);
     const std::size_t state_size = in.batch * config.hidden;
@@ -49,21 +51,20 @@ double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, con
     const Real* h_0 = read("state", state, state_size);
     Real* h_T = write("final_state", final_state, state_size);
     Real* to = write("gradient", gradient, config.parameter_count() + output.parameter_count(config.hidden));
-    const RnnGradients<Real> gradients =
-        gradients_in(to, config, write("input gradient", input_gradient, in.steps * in.batch * config.inputs),
-                     write("state gradient", state_gradient, state_size),
-                     write("hidden gradient", hidden_gradient, in.steps * state_size));
+    const RnnGradients<Real> gradients = gradients_in(
+        to, config, write("input gradient", input_gradient, in.steps * in.batch * config.inputs),
+        write("state gradient", state_gradient, state_size), write("hidden gradient", hidden_gradient, in.steps * state_size));
     Real* to_output = to + config.parameter_count();
     const OutputGradients<Real> output_gradients{to_output, output.bias ? to_output + output.outputs * config.hidden : nullptr};
     return without_gil([&] {
-        return loss_and_grad<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, targets, h_T, gradients,
-                                   output_gradients, truncation.value_or(kNoTruncation));
+        return loss_and_grad<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, targets, h_T,
+                                   gradients, output_gradients, truncation.value_or(kNoTruncation));
     });
 }
 
 template <class Real, class X, class Y>
-double run_loss(const Array<Real>& flat, const LayerConfig& config, const OutputConfig& output, const Array<X>& x, const Array<Y>& y,
-                double scale, const MaybeArray<Real>& state, Array<Real>& final_state) {
+double run_loss(const Array<Real>& flat, const LayerConfig& config, const OutputConfig& output, const Array<X>& x,
+                const Array<Y>& y, double scale, const MaybeArray<Real>& state, Array<Real>& final_state) {
     const InputArray<Real> in(x, config);
     const Model<Real> model(flat, config, output);
     const std::size_t state_size = in.batch * config.hidden;
@@ -95,8 +96,9 @@ void bind_losses(py::module_& module) {
                py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("state").noconvert(),
                py::arg("final_state").noconvert(), py::arg("gradient").noconvert(), py::arg("input_gradient").noconvert(),
                py::arg("state_gradient").noconvert(), py::arg("hidden_gradient").noconvert(), py::arg("truncation"));
-    module.def("loss", &run_loss<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"), py::arg("x").noconvert(),
-               py::arg("y").noconvert(), py::arg("scale"), py::arg("state").noconvert(), py::arg("final_state").noconvert());
+    module.def("loss", &run_loss<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
+               py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("state").noconvert(),
+               py::arg("final_state").noconvert());
 }
 
 template <class Real, class X>
@@ -104,7 +106,8 @@ void bind_for(py::module_& module) {
     bind_losses<Real, X, std::int64_t>(module);
     bind_losses<Real, X, Real>(module);
     module.def("predict", &run_predict<Real, X>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
-               py::arg("x").noconvert(), py::arg("state").noconvert(), py::arg("to").noconvert(), py::arg("final_state").noconvert());
+               py::arg("x").noconvert(), py::arg("state").noconvert(), py::arg("to").noconvert(),
+               py::arg("final_state").noconvert());
 }
 
 }  // namespace

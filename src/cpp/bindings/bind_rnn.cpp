@@ -6,8 +6,9 @@ namespace pybptt {
 namespace {
 
 template <class Real, class X>
-std::optional<Tape<Real>> run_forward(const Array<Real>& flat, const LayerConfig& config, const Array<X>& x, const MaybeArray<Real>& state,
-                                      Array<Real>& output, Array<Real>& final_state, bool keep_tape) {
+std::optional<Tape<Real>> run_forward(const Array<Real>& flat, const LayerConfig& config, const Array<X>& x,
+                                      const MaybeArray<Real>& state, Array<Real>& output, Array<Real>& final_state,
+                                      bool keep_tape) {
     const InputArray<Real> in(x, config);
     const std::size_t H = config.hidden, state_size = in.batch * H;
     const RnnParameters<Real> parameters = parameters_in(read("flat", flat, config.parameter_count()), config);
@@ -49,13 +50,14 @@ void bind_for(py::module_& module, const char* tape_name) {
         .def_property_readonly("nbytes", &Tape<Real>::bytes);
     const auto bind_forward = [&](auto function) {
         module.def("forward", function, py::arg("flat").noconvert(), py::arg("config"), py::arg("x").noconvert(),
-                   py::arg("state").noconvert(), py::arg("output").noconvert(), py::arg("final_state").noconvert(), py::arg("keep_tape"));
+                   py::arg("state").noconvert(), py::arg("output").noconvert(), py::arg("final_state").noconvert(),
+                   py::arg("keep_tape"));
     };
     bind_forward(&run_forward<Real, Real>);
     bind_forward(&run_forward<Real, std::int64_t>);
     module.def("backward", &run_backward<Real>, py::arg("tape"), py::arg("bias"), py::arg("d_output").noconvert(),
-               py::arg("d_state").noconvert(), py::arg("flat").noconvert(), py::arg("input").noconvert(), py::arg("state").noconvert(),
-               py::arg("hidden").noconvert());
+               py::arg("d_state").noconvert(), py::arg("flat").noconvert(), py::arg("input").noconvert(),
+               py::arg("state").noconvert(), py::arg("hidden").noconvert());
 }
 
 }  // namespace

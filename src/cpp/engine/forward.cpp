@@ -73,7 +73,7 @@ void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, 
     if (!division_.project_ahead) return;
     // z = b + x W_ih^T, some columns of W_ih^T at a time for all the steps: they stay in the cache for them.
     constexpr std::size_t L = kLanes<Real>, kBytes = std::size_t{256} << 10;
-    const std::size_t some = std::max<std::size_t>(4, kBytes / (D * kPanelBytes));
+    const std::size_t some = std::max<std::size_t>(4, kBytes / (std::max<std::size_t>(1, D) * kPanelBytes));
     const bool whole = n == piece.slice.size;  // then the rows of all steps are one run
     for (std::size_t panel = part.panels.begin; panel < part.panels.end; panel += some) {
         const std::size_t end = std::min(panel + some, part.panels.end), cols = std::min(end * L, s_.hidden) - panel * L;

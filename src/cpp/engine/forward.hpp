@@ -35,11 +35,11 @@ private:
     const Real* state_;
     Real* output_;
     Real* final_state_;
-    PanelBuffer<Real> w_hh_t_;        // W_hh^T (H, H)
-    PanelBuffer<Real> w_ih_t_;        // W_ih^T (D, H)
-    PanelBuffer<Real> token_row_;     // b + W_ih's column, one row a distinct token (count, H)
-    Buffer<Real> bias_;               // b_ih + b_hh, in whole panels
-    PanelBuffer<Real> carry_;         // (B, H): the state after a chunk, when all chunks take the same place
+    PanelBuffer<Real> w_hh_t_;     // W_hh^T (H, H)
+    PanelBuffer<Real> w_ih_t_;     // W_ih^T (D, H)
+    PanelBuffer<Real> token_row_;  // b + W_ih's column, one row a distinct token (count, H)
+    Buffer<Real> bias_;            // b_ih + b_hh, in whole panels
+    PanelBuffer<Real> carry_;      // (B, H): the state after a chunk, when all chunks take the same place
 };
 
 }  // namespace pybptt

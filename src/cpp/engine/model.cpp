@@ -17,8 +17,8 @@ double output_flops(const RnnSizes& s, const OutputLayer<Real>& layer) {
 }  // namespace
 
 template <class Real>
-double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input,
-                     const Real* state, const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state,
+double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
+                     const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state,
                      const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients, std::size_t truncation) {
     const bool truncated = sizes.steps > 0 && truncation < sizes.steps - 1;
     // Truncation windows reach across chunks, so all steps make one; the last step of all samples is to be one run of rows.
@@ -84,7 +84,8 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const
     for (std::size_t q = 0; q < bias.size(); ++q) bias[q] = q < Q && layer.bias != nullptr ? layer.bias[q] : Real(0);
     team.run([&](int member) {
         const Range own = share(Q, kLanes<Real>, member, threads);
-        k.transpose(own.size(), H, row_major(layer.weight + own.begin * H, H), weight_t.matrix().panels_from(own.begin / kLanes<Real>));
+        k.transpose(own.size(), H, row_major(layer.weight + own.begin * H, H),
+                    weight_t.matrix().panels_from(own.begin / kLanes<Real>));
         pass.prepare(member, barrier);
         for (std::size_t i = 0; i < tape.cut.chunks(); ++i) {
             const Chunk chunk = tape.cut.chunk(i);
@@ -104,13 +105,13 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const
     });
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                                                                 \
-    template double loss_and_grad(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*,               \
-                                  const OutputLayer<Real>&, const Targets<Real>&, Real*, const RnnGradients<Real>&,              \
-                                  const OutputGradients<Real>&, std::size_t);                                                    \
-    template double loss(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*,                        \
-                         const OutputLayer<Real>&, const Targets<Real>&, Real*);                                                 \
-    template void predict(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*,                       \
+#define PYBPTT_INSTANTIATE(Real)                                                                                    \
+    template double loss_and_grad(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*,  \
+                                  const OutputLayer<Real>&, const Targets<Real>&, Real*, const RnnGradients<Real>&, \
+                                  const OutputGradients<Real>&, std::size_t);                                       \
+    template double loss(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*,           \
+                         const OutputLayer<Real>&, const Targets<Real>&, Real*);                                    \
+    template void predict(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*,          \
                           const OutputLayer<Real>&, Real*, Real*);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

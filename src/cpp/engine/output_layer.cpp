@@ -71,7 +71,8 @@ void OutputPass<Real>::for_each_block(const Chunk& chunk, Visit visit) const {
     const bool is_last = chunk.index + 1 == tape_.cut.chunks();
     const std::size_t first = layer_.last_only ? (is_last ? rows - B : rows) : 0;
     for (std::size_t row = first; row < rows; row += block_rows_)
-        visit(Block{row, std::min(block_rows_, rows - row), (layer_.last_only ? 0 : chunk.first_step * B) + row - first, row == first});
+        visit(Block{row, std::min(block_rows_, rows - row), (layer_.last_only ? 0 : chunk.first_step * B) + row - first,
+                    row == first});
 }
 
 /// visit(row in the block, count, index of the first target in the user's array)

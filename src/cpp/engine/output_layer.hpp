@@ -24,7 +24,8 @@ public:
     void prepare(int member, Barrier& barrier);
     /// Upstream of the recurrence; adds to the layer's gradients and records the losses on the way.
     void prepare_chunk(const Chunk& chunk, int member, Barrier& barrier, Matrix<Real> dz) override;
-    Matrix<const Real> at(const Chunk& chunk, std::size_t s, const Part<Real>& part, const Piece& piece, Matrix<Real> dz) const override {
+    Matrix<const Real> at(const Chunk& chunk, std::size_t s, const Part<Real>& part, const Piece& piece,
+                          Matrix<Real> dz) const override {
         return part.of(dz, piece.row(chunk.steps, s));
     }
     /// Records the losses of a chunk alone. Begins and ends with a barrier.
@@ -55,16 +56,16 @@ private:
     const Targets<Real> targets_;
     OutputGradients<Real> g_{nullptr, nullptr};
     std::size_t block_rows_;
-    PanelBuffer<Real> weight_;         // W_ho (Q, H)
-    PanelBuffer<Real> h_;              // h_t (block rows, H)
-    PanelBuffer<Real> h_t_;            // h^T (H, block rows)
-    PanelBuffer<Real> o_t_;            // o^T, then do^T (Q, block rows)
-    PanelBuffer<Real> values_;         // y (block rows, Q), for squared error
-    PanelBuffer<Real> values_t_;       // y^T (Q, block rows)
-    Buffer<Real> bias_;                // (Q,)
-    Buffer<Real> d_bias_;              // (Q,)
-    Buffer<std::int32_t> classes_;     // all targets, for cross-entropy
-    Buffer<double> losses_;            // one a target row
+    PanelBuffer<Real> weight_;      // W_ho (Q, H)
+    PanelBuffer<Real> h_;           // h_t (block rows, H)
+    PanelBuffer<Real> h_t_;         // h^T (H, block rows)
+    PanelBuffer<Real> o_t_;         // o^T, then do^T (Q, block rows)
+    PanelBuffer<Real> values_;      // y (block rows, Q), for squared error
+    PanelBuffer<Real> values_t_;    // y^T (Q, block rows)
+    Buffer<Real> bias_;             // (Q,)
+    Buffer<Real> d_bias_;           // (Q,)
+    Buffer<std::int32_t> classes_;  // all targets, for cross-entropy
+    Buffer<double> losses_;         // one a target row
 };
 
 }  // namespace pybptt

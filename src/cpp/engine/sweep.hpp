@@ -14,12 +14,14 @@ namespace pybptt {
 template <class Real>
 class Sweep {
 public:
-    Sweep(const typename Tape<Real>::Contents& tape, const Division& division, const Real* d_state, const RnnGradients<Real>& gradients);
+    Sweep(const typename Tape<Real>::Contents& tape, const Division& division, const Real* d_state,
+          const RnnGradients<Real>& gradients);
 
     void run(Upstream<Real>& upstream, int member, Barrier& barrier);
 
 private:
-    void sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Piece& piece, Barrier& barrier);
+    void sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Piece& piece,
+                     Barrier& barrier);
 
     const Kernels<Real>& k_;
     const typename Tape<Real>::Contents& tape_;

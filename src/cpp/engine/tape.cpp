@@ -23,10 +23,11 @@ Tokens::Tokens(const std::int64_t* ids, const Cut& cut, std::size_t batch) {
     };
     for (std::size_t c = 0; c < cut.chunks(); ++c) {
         const Chunk chunk = cut.chunk(c);
-        cut.for_each_run(chunk, 0, chunk.steps * batch, [&](std::size_t row, std::size_t samples, std::size_t step, std::size_t sample, Slice) {
-            for (std::size_t i = 0; i < samples; ++i)
-                slot[chunk.first_step * batch + row + i] = slot_of(ids[(chunk.first_step + step) * batch + sample + i]);
-        });
+        cut.for_each_run(
+            chunk, 0, chunk.steps * batch, [&](std::size_t row, std::size_t samples, std::size_t step, std::size_t sample, Slice) {
+                for (std::size_t i = 0; i < samples; ++i)
+                    slot[chunk.first_step * batch + row + i] = slot_of(ids[(chunk.first_step + step) * batch + sample + i]);
+            });
     }
 }
 

@@ -17,7 +17,8 @@ namespace pybptt {
 template <class Real>
 class TruncatedSweep {
 public:
-    TruncatedSweep(const typename Tape<Real>::Contents& tape, int threads, std::size_t truncation, const RnnGradients<Real>& gradients);
+    TruncatedSweep(const typename Tape<Real>::Contents& tape, int threads, std::size_t truncation,
+                   const RnnGradients<Real>& gradients);
 
     void run(Upstream<Real>& upstream, int member, Barrier& barrier);
 

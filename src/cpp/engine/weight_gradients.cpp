@@ -76,7 +76,8 @@ void WeightGradients<Real>::finish(int member) {
     const Matrix<Real> rows = token_row_.matrix();
     for (std::size_t u = own.begin; u < own.end; ++u) {
         const Real* from = rows.data + u / L * rows.panel_stride + u % L;
-        for (std::size_t i = 0; i < tape_.tokens.count; ++i) g_.weight_ih[u * s_.inputs + std::size_t(tape_.tokens.distinct[i])] = from[i * L];
+        for (std::size_t i = 0; i < tape_.tokens.count; ++i)
+            g_.weight_ih[u * s_.inputs + std::size_t(tape_.tokens.distinct[i])] = from[i * L];
     }
 }
 

@@ -22,7 +22,7 @@ struct Exp<float> {
     static constexpr float low = -87.0f, high = 88.0f;  // e^low and e^high are normal numbers
     static constexpr float tanh_is_one = 9.02f;
     static constexpr int degree = 5;
-    static constexpr float q[degree + 1] = {0.50000000110409687639f,   0.16666665095217007934f,  0.041666505444159491286f,
+    static constexpr float q[degree + 1] = {0.50000000110409687639f,   0.16666665095217007934f,   0.041666505444159491286f,
                                             0.0083339260309672658645f, 0.0013928963148094384869f, 0.00019422668400388568548f};
 };
 template <>
@@ -34,10 +34,10 @@ struct Exp<double> {
     static constexpr double low = -708.0, high = 709.0;
     static constexpr double tanh_is_one = 19.07;
     static constexpr int degree = 11;
-    static constexpr double q[degree + 1] = {
-        0.49999999999999999999,     0.16666666666666666711,     0.041666666666666674202,    0.0083333333333332567869,
-        0.0013888888888881268532,   0.00019841269841645539315,  0.000024801587330437934638, 2.7557318472322207434e-6,
-        2.7557269745213738847e-7,   2.5052756881404609639e-8,   2.0915751199249516457e-9,   1.5866722668416850083e-10};
+    static constexpr double q[degree + 1] = {0.49999999999999999999,     0.16666666666666666711,   0.041666666666666674202,
+                                             0.0083333333333332567869,   0.0013888888888881268532, 0.00019841269841645539315,
+                                             0.000024801587330437934638, 2.7557318472322207434e-6, 2.7557269745213738847e-7,
+                                             2.5052756881404609639e-8,   2.0915751199249516457e-9, 1.5866722668416850083e-10};
 };
 
 /// e^x = scale (1 + p) for low <= x <= high. The rounding of n ln 2 matters where 2^n is large, not for x <= 0 in expm1.

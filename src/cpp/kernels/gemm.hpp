@@ -140,10 +140,10 @@ constexpr TilesOfHeight<Real> tiles_of_height() {
         return {};
 }
 template <class Real>
-constexpr TilesOfHeight<Real> kTiles[12] = {
-    tiles_of_height<Real, 1>(), tiles_of_height<Real, 2>(),  tiles_of_height<Real, 3>(),  tiles_of_height<Real, 4>(),
-    tiles_of_height<Real, 5>(), tiles_of_height<Real, 6>(),  tiles_of_height<Real, 7>(),  tiles_of_height<Real, 8>(),
-    tiles_of_height<Real, 9>(), tiles_of_height<Real, 10>(), tiles_of_height<Real, 11>(), tiles_of_height<Real, 12>()};
+constexpr TilesOfHeight<Real> kTiles[12] = {tiles_of_height<Real, 1>(),  tiles_of_height<Real, 2>(),  tiles_of_height<Real, 3>(),
+                                            tiles_of_height<Real, 4>(),  tiles_of_height<Real, 5>(),  tiles_of_height<Real, 6>(),
+                                            tiles_of_height<Real, 7>(),  tiles_of_height<Real, 8>(),  tiles_of_height<Real, 9>(),
+                                            tiles_of_height<Real, 10>(), tiles_of_height<Real, 11>(), tiles_of_height<Real, 12>()};
 constexpr int kColumnTilePanels = tile_panels(kTileColumns) < 3 ? tile_panels(kTileColumns) : 3;
 template <class Real, int N>
 constexpr TileFunction<Real> column_tile() {
@@ -190,7 +190,8 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
     const Groups heights(rows, kTileRows);
     const Groups widths(panel_count<Real>(cols), size_t(tile_panels(int(heights[0]))));
     Operands<Real> at[kMaxTerms];
-    for (int t = 0; t < term_count; ++t) at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth};
+    for (int t = 0; t < term_count; ++t)
+        at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth};
     Ends<Real> ends{start, 0, c, 0, 0};
     const auto run_tile = [&](size_t row, size_t m, size_t panel, size_t n) __attribute__((always_inline)) {
         for (const Matrix<const Real>& next : ahead.matrix)
@@ -222,7 +223,8 @@ void add_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_
     constexpr size_t L = kLanes<Real>, M = kTileColumns;
     const Groups widths(panel_count<Real>(cols), kColumnTilePanels);
     Operands<Real> at[kMaxTerms];
-    for (int t = 0; t < term_count; ++t) at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth};
+    for (int t = 0; t < term_count; ++t)
+        at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth};
     Ends<Real> ends{start, 0, c, 0, 0};
     for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
         const size_t n = widths[j];
@@ -240,7 +242,8 @@ void add_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_
 }
 
 template <class Real>
-void product_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c) {
+void product_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start,
+                        Matrix<Real> c) {
     if (rows == 0 || cols == 0) return;
     Term<Real> block[kMaxTerms];
     int count = 0;

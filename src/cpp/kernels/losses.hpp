@@ -14,8 +14,8 @@ namespace pybptt {
 namespace {
 
 template <class Real>
-void softmax_cross_entropy(size_t classes, size_t cols, const Real* bias, const int32_t* target, Real scale,
-                           Matrix<Real> o, double* losses) {
+void softmax_cross_entropy(size_t classes, size_t cols, const Real* bias, const int32_t* target, Real scale, Matrix<Real> o,
+                           double* losses) {
     constexpr int VL = kVecLanes<Real>;
     constexpr size_t L = kLanes<Real>;
     for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)

@@ -74,8 +74,8 @@ Matrix<const Real> every_row(const Real* row) {
     return {row, 0, kPanelBytes / sizeof(Real), true};
 }
 
-/// Matrices of the shape of a product's target that will be wanted soon: they are brought into the L2 cache, tile by tile, while the
-/// product computes. Null data: none. A sequence longer than the caches is otherwise read and written at their misses' pace.
+/// Matrices of the shape of a product's target that will be wanted soon: they are brought into the L2 cache, tile by tile, while
+/// the product computes. Null data: none. A sequence longer than the caches is otherwise read and written at their misses' pace.
 template <class Real>
 struct Ahead {
     static constexpr int kMost = 2;
@@ -115,11 +115,11 @@ struct Kernels {
     void (*scatter_add_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
     /// Softmax cross-entropy of columns. o: classes x cols holds o_t - b_o and becomes scale * dL/do_t, 0 in the lanes past
     /// the last column. losses[c] = -log softmax(o)_{target[c]}, summed over nothing; bias: one value a class.
-    void (*softmax_cross_entropy)(size_t classes, size_t cols, const Real* bias, const int32_t* target, Real scale,
-                                  Matrix<Real> o, double* losses);
+    void (*softmax_cross_entropy)(size_t classes, size_t cols, const Real* bias, const int32_t* target, Real scale, Matrix<Real> o,
+                                  double* losses);
     /// Squared error of columns, likewise: target: outputs x cols in panels, losses[c] = sum over outputs of (o - y)^2.
-    void (*squared_error)(size_t outputs, size_t cols, const Real* bias, Matrix<const Real> target, Real scale,
-                          Matrix<Real> o, double* losses);
+    void (*squared_error)(size_t outputs, size_t cols, const Real* bias, Matrix<const Real> target, Real scale, Matrix<Real> o,
+                          double* losses);
     /// sums[r] += sum over columns of from(r, c); the lanes past the last column must be 0.
     void (*sum_columns)(size_t rows, size_t cols, Matrix<const Real> from, Real* sums);
     Cell<Real> elman[kNonlinearities];

@@ -29,7 +29,8 @@ template <class Value>
 class Buffer {
 public:
     Buffer() = default;
-    explicit Buffer(std::size_t count) : data_(static_cast<Value*>(acquire_memory(checked_product(count, sizeof(Value))))), count_(count) {}
+    explicit Buffer(std::size_t count)
+        : data_(static_cast<Value*>(acquire_memory(checked_product(count, sizeof(Value))))), count_(count) {}
     Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
     Buffer& operator=(Buffer&& other) noexcept {
         std::swap(data_, other.data_);

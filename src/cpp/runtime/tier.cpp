@@ -57,8 +57,7 @@ const Tier& find(const std::string& name, const std::string& who) {
             throw std::runtime_error(who + ": expected a tier that this processor can run (" + join(tiers_available()) +
                                      "), got '" + name + "', which it cannot");
         }
-    throw std::runtime_error(who + ": expected one of the tiers in this build (" + join(tiers_built()) + "), got '" + name +
-                             "'");
+    throw std::runtime_error(who + ": expected one of the tiers in this build (" + join(tiers_built()) + "), got '" + name + "'");
 }
 
 const Tier& active() {

@@ -40,8 +40,8 @@ constexpr std::size_t kNoTruncation = std::size_t(-1);
 ///   final_state  (B, H): h_T; may be null
 ///   truncation   every loss goes back through this many steps past its own, no further: TBPTT(1, truncation + 1)
 template <class Real>
-double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input,
-                     const Real* state, const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state,
+double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
+                     const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state,
                      const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients,
                      std::size_t truncation = kNoTruncation);
 
