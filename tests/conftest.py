@@ -23,3 +23,11 @@ def set_threads():
     before = pybptt.get_num_threads()
     yield pybptt.set_num_threads
     pybptt.set_num_threads(before)
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A file of 20,000 characters: b, c, d follow "a" in turn, which a table of pairs can't know."""
+    path = tmp_path / "text.txt"
+    path.write_text("abacad\n" * (20_000 // 7))
+    return str(path)

@@ -2,43 +2,22 @@
 
 import importlib
 import io
-import json
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from cli_support import PYTHON, SMALL, number
 
 import pybptt
 from pybptt.cli import checkpoint, compare, main, train
 from pybptt.cli.progress import progress
 from pybptt.cli.text import Alphabet, Corpus, read_text
 from pybptt.cli.training import Settings, Training
-
-PYTHON = [sys.executable, "-m", "pybptt"]
-
-
-@pytest.fixture
-def text(tmp_path):
-    """A file of 20,000 characters: b, c, d follow "a" in turn, which a table of pairs can't know."""
-    path = tmp_path / "text.txt"
-    path.write_text("abacad\n" * (20_000 // 7))
-    return str(path)
-
-
-SMALL = ["--hidden", "12", "--batch", "4", "--window", "10", "--sample", "20"]
-
-
-def number(pattern, output):
-    found = re.search(pattern, output)
-    assert found, output
-    return float(found[1].replace(",", ""))
-
 
 # The program
 
@@ -214,165 +193,6 @@ def test_threads_do_not_change_the_result(text, tmp_path, capsys):
     for name in one:
         np.testing.assert_array_equal(one[name], two[name])
         np.testing.assert_array_equal(one[name], three[name])
-
-
-# Saving, stopping, going on
-
-
-def test_the_history_holds_means(text):
-    training = Training(Settings(hidden=6, batch=4, window=10), Corpus(read_text(text), 4))
-    for row in range(2):
-        taken = [training.advance() for _ in range(3)]
-        training.evaluate()
-        assert training.history[row] == pytest.approx(
-            [3 + 3 * row, *np.mean(taken, axis=0), training.held_out_loss()]
-        )
-
-
-def interrupt_at(monkeypatch, step):
-    """As if Ctrl-C were pressed in the middle of that step."""
-    real = Training.advance
-
-    def advance(self):
-        if self.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(self)
-
-    monkeypatch.setattr(Training, "advance", advance)
-
-
-def same_run(one, two):
-    (arrays, facts), (others, other_facts) = checkpoint.load(str(one)), checkpoint.load(str(two))
-    assert arrays.keys() == others.keys()
-    for name in arrays:
-        np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
-    del facts["seconds"], other_facts["seconds"]
-    assert facts == other_facts
-
-
-@pytest.mark.parametrize("stops", [[0], [37], [23, 24, 110]])
-def test_going_on_after_ctrl_c_is_as_if_never_stopped(stops, text, tmp_path, monkeypatch, capsys):
-    run = [
-        "train",
-        "--text",
-        text,
-        *SMALL,
-        "--window",
-        "50",
-        "--steps",
-        "120",
-    ]  # 95 windows: more than a pass
-    assert main([*run, "--save", str(tmp_path / "whole.npz")]) == 0
-    expected = capsys.readouterr().out
-    part = str(tmp_path / "part.npz")
-    options = run
-    for stop in stops:
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, stop)
-            assert main([*options, "--save", part]) == 130
-        assert number(r"([\d,]+) steps", capsys.readouterr().out) == stop + 1
-        assert checkpoint.load(part)[1]["step"] == stop + 1
-        options = ["train", "--load", part, "--sample", "20"]  # the rest is in the file
-    assert main([*options, "--save", part]) == 0
-    same_run(part, tmp_path / "whole.npz")
-    found = capsys.readouterr().out
-    timing = re.compile(r"in [\d.]+ s: [\d,]+ characters/s")
-    assert timing.sub("", found) == timing.sub("", expected)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_loaded_run_finds_its_text_from_anywhere(tmp_path, monkeypatch):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "text.txt").write_text("abacad\n" * 1000)
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "--text", "text.txt", *SMALL, "--steps", "2", "--save", "run.npz"]) == 0
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert main(["train", "--load", "../run.npz", "--steps", "3"]) == 0
-
-
-def test_a_run_by_time_goes_on_by_steps_and_back(text, tmp_path, capsys):
-    path = str(tmp_path / "run.npz")
-    options = ["--sample", "0", "--save", path]
-    assert main(["train", "--text", text, *SMALL, *options, "--minutes", "0.001"]) == 0
-    steps = checkpoint.load(path)[1]["step"]
-    assert main(["train", "--load", path, *options, "--steps", str(steps + 5)]) == 0
-    assert checkpoint.load(path)[1]["step"] == steps + 5
-    assert main(["train", "--load", path, *options, "--minutes", "0.004"]) == 0
-    assert checkpoint.load(path)[1]["step"] > steps + 5
-
-
-def test_a_finished_run_can_be_looked_at_and_prolonged(text, tmp_path, capsys):
-    path = str(tmp_path / "run.npz")
-    assert main(["train", "--text", text, *SMALL, "--steps", "20", "--save", path]) == 0
-    first = capsys.readouterr().out
-    assert main(["train", "--load", path, "--sample", "20"]) == 0
-    assert capsys.readouterr().out == first
-    assert main(["train", "--load", path, "--steps", "30", "--lr", "0.01", "--save", path]) == 0
-    facts = checkpoint.load(path)[1]
-    assert (facts["step"], facts["settings"]["lr"], facts["settings"]["steps"]) == (30, 0.01, 30)
-
-
-def test_ctrl_c_for_real(text, tmp_path):
-    path = tmp_path / "run.npz"
-    command = [*PYTHON, "train", "--text", text, *SMALL, "--steps", "100000000", "--save", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if "train ppl" in line:  # the heading: training begins
-                break
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        output, log = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Traceback" not in log
-    assert "bigram table" in output
-    assert 0 < checkpoint.load(str(path))[1]["step"] < 100_000_000
-
-
-def test_ctrl_c_twice_ends_at_once(text, tmp_path, monkeypatch, capsys):
-    def stubborn(self):
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
-        raise AssertionError("not interrupted")
-
-    monkeypatch.setattr(Training, "advance", stubborn)
-    assert main(["train", "--text", text, *SMALL]) == 130
-    assert capsys.readouterr().err.endswith("error: interrupted\n")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_parameters_in_the_file_can_be_used_alone(text, tmp_path):
-    path = str(tmp_path / "run.npz")
-    assert main(["train", "--text", text, *SMALL, "--steps", "5", "--save", path]) == 0
-    with np.load(path) as file:
-        model = pybptt.SequenceModel(pybptt.RNN(6, 12), 6)
-        for name, parameter in model.parameters.items():
-            assert file[name].shape == parameter.shape
-        assert json.loads(str(file["pybptt.train"]))["alphabet"] == "\nabcd"
-
-
-def test_a_write_that_fails_leaves_the_old_file(text, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "run.npz"
-    path.write_bytes(b"old")
-
-    def full(file, **arrays):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    assert main(["train", "--text", text, *SMALL, "--steps", "5", "--save", str(path)]) == 1
-    assert capsys.readouterr().err.endswith(f"error: cannot write {path}: No space left on device\n")
-    assert path.read_bytes() == b"old"
-    assert {entry.name for entry in tmp_path.iterdir()} == {"run.npz", "text.txt"}
-
-
-def test_a_run_that_diverges_ends_with_a_word_and_keeps_the_last_good_file(text, tmp_path, capsys):
-    path = str(tmp_path / "run.npz")
-    options = [*SMALL, "--nonlinearity", "identity", "--save", path]
-    assert main(["train", "--text", text, *options, "--steps", "20"]) == 0
-    assert main(["train", "--load", path, "--steps", "100", "--lr", "1e30", "--save", path]) == 1
-    assert "--lr" in capsys.readouterr().err.splitlines()[-1]
-    assert np.isfinite(checkpoint.load(path)[0]["weight_hh_l0"]).all()
 
 
 # The sample
