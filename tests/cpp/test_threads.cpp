@@ -86,7 +86,7 @@ int in_child(Work work) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-int threads_of_this_process() {
+[[maybe_unused]] int threads_of_this_process() {
     int count = 0;
     DIR* tasks = opendir("/proc/self/task");
     while (const dirent* entry = readdir(tasks)) count += entry->d_name[0] != '.';
