@@ -8,24 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Array
-
-Layout = list[tuple[str, tuple[int, ...], slice]]
-
-
-def layout_of(shapes: dict[str, tuple[int, ...]]) -> Layout:
-    """Where each named array lies in the flat vector."""
-    layout: Layout = []
-    start = 0
-    for name, shape in shapes.items():
-        stop = start + math.prod(shape)
-        layout.append((name, shape, slice(start, stop)))
-        start = stop
-    return layout
-
-
-def views(flat: Array, layout: Layout) -> dict[str, Array]:
-    """The named arrays, as views into the flat vector."""
-    return {name: flat[place].reshape(shape) for name, shape, place in layout}
+from .parameters import Layout, views
 
 
 class Gradients:

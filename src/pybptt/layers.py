@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike
 
 from . import _core
 from ._arrays import Array, allocate, ids, is_array, positive, real, real_dtype
-from .gradients import Gradients, layout_of, views
+from .gradients import Gradients
+from .parameters import FlatParameters, layout_of
 
 NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")  # in the order of the core's enum
 
@@ -61,7 +62,7 @@ class Tape:
         return f"Tape(steps={self.steps}, batch={self.batch}, nbytes={self.nbytes})"
 
 
-class RNN:
+class RNN(FlatParameters):
     """An Elman network (Elman 1990) with PyTorch's parameters.
 
     h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
@@ -137,26 +138,6 @@ class RNN:
         random = np.random.default_rng(seed)
         self._flat[:] = random.uniform(-bound, bound, self._flat.size)
         self._config = _core.LayerConfig(D, H, self.bias, NONLINEARITIES.index(nonlinearity))
-
-    def _hold(self, flat: Array) -> None:
-        """Makes `flat` the memory of the parameters; a model gives its layer a part of the model's own."""
-        self._flat = flat
-        self._parameters = views(flat, self._layout)
-
-    @property
-    def flat(self) -> Array:
-        """All parameters, one vector."""
-        return self._flat
-
-    @flat.setter
-    def flat(self, values: Array) -> None:
-        if values is not self._flat:
-            self._flat[:] = real("flat", values, self._flat.shape, self.dtype)
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        """The parameters by name: views into `flat`."""
-        return self._parameters
 
     def __repr__(self) -> str:
         return (

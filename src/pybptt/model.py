@@ -9,14 +9,15 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, allocate, ids, is_array, positive, real
-from .gradients import Gradients, layout_of, views
+from .gradients import Gradients
 from .layers import RNN
+from .parameters import FlatParameters, layout_of
 
 LOSSES = ("cross_entropy", "mse")
 REDUCTIONS = ("mean", "sum")
 
 
-class SequenceModel:
+class SequenceModel(FlatParameters):
     """A recurrent layer, an output layer o_t = W_ho h_t + b_o, and a loss over the steps.
 
     Parameters
@@ -83,30 +84,14 @@ class SequenceModel:
         H = layer.hidden_size
         shapes = {name: value.shape for name, value in layer.parameters.items()}
         self._layout = layout_of(shapes | {"output.weight": (Q, H), "output.bias": (Q,)})
-        self._flat = allocate((self._layout[-1][2].stop,), self.dtype)
+        self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
         own = layer.flat.size
         bound = 1 / math.sqrt(H)
         self._flat[own:] = np.random.default_rng(seed).uniform(-bound, bound, self._flat.size - own)
         self._flat[:own] = layer.flat
-        self._parameters = views(self._flat, self._layout)
         layer._hold(self._flat[:own])
         layer._in_model = True
         self._output_config = _core.OutputConfig(Q, True, self.last_only)
-
-    @property
-    def flat(self) -> Array:
-        """All parameters, one vector."""
-        return self._flat
-
-    @flat.setter
-    def flat(self, values: Array) -> None:
-        if values is not self._flat:
-            self._flat[:] = real("flat", values, self._flat.shape, self.dtype)
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        """The parameters by name: views into `flat`."""
-        return self._parameters
 
     def __repr__(self) -> str:
         return (
