@@ -27,8 +27,9 @@ class Tape:
     steps, batch : int
         T and B.
     nbytes : int
-        Memory that it holds: about ``(T + T / S) * B * (H + D)`` numbers, with H and D rounded up to a cache
-        line and S the steps that a chunk of 256 rows takes, plus the two weight matrices.
+        Memory that it holds: about ``(T + T / S) * B * H + T * B * D`` numbers, with H and D rounded up to a
+        cache line and S the steps that a chunk of 256 rows takes, plus the two weight matrices; for tokens
+        12 bytes each instead of the D numbers and W_ih.
 
     Examples
     --------
@@ -146,7 +147,7 @@ class RNN(FlatParameters):
         )
 
     def __call__(self, x: Array, state: Array | None = None) -> tuple[Array, Array]:
-        """Runs the network and keeps nothing: the memory beside the output does not grow with T.
+        """Runs the network and keeps nothing.
 
         Parameters
         ----------

@@ -93,6 +93,10 @@ class SequenceModel(FlatParameters):
         layer._in_model = True
         self._output_config = _core.OutputConfig(Q, True, self.last_only)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.layer._hold(self._flat[: self.layer.flat.size])
+
     def __repr__(self) -> str:
         return (
             f"SequenceModel({self.layer!r}, {self.output_size}, loss={self.loss_name!r}, "

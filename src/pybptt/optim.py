@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._arrays import at_least
+
 __all__ = ["SGD", "Adam"]
 
 _Array = npt.NDArray[Any]
@@ -244,8 +246,9 @@ class Adam(_Optimiser):
 
     def load_state_dict(self, state: Mapping[str, _Array]) -> None:
         """As the other optimisers' `load_state_dict`."""
+        steps = at_least("steps", np.asarray(state["steps"]).item(), 0)
         super().load_state_dict(state)
-        self._steps = int(state["steps"])
+        self._steps = steps
 
 
 def _require(name: str, value: float, low: float, high: float) -> None:

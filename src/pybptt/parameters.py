@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,13 @@ class FlatParameters:
             self._flat[:] = real("flat", values, self._flat.shape, self.dtype)
 
     @property
-    def parameters(self) -> dict[str, Array]:
-        """The parameters by name: views into `flat`."""
-        return self._parameters
+    def parameters(self) -> Mapping[str, Array]:
+        """The parameters by name: views into `flat`; to set one, ``parameters[name][:] = values``."""
+        return MappingProxyType(self._parameters)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_parameters"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._hold(self._flat)

@@ -63,7 +63,7 @@ def bptt(
     for name, weight in weights.items():
         if is_array(name, weight, "float32 or float64").ndim != 2:
             raise ValueError(f"{name}: expected a matrix, got shape {weight.shape}")
-    if U.dtype.name not in ("float32", "float64"):
+    if U.dtype.name not in ("float32", "float64") or not U.dtype.isnative:
         raise TypeError(
             f"U: expected dtype float32 or float64, got {U.dtype}; convert with U.astype(np.float64)"
         )

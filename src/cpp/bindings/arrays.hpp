@@ -2,6 +2,7 @@
 // here only keeps a mistake there from becoming a wild pointer.
 #pragma once
 
+#include <cxxabi.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <unistd.h>
@@ -63,25 +64,26 @@ inline const std::int64_t* read_ids(const char* name, const Array<std::int64_t>&
     return data;
 }
 
-/// work() without the GIL. If the interpreter has come to its end meanwhile, this thread (a daemon) waits for the process to
-/// end, as Python 3.14 does: before that, taking the GIL would end the thread by unwinding through C++.
+/// Takes the GIL again. If the interpreter has come to its end meanwhile, this thread (a daemon) waits here for the process to end,
+/// as Python 3.14 does: older ones end the thread by unwinding its stack, which must not pass through C++.
+inline void take_gil(PyThreadState* thread) {
+    try {
+        PyEval_RestoreThread(thread);
+    } catch (abi::__forced_unwind&) {
+        while (true) pause();
+    }
+}
+
+/// work() without the GIL.
 template <class Work>
 auto without_gil(Work work) {
     PyThreadState* const thread = PyEval_SaveThread();
-    const auto come_back = [thread] {
-#if PY_VERSION_HEX >= 0x030D0000
-        while (Py_IsFinalizing()) pause();
-#else
-        while (_Py_IsFinalizing()) pause();
-#endif
-        PyEval_RestoreThread(thread);
-    };
     try {
         auto result = work();
-        come_back();
+        take_gil(thread);
         return result;
     } catch (const std::exception&) {
-        come_back();
+        take_gil(thread);
         throw;
     }
 }

@@ -44,6 +44,8 @@ double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, con
                          const Array<Y>& y, double scale, const MaybeArray<Real>& state, Array<Real>& final_state,
                          Array<Real>& gradient, MaybeArray<Real>& input_gradient, MaybeArray<Real>& state_gradient,
                          MaybeArray<Real>& hidden_gradient, std::optional<std::size_t> truncation) {
+    if (truncation && (state_gradient || hidden_gradient))
+        throw py::value_error("truncation: expected none with a gradient by the states, got both");
     const InputArray<Real> in(x, config);
     const Model<Real> model(flat, config, output);
     const std::size_t state_size = in.batch * config.hidden;
@@ -115,7 +117,10 @@ void bind_for(py::module_& module) {
 void bind_model(py::module_& module) {
     py::class_<OutputConfig>(module, "OutputConfig")
         .def(py::init([](std::size_t outputs, bool bias, bool last_only) { return OutputConfig{outputs, bias, last_only}; }),
-             py::arg("outputs"), py::arg("bias"), py::arg("last_only"));
+             py::arg("outputs"), py::arg("bias"), py::arg("last_only"))
+        .def(py::pickle(
+            [](const OutputConfig& o) { return py::make_tuple(o.outputs, o.bias, o.last_only); },
+            [](const py::tuple& o) { return OutputConfig{o[0].cast<std::size_t>(), o[1].cast<bool>(), o[2].cast<bool>()}; }));
     bind_for<float, float>(module);
     bind_for<float, std::int64_t>(module);
     bind_for<double, double>(module);

@@ -68,7 +68,12 @@ void bind_rnn(py::module_& module) {
                  if (nonlinearity < 0 || nonlinearity >= kNonlinearities) throw py::value_error("nonlinearity: out of range");
                  return LayerConfig{inputs, hidden, bias, nonlinearity};
              }),
-             py::arg("inputs"), py::arg("hidden"), py::arg("bias"), py::arg("nonlinearity"));
+             py::arg("inputs"), py::arg("hidden"), py::arg("bias"), py::arg("nonlinearity"))
+        .def(py::pickle([](const LayerConfig& c) { return py::make_tuple(c.inputs, c.hidden, c.bias, c.nonlinearity); },
+                        [](const py::tuple& c) {
+                            return LayerConfig{c[0].cast<std::size_t>(), c[1].cast<std::size_t>(), c[2].cast<bool>(),
+                                               c[3].cast<int>()};
+                        }));
     bind_for<float>(module, "TapeFloat32");
     bind_for<double>(module, "TapeFloat64");
 }

@@ -29,7 +29,6 @@ void bind_runtime(py::module_& module) {
     module.def("tiers_built", &tiers_built);
     module.def("tiers_available", &tiers_available);
     module.def("active_tier", &active_tier);
-    module.def("release_cached_memory", &release_cached_memory);
     module.def("empty_float32", &empty_array<float>, py::arg("shape"));
     module.def("empty_float64", &empty_array<double>, py::arg("shape"));
 }

@@ -1,7 +1,7 @@
 // How the work of one call is divided among threads.
 //
-// A recurrence has two ways: each member of the team owns rows of the batch for the whole sequence (no waiting), or, when there
-// are few rows, columns of h_t (a barrier a step). The bits of the result do not depend on it: every element is computed by the
+// A recurrence has two ways: each member of the team owns samples of the batch for the whole sequence (no waiting), or, when there
+// are few, columns of h_t (a barrier a step). The bits of the result do not depend on it: every element is computed by the
 // same operations in the same order (kernels/gemm.hpp), so the choice below is one of speed alone.
 #pragma once
 
@@ -27,7 +27,7 @@ inline int threads_wanted(const RnnSizes& s, double flops_beside = 0) {
 
 struct Division {
     int threads;
-    bool by_columns;     // or by rows
+    bool by_columns;     // or by samples
     bool project_ahead;  // W_ih x_t for a whole chunk at once, or with each step
 
     Division(const RnnSizes& s, int team_size) : threads(team_size) {

@@ -11,8 +11,10 @@ template <class Real>
 void run_forward(typename Tape<Real>::Contents& tape, const RnnParameters<Real>& parameters, const RnnInput<Real>& input,
                  const Real* state, Real* output, Real* final_state) {
     const RnnSizes& s = tape.sizes;
-    Team team(threads_wanted(s));
-    const Division division(s, team.size());
+    RnnSizes work = s;
+    if (!tape.dense) work.inputs = 0;  // tokens select, they do not multiply
+    Team team(threads_wanted(work));
+    const Division division(work, team.size());
     ForwardPass<Real> pass(tape, division, parameters, input, state, output, final_state);
     Barrier barrier(team.size());
     team.run([&](int member) {

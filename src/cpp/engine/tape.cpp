@@ -36,7 +36,7 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const Cut& c, const RnnInput<R
     : sizes(s), cut(c), dense(x.tokens == nullptr), keeps_all(keep_all) {
     const std::size_t kept = keep_all ? cut.chunks() : std::min<std::size_t>(1, cut.chunks());
     const std::size_t rows = checked_product(cut.chunk_steps(), s.batch);
-    hidden = PanelBuffer<Real>(checked_product(rows + s.batch, 1), s.hidden, kept);
+    hidden = PanelBuffer<Real>(rows + s.batch, s.hidden, kept);
     if (dense)
         input = PanelBuffer<Real>(rows, s.inputs, kept);
     else
@@ -53,8 +53,6 @@ std::size_t Tape<Real>::Contents::bytes() const {
     return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t);
 }
 
-template <class Real>
-Tape<Real>::Tape() = default;
 template <class Real>
 Tape<Real>::Tape(std::unique_ptr<Contents> contents) : contents_(std::move(contents)) {}
 template <class Real>

@@ -13,7 +13,7 @@
 
 namespace pybptt {
 
-/// The tape must be one chunk and one slice. dL/dh_t is then, for each t, the sum over the losses that reach it.
+/// The tape must be one chunk and one slice.
 template <class Real>
 class TruncatedSweep {
 public:

@@ -3,7 +3,7 @@
 //     expm1(x) = 2^n (1 + p(r)) - 1,   n = round(x / ln 2),  r = x - n ln 2,  |r| <= ln(2)/2,  p(r) = r + r^2 q(r) ~ e^r - 1
 //
 // with q a minimax polynomial (relative error of p: 2.0e-9 for float, 4.0e-20 for double; Remez exchange at 50 digits).
-// The largest errors measured in ULP are in docs/accuracy.md; tests/cpp/test_activations.cpp measures them again.
+// The largest errors measured in ULP are in docs/accuracy.md; tests/cpp/accuracy.cpp measures them again.
 #pragma once
 
 #include "kernels/simd.hpp"

@@ -114,7 +114,7 @@ struct Kernels {
     void (*gather_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
     void (*scatter_add_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
     /// Softmax cross-entropy of columns. o: classes x cols holds o_t - b_o and becomes scale * dL/do_t, 0 in the lanes past
-    /// the last column. losses[c] = -log softmax(o)_{target[c]}, summed over nothing; bias: one value a class.
+    /// the last column. losses[c] = -log softmax(o)_{target[c]}; bias: one value a class.
     void (*softmax_cross_entropy)(size_t classes, size_t cols, const Real* bias, const int32_t* target, Real scale, Matrix<Real> o,
                                   double* losses);
     /// Squared error of columns, likewise: target: outputs x cols in panels, losses[c] = sum over outputs of (o - y)^2.

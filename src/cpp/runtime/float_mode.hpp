@@ -29,9 +29,6 @@ private:
     std::uint64_t saved_;
 #else
     FlushDenormals() {}
-    ~FlushDenormals() {}
-
-private:
 #endif
 public:
     FlushDenormals(const FlushDenormals&) = delete;

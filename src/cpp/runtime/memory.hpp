@@ -1,5 +1,5 @@
 // Aligned memory for tapes and workspaces. Freed blocks are kept for the next call (up to kCachedBytes in all): fresh pages
-// cost more than the arithmetic of a small network, and so the second call with a shape would not be the last fast one.
+// cost more than the arithmetic of a small network.
 #pragma once
 
 #include <cstddef>

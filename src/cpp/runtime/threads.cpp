@@ -31,20 +31,21 @@ inline void pause() {
 #endif
 }
 
-int positive_number(const char* text) {
-    char* end = nullptr;
-    const long value = std::strtol(text, &end, 10);
-    return end != text && (*end == '\0' || *end == ',') && value >= 1 && value <= kMostThreads ? int(value) : 0;
+/// The number that `text` is, up to `end`; 0 if it is none from 1 to kMostThreads.
+int positive_number(const char* text, char end) {
+    char* stopped = nullptr;
+    const long value = std::strtol(text, &stopped, 10);
+    return stopped != text && (*stopped == '\0' || *stopped == end) && value >= 1 && value <= kMostThreads ? int(value) : 0;
 }
 
 int default_threads() {
     if (const char* own = std::getenv("PYBPTT_NUM_THREADS"); own != nullptr && *own != '\0') {
-        if (const int threads = positive_number(own)) return threads;
+        if (const int threads = positive_number(own, '\0')) return threads;
         throw std::invalid_argument("PYBPTT_NUM_THREADS: expected a number from 1 to " + std::to_string(kMostThreads) + ", got '" +
                                     own + "'");
     }
     if (const char* openmp = std::getenv("OMP_NUM_THREADS"); openmp != nullptr)
-        if (const int threads = positive_number(openmp)) return threads;
+        if (const int threads = positive_number(openmp, ',')) return threads;
     cpu_set_t processors;
     if (sched_getaffinity(0, sizeof processors, &processors) == 0) return CPU_COUNT(&processors);
     return int(std::max(1u, std::thread::hardware_concurrency()));

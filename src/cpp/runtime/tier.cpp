@@ -33,13 +33,15 @@ const std::vector<Tier>& tiers() {
     static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     static const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-    static const std::vector<Tier> all = {
+    static const std::vector<Tier>& all = *new std::vector<Tier>{
+        // never destroyed: a daemon thread may outlive static objects
         {"baseline", true, baseline::kernels_float, baseline::kernels_double},
         {"avx2", has_avx2, avx2::kernels_float, avx2::kernels_double},
         {"avx512", has_avx512, avx512::kernels_float, avx512::kernels_double},
     };
 #else
-    static const std::vector<Tier> all = {{"generic", true, generic::kernels_float, generic::kernels_double}};
+    static const std::vector<Tier>& all =
+        *new std::vector<Tier>{{"generic", true, generic::kernels_float, generic::kernels_double}};
 #endif
     return all;
 }
@@ -86,7 +88,7 @@ std::vector<std::string> tiers_available() {
 }
 
 const std::string& active_tier() {
-    static const std::string name = active().name;
+    static const std::string& name = *new std::string(active().name);
     return name;
 }
 

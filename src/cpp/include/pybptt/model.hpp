@@ -38,14 +38,16 @@ constexpr std::size_t kNoTruncation = std::size_t(-1);
 
 /// Returns L and writes all its gradients.
 ///   final_state  (B, H): h_T; may be null
-///   truncation   every loss goes back through this many steps past its own, no further: TBPTT(1, truncation + 1)
+///   truncation   every loss goes back through this many steps past its own, no further: TBPTT(1, truncation + 1). Each step then
+///   has
+///                as many dL/dh_t as losses reach it: gradients.state and gradients.hidden must be null
 template <class Real>
 double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
                      const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state,
                      const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients,
                      std::size_t truncation = kNoTruncation);
 
-/// Returns L alone; memory does not grow with T, but for 8 bytes a target.
+/// Returns L alone; memory grows with T by some 30 bytes a token and target alone.
 template <class Real>
 double loss(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
             const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state);

@@ -12,8 +12,8 @@
 //
 // Arrays are plain pointers to row-major, time-major values that the caller owns; none may overlap one that is written.
 // `Real` is float or double. Sizes are not checked against the arrays: the caller does that. Any size may be 0.
-// All functions may be called from several threads at once. They throw std::bad_alloc if memory cannot be had, before
-// anything is written, and nothing else.
+// All functions may be called from several threads at once. They throw, before anything is written, std::bad_alloc if memory cannot
+// be had, std::runtime_error for a PYBPTT_TIER and std::invalid_argument for a PYBPTT_NUM_THREADS that is none; nothing else.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +29,7 @@ struct RnnSizes {
     Nonlinearity nonlinearity;
 };
 
-/// PyTorch's names, shapes and order. The biases may be null: then they are zero.
+/// PyTorch's names, shapes and order. Both biases may be null: then they are zero.
 template <class Real>
 struct RnnParameters {
     const Real* weight_ih;  // (H, D)
@@ -64,7 +64,6 @@ class Tape {
 public:
     struct Contents;
 
-    Tape();
     explicit Tape(std::unique_ptr<Contents> contents);
     Tape(Tape&&) noexcept;
     Tape& operator=(Tape&&) noexcept;
@@ -87,7 +86,7 @@ template <class Real>
 Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
                    Real* output, Real* final_state);
 
-/// The same without a tape: memory does not grow with T.
+/// The same without a tape: memory does not grow with T, but for some 20 bytes a token.
 template <class Real>
 void infer(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
            Real* output, Real* final_state);
