@@ -2,6 +2,9 @@
 
 PYBIND11_MODULE(_core, module) {
     module.doc() = "The C++ core of pybptt. The public interface is the package's; this one may change.";
+    // pybind11 looks NumPy's functions up at first use, without the GIL for a moment: here, rather than in some thread's first
+    // call.
+    (void)pybptt::py::dtype::of<float>();
     pybptt::bind_runtime(module);
     pybptt::bind_rnn(module);
     pybptt::bind_model(module);
