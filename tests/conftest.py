@@ -1,5 +1,7 @@
 """Fixtures of several test files."""
 
+import signal
+
 import hypothesis
 import pytest
 
@@ -31,3 +33,11 @@ def text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("abacad\n" * (20_000 // 7))
     return str(path)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """Some tests press Ctrl-C, which a process started in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
