@@ -240,6 +240,33 @@ TEST_CASE_TEMPLATE("the bits of product_transposed do not depend on how its dept
     });
 }
 
+TEST_CASE_TEMPLATE("product_transposed of sixteen terms has the bits of their one long sum", Real, float, double) {
+    Random random(7);
+    const std::size_t rows = 21, cols = kLanes<Real> + 7;
+    // The kernel's blocks of 512 end with the eighth term and within the eleventh.
+    const std::size_t depths[16] = {1, 0, 70, 3, 200, 16, 0, 222, 1, 40, 600, 5, 8, 33, 2, 1};
+    std::vector<std::size_t> first = {0};
+    for (const std::size_t depth : depths) first.push_back(first.back() + depth);
+    const auto a = panels<Real>(first.back(), rows), b = panels<Real>(first.back(), cols);
+    a.fill(random.reals());
+    b.fill(random.reals());
+    const TestMatrix<Real> from(rows, cols, Layout::row_major);
+    from.fill(random.reals());
+    for_each_tier<Real>([&](const Kernels<Real>& k) {
+        for (int count = 0; count <= 16; ++count) {
+            CAPTURE(count);
+            std::vector<Term<Real>> terms;
+            for (std::size_t i = 0; i < std::size_t(count); ++i)
+                terms.push_back({a.view().rows_from(first[i]), b.view().rows_from(first[i]), depths[i]});
+            const auto whole = panels<Real>(rows, cols), parts = panels<Real>(rows, cols);
+            product_transposed<Real>(k, rows, cols, first[std::size_t(count)], a.view(), b.view(), from.view(), whole.view());
+            k.product_transposed(rows, cols, terms.data(), count, from.view(), parts.view());
+            REQUIRE(same_bits(whole, parts));
+            REQUIRE(parts.guards_hold());
+        }
+    });
+}
+
 TEST_CASE_TEMPLATE("infinities and NaN pass through products into their own row and column alone", Real, float, double) {
     constexpr Real kInfinity = std::numeric_limits<Real>::infinity(), kNaN = std::numeric_limits<Real>::quiet_NaN();
     Random random(6);
