@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -13,11 +14,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
-from report import OURS, Measured, number, threads_in_words
+from report import OURS, SIZES, Measured, number, threads_in_words
+from rows import Row
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes.
 COLOURS = {
     "torch": "#D55E00",
+    "torch_padded": "#F0E442",
     "torch_loop": "#E69F00",
     "jax": "#0072B2",
     "eigen": "#009E73",
@@ -41,28 +44,29 @@ def draw(measured: dict, path: Path) -> None:
     m = Measured(measured)
     peers = [key for key in m.keys if key != OURS]
     threads = m.threads[:2]
+    strips = layout(m)
+    height = strips[-1].bottom
     figure, panels = plt.subplots(
         1, len(threads) + 1, sharey=True, layout="constrained",
-        figsize=(5 * len(threads) + 3.2, 1.9 + 0.19 * len(m.rows) * (len(peers) + 1)),
+        figsize=(5 * len(threads) + 3.2, 1.9 + 0.19 * height),
         width_ratios=[1] * len(threads) + [0.6],
     )  # fmt: skip
-    places = list(range(len(m.rows)))
     ratios = [m.speed_up(row, n, key) for row in m.rows for n in threads for key in peers]
-    ratios += [asked for row in m.rows for asked in (row.floor.torch, row.floor.jax)]
+    ratios += [floor_of(row, n, key) for row in m.rows for n in threads for key in peers]
     ratios = [ratio for ratio in ratios if ratio]
     limits = (min(0.8, *ratios) / 1.1, max(2.0, *ratios) * 1.45) if ratios else (0.8, 2.0)
     for panel, n in zip(panels, threads, strict=False):
-        draw_speed_ups(panel, m, n, peers)
+        draw_speed_ups(panel, m, n, strips)
         panel.set_xlim(limits)
-    draw_peak(panels[-1], m, threads)
-    panels[0].set_yticks(places, [f"{row.name}\n{row.sizes}" for row in m.rows])
-    panels[0].set_ylim(len(places) - 0.5, -0.5)
+    draw_peak(panels[-1], m, threads, strips)
+    panels[0].set_yticks([strip.middle for strip in strips], [f"{s.row.name}\n{s.row.sizes}" for s in strips])
+    panels[0].set_ylim(height, 0)
     for panel in panels:
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
-        for place in places[1:]:
-            panel.axhline(place - 0.5, color="#DDDDDD", linewidth=0.8, zorder=0)
-    footer = f"sizes are T B D H (Q); {measured['machine']}; {measured['date']}"
+        for strip in strips[1:]:
+            panel.axhline(strip.top, color="#DDDDDD", linewidth=0.8, zorder=0)
+    footer = f"sizes are {SIZES}; {measured['machine']}; {measured['date']}"
     if m.noise:
         footer += f"\n{m.noise}"
     figure.supxlabel(footer, fontsize=8, color="#666666")
@@ -80,23 +84,50 @@ def draw(measured: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def bar_places(count: int) -> tuple[list[float], float]:
-    """Offsets of `count` bars around a row's place, and their height."""
-    height = 0.84 / count
-    return [(i - (count - 1) / 2) * height for i in range(count)], height
+@dataclass(frozen=True)
+class Strip:
+    """A row's share of the vertical axis, whose unit is one bar."""
+
+    row: Row
+    keys: list[str]  # who takes part, a bar each
+    top: float
+    bottom: float
+
+    @property
+    def middle(self) -> float:
+        return (self.top + self.bottom) / 2
+
+    def bars(self, count: int) -> tuple[list[float], float]:
+        """Where `count` bars that fill the strip are, and how high they are."""
+        height = (self.bottom - self.top - 1) / count
+        return [self.top + 0.5 + (i + 0.5) * height for i in range(count)], height * 0.88
 
 
-def draw_speed_ups(panel, m: Measured, n: int, peers: list[str]) -> None:
-    """Bars from 1, to the right where pybptt is faster; floors are asked of PyTorch and JAX at one thread."""
-    offsets, height = bar_places(max(1, len(peers)))
-    for offset, key in zip(offsets, peers, strict=False):
-        for place, row in enumerate(m.rows):
-            ratio = m.speed_up(row, n, key)
+def layout(m: Measured) -> list[Strip]:
+    """One row below the other, each as high as it has contestants, and as its label of two lines needs."""
+    strips: list[Strip] = []
+    for row in m.rows:
+        keys = m.taking_part(row)
+        top = strips[-1].bottom if strips else 0.0
+        strips.append(Strip(row, keys, top, top + max(2, len(keys)) + 1))
+    return strips
+
+
+def floor_of(row: Row, n: int, key: str) -> float | None:
+    """What is asked of pybptt against the contestant `key` at `n` threads."""
+    return getattr(row.floor, key if n == 1 else f"{key}_{n}", None)
+
+
+def draw_speed_ups(panel, m: Measured, n: int, strips: list[Strip]) -> None:
+    """Bars from 1, to the right where pybptt is faster; floors are asked of PyTorch and JAX."""
+    for strip in strips:
+        places, height = strip.bars(max(1, len(strip.keys)))
+        for y, key in zip(places, strip.keys, strict=False):
+            ratio = m.speed_up(strip.row, n, key)
             if ratio is None:
                 continue
-            y = place + offset
-            panel.barh(y, ratio - 1, height * 0.88, left=1, color=COLOURS[key])
-            floor = getattr(row.floor, key, None) if n == 1 else None
+            panel.barh(y, ratio - 1, height, left=1, color=COLOURS[key])
+            floor = floor_of(strip.row, n, key)
             if floor:
                 panel.plot(floor, y, **FLOOR)
             panel.annotate(
@@ -113,22 +144,21 @@ def draw_speed_ups(panel, m: Measured, n: int, peers: list[str]) -> None:
     panel.set_title(f"times faster than …, {threads_in_words(n)}", fontsize=11)
 
 
-def draw_peak(panel, m: Measured, threads: list[int]) -> None:
+def draw_peak(panel, m: Measured, threads: list[int], strips: list[Strip]) -> None:
     """Bars of the fraction of the machine's own matrix product that a step reaches."""
-    offsets, height = bar_places(len(threads))
-    for offset, n, colour in zip(offsets, threads, PEAK_COLOURS, strict=False):
-        for place, row in enumerate(m.rows):
-            fraction = m.of_peak(row, n)
+    for strip in strips:
+        places, height = strip.bars(len(threads))
+        for y, n, colour in zip(places, threads, PEAK_COLOURS, strict=False):
+            fraction = m.of_peak(strip.row, n)
             if fraction is None:
                 continue
-            y = place + offset
-            panel.barh(y, fraction, height * 0.88, color=colour)
+            panel.barh(y, fraction, height, color=colour)
             panel.annotate(
                 f"{fraction:.0%}, {threads_in_words(n)}", (0, y), xytext=(4, 0), textcoords="offset points",
                 va="center_baseline", fontsize=8, color="black",
             )  # fmt: skip
-            if n == 1 and row.floor.peak:
-                panel.plot(row.floor.peak, y, **FLOOR)
+            if n == 1 and strip.row.floor.peak:
+                panel.plot(strip.row.floor.peak, y, **FLOOR)
     panel.set_xlim(0, 1.05)
     panel.xaxis.set_major_locator(FixedLocator((0, 0.25, 0.5, 0.75, 1)))
     panel.xaxis.set_major_formatter(PercentFormatter(1))

@@ -7,6 +7,8 @@ The exit status is 1 where a figure misses its floor.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import time
@@ -16,8 +18,8 @@ from dataclasses import dataclass
 import compare
 import numpy as np
 import report
-from contestants import with_numpy
-from rows import ROWS, Problem
+from contestants import with_numpy, with_pybptt
+from rows import ROWS, Problem, make_problem
 
 import pybptt
 
@@ -168,7 +170,73 @@ def imports() -> Iterator[Figure]:
     yield Figure("import pybptt over import numpy", float(np.median(times)) * 1e3, "ms", "<=", 30)
 
 
-CHECKS = {check.__name__: check for check in (overhead, imports, denormals, flat, float64, textbook)}
+def ragged() -> Iterator[Figure]:
+    """A batch with lengths uniform in 1..200 against the same shape without padding."""
+    for cell in ("lstm", "gru"):
+        steps = {}
+        for name in (f"{cell}-small", f"{cell}-ragged"):
+            row = ROWS[name]
+            problem = make_problem(row)
+            steps[name] = with_pybptt.layer_step(with_pybptt.make_layer(row, problem), problem)
+        dense, uneven = interleaved(steps, rounds=30).values()
+        row = ROWS[f"{cell}-ragged"]
+        yield Figure(f"{cell}-ragged, steps that are no padding", row.lengths.sum() / (row.T * row.B))
+        yield Figure(f"{cell}-ragged over {cell}-small", uneven / dense, "x", "<=", 0.62)
+
+
+# Run with a row's name. Resident memory is what the allocator holds, so it is told to give back every large
+# block at once, and the system to hand out no huge pages, of which a block would fill the last only in part.
+MEMORY_OF_BACKWARD = """
+import ctypes, json, sys
+from contestants import with_pybptt
+from rows import ROWS, Row, make_problem
+
+PR_SET_THP_DISABLE = 41
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+def resident(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field + ":")) * 1024
+
+row = ROWS[sys.argv[1]]
+for one in (Row("warm-up", 3, 2, 5, 7, cell=row.cell), row):  # the first one loads the code itself
+    problem = make_problem(one)
+    layer = with_pybptt.make_layer(one, problem)
+    empty = resident("VmRSS")
+    output, state, tape = layer.forward(problem.x)
+    before = resident("VmRSS")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    gradients = layer.backward(tape, problem.d_output, input=False)
+    peak = resident("VmHWM")
+kept = output.nbytes + tape.nbytes
+print(json.dumps({"tape": tape.nbytes, "kept": before - empty - kept,
+                  "backward": peak - before - gradients.flat.nbytes}))
+"""
+
+
+def memory() -> Iterator[Figure]:
+    """What backward allocates beside the tape and the gradients (Linux only)."""
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        print("  left out: this system can't tell the peak of a part of a run")
+        return
+    block = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    for name in ("lstm-long", "lstm-mid"):
+        answer = subprocess.check_output(
+            [sys.executable, "-c", MEMORY_OF_BACKWARD, name],
+            env={**os.environ, **block, "NUMPY_MADVISE_HUGEPAGE": "0", "PYBPTT_NUM_THREADS": "1"},
+            cwd=os.path.dirname(os.path.abspath(__file__)),
+        )
+        figures = json.loads(answer)
+        yield Figure(f"{name} ({ROWS[name].sizes}), the tape", figures["tape"] / 1e6, "MB")
+        yield Figure("  left by forward beside tape and output", figures["kept"] / 1e6, "MB")
+        yield Figure("  backward, beside tape and gradients", figures["backward"] / 1e6, "MB")
+        yield Figure("  its part of the tape", figures["backward"] / figures["tape"], "", "<=", 0.1)
+
+
+CHECKS = {
+    check.__name__: check for check in (overhead, imports, denormals, flat, ragged, memory, float64, textbook)
+}
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ import machine
 import report
 from contestants import CONTESTANTS, DEFAULT
 from rows import DEFAULT as DEFAULT_ROWS
-from rows import ROWS
+from rows import GROUPS, ROWS
 
 QUICK_SECONDS = 1.0
 
@@ -94,15 +94,17 @@ def show_progress(text: str) -> None:
         print(f"\r{text:<40}", end="" if text else "\r", file=sys.stderr, flush=True)
 
 
-def names_from(allowed: Iterable[str]) -> Callable[[str], list[str]]:
-    """An argparse type: names from `allowed`, separated by commas."""
+def names_from(allowed: Iterable[str], groups: dict[str, list[str]] | None = None) -> Callable:
+    """An argparse type: names from `allowed` or of groups of them, separated by commas."""
+    groups = groups or {}
 
     def parse(text: str) -> list[str]:
-        names = [name.strip() for name in text.split(",")]
-        for name in names:
-            if name not in allowed:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(allowed)}")
-        return names
+        names: list[str] = []
+        for name in map(str.strip, text.split(",")):
+            if name not in allowed and name not in groups:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join([*groups, *allowed])}")
+            names += groups.get(name, [name])
+        return list(dict.fromkeys(names))
 
     return parse
 
@@ -126,8 +128,9 @@ def parse_arguments() -> argparse.Namespace:
     default_threads = [1, 2] if machine.number_of_cores() > 1 else [1]
     extra = ",".join(name for name in ROWS if name not in default_rows)
     parser.add_argument(
-        "--rows", type=names_from(ROWS), default=default_rows, metavar="NAMES",
-        help=f"rows to measure (default: {','.join(default_rows)}; there are also {extra})",
+        "--rows", type=names_from(ROWS, GROUPS), default=default_rows, metavar="NAMES",
+        help=f"rows to measure (default: {','.join(default_rows)}; there are also {extra}; "
+        f"{', '.join(GROUPS)} stand for all rows of that cell in the default)",
     )  # fmt: skip
     parser.add_argument(
         "--threads", type=thread_counts, default=default_threads, metavar="COUNTS",
@@ -135,8 +138,8 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--peers", type=names_from(CONTESTANTS), default=list(DEFAULT), metavar="NAMES",
-        help="contestants besides pybptt, which always takes part (default: torch,jax,eigen,numpy; there is "
-        "also torch_loop, PyTorch with a loop over time in Python in place of nn.RNN)",
+        help="contestants besides pybptt, which always takes part (default: all but "
+        "torch_loop, PyTorch with a loop over time in Python in place of nn.RNN)",
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=float, default=6.0, help="to spend on a row and number of threads (default: 6)"

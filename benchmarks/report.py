@@ -9,6 +9,7 @@ from contestants import CONTESTANTS
 from rows import ROWS, Row
 
 OURS = "pybptt"
+SIZES = "T B D H Q (layers)"
 
 
 @dataclass
@@ -47,10 +48,17 @@ class Measured:
         """pybptt's time on one thread over its time on two."""
         return quotient(self.of(row, 1, OURS), self.of(row, 2, OURS))
 
+    def taking_part(self, row: Row) -> list[str]:
+        """The contestants other than pybptt that were measured on `row`."""
+        counts = self.threads
+        return [k for k in self.keys if k != OURS and any(self.of(row, n, k) is not None for n in counts)]
+
     def floors(self, row: Row) -> Iterator[tuple[float | None, float | None]]:
         """What was measured and what is asked, in the order of the table of floors."""
         yield self.speed_up(row, 1, "torch"), row.floor.torch
+        yield self.speed_up(row, 2, "torch"), row.floor.torch_2
         yield self.speed_up(row, 1, "jax"), row.floor.jax
+        yield self.speed_up(row, 2, "jax"), row.floor.jax_2
         yield self.of_peak(row, 1), row.floor.peak
         yield self.scaling(row), row.floor.threads
 
@@ -82,7 +90,7 @@ def tables(measured: Measured) -> Iterator[Table]:
         yield Table(
             f"Median of a step at {threads_in_words(n)}, ms; GFLOP/s of pybptt and of the peak; "
             "cores that others kept busy",
-            ["row", "T B D H (Q)", *names, "GFLOP/s", "peak", "of peak", "others"],
+            ["row", SIZES, *names, "GFLOP/s", "peak", "of peak", "others"],
             [
                 [row.name, row.sizes]
                 + [milliseconds(measured.of(row, n, key)) for key in measured.keys]
@@ -120,7 +128,8 @@ def tables(measured: Measured) -> Iterator[Table]:
     )
     yield Table(
         "Floors: what was measured, and what is asked",
-        ["row", "vs PyTorch, 1", "vs JAX, 1", "of peak, 1", "2 threads over 1", "met"],
+        ["row", "vs PyTorch, 1", "vs PyTorch, 2", "vs JAX, 1", "vs JAX, 2", "of peak, 1", "2 threads over 1"]
+        + ["met"],
         [floor_line(measured, row) for row in measured.rows],
     )
 
@@ -139,7 +148,9 @@ def floor_line(measured: Measured, row: Row) -> list[str]:
 def heading(measured: dict) -> list[str]:
     """The machine, the versions, the peaks."""
     lines = [f"{measured['machine']}; {measured['date']}"]
-    lines.append(", ".join(f"{CONTESTANTS[key][0]} {text}" for key, text in measured["versions"].items()))
+    # "PyTorch, padded" is PyTorch, whose version stands there already.
+    versions = {CONTESTANTS[key][0].split(",")[0]: text for key, text in measured["versions"].items()}
+    lines.append(", ".join(f"{name} {text}" for name, text in versions.items()))
     sources = {(ROWS[r["row"]].dtype, r["threads"]): r["peak_source"] for r in measured["results"]}
     best = [f"{dtype} at {threads_in_words(n)} by {source}" for (dtype, n), source in sources.items()]
     lines.append("Peak: matrix product of size 2048, " + ", ".join(best))

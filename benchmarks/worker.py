@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import machine
 
@@ -95,22 +96,31 @@ class Worker:
     def __init__(self, threads: int, peers: list[str]):
         # Only now, pinned and with the environment set, may anything that counts cores be imported.
         import contestants
-        from rows import Row, make_problem
 
         self.threads = threads
         self.peaks = {}  # by dtype
         self.ready: dict[str, contestants.Contestant] = {}
         self.missing: dict[str, str] = {}
-        warm_up = Row("warm-up", T=3, B=2, D=5, H=7)
+        self.warm: set[tuple] = set()  # kinds of rows that every contestant has had
         for key in peers:
             try:
                 self.ready[key] = contestants.load(key, threads)
             except contestants.Missing as error:
                 self.missing[key] = str(error)
-                continue
-            # So that a first call is a first call with a shape, not with a library.
-            step, _ = self.ready[key].prepare(warm_up, make_problem(warm_up))
-            step()
+
+    def warm_up(self, row) -> None:
+        """Have a small row of the same kind, so that a first call is one with a shape, not with a library."""
+        from rows import make_problem
+
+        kind = (row.cell, row.dtype, row.layers, row.ragged, bool(row.Q))
+        if kind in self.warm:
+            return
+        self.warm.add(kind)
+        small = replace(row, name="warm-up", T=3, B=2, D=5, H=7, Q=min(row.Q, 4))
+        problem = make_problem(small)
+        for contestant in self.ready.values():
+            if contestant.covers(small):
+                contestant.prepare(small, problem)[0]()
 
     def measure(self, name: str, seconds: float) -> dict:
         """Everything about one row: of each contestant the first call, median and spread, and the peak."""
@@ -120,6 +130,7 @@ class Worker:
         from rows import ROWS, make_problem
 
         row = ROWS[name]
+        self.warm_up(row)
         problem = make_problem(row)
         expected = with_numpy.expected_gradients(row, problem)
         if row.dtype not in self.peaks:
@@ -127,6 +138,8 @@ class Worker:
         peak = self.peaks[row.dtype]
         steps, firsts, errors = {}, {}, {}
         for key, contestant in self.ready.items():
+            if not contestant.covers(row):
+                continue
             steps[key], gradients = contestant.prepare(row, problem)
             time.sleep(PAUSE_SECONDS)
             firsts[key], result = timed(steps[key])

@@ -1,7 +1,8 @@
 """The contestants of the comparison, one file each, behind one small interface.
 
 A contestant's module has a class `Contestant(threads)`; making one imports the library and sets its number
-of threads, and raises `Missing` where the library isn't there. A contestant has a `version` to print and
+of threads, and raises `Missing` where the library isn't there. A contestant has a `version` to print, says
+with `covers(row)` which rows it takes part in, and has
 
     step, gradients = contestant.prepare(row, problem)
 
@@ -26,11 +27,15 @@ CONTESTANTS = {
     "pybptt": ("pybptt", "pip install ."),
     "torch": ("PyTorch", "pip install torch --index-url https://download.pytorch.org/whl/cpu"),
     "torch_loop": ("PyTorch, loop", "pip install torch --index-url https://download.pytorch.org/whl/cpu"),
+    "torch_padded": (
+        "PyTorch, padded",
+        "pip install torch --index-url https://download.pytorch.org/whl/cpu",
+    ),
     "jax": ("JAX", "pip install jax"),
     "eigen": ("Eigen", "apt install libeigen3-dev g++, or pip install cmeel-eigen"),
     "numpy": ("NumPy", "pip install numpy"),
 }
-DEFAULT = ("pybptt", "torch", "jax", "eigen", "numpy")
+DEFAULT = ("pybptt", "torch", "torch_padded", "jax", "eigen", "numpy")
 
 
 class Missing(Exception):
@@ -41,6 +46,8 @@ class Contestant(Protocol):
     """What every `contestants.with_*.Contestant` offers."""
 
     version: str
+
+    def covers(self, row: Row) -> bool: ...
 
     def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]: ...
 

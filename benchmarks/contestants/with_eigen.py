@@ -55,6 +55,9 @@ class Contestant:
         self.library.version.restype = ctypes.c_char_p
         self.version = self.library.version().decode()
 
+    def covers(self, row: Row) -> bool:
+        return row.plain
+
     def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]:
         parameters = problem.parameters
         if row.Q:

@@ -3,9 +3,14 @@
 JAX has no setting for its number of threads: it takes as many as there are cores in the process's affinity
 mask, which the worker narrows before anything is imported. scan's `unroll=5` was tried: within 10% on the
 rows with a batch, nearly three times slower at B = 1.
+A ragged batch is computed padding and all, because XLA's shapes are fixed. d_output is zero at padding, which
+with one direction and no state at a sequence's end is all the masking that the gradients need.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +25,9 @@ class Contestant:
         jax.config.update("jax_platforms", "cpu")
         self.version = jax.__version__
 
+    def covers(self, row: Row) -> bool:
+        return True
+
     def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]:
         # Without this JAX makes float32 of float64. It widens indices too, so the float32 rows go without.
         if row.dtype == "float64":
@@ -30,7 +38,8 @@ class Contestant:
             target = jnp.asarray(problem.y if row.Q else problem.d_output)
         finally:
             jax.config.update("jax_enable_x64", False)
-        gradient = jax.jit(jax.grad(model_loss if row.Q else layer_loss))
+        loss = model_loss if row.Q else partial(stack_loss, CELLS[row.cell])
+        gradient = jax.jit(jax.grad(loss))
 
         def step() -> dict[str, jax.Array]:
             return jax.block_until_ready(gradient(parameters, x, target))
@@ -45,10 +54,10 @@ class Contestant:
         return (step_in_float64 if row.dtype == "float64" else step), gradients
 
 
-def scan(parameters: dict[str, jax.Array], projected: jax.Array) -> jax.Array:
+def rnn(W_hh: jax.Array, b_ih: jax.Array, b_hh: jax.Array, projected: jax.Array) -> jax.Array:
     """States (T, B, H) from the input's projection (T, B, H), biases left out."""
-    W = parameters["weight_hh_l0"].T
-    z = projected + (parameters["bias_ih_l0"] + parameters["bias_hh_l0"])
+    W = W_hh.T
+    z = projected + (b_ih + b_hh)
 
     def one_step(h, z_t):
         h = jnp.tanh(z_t + h @ W)
@@ -57,14 +66,59 @@ def scan(parameters: dict[str, jax.Array], projected: jax.Array) -> jax.Array:
     return jax.lax.scan(one_step, jnp.zeros_like(z[0]), z)[1]
 
 
-def layer_loss(parameters: dict[str, jax.Array], x: jax.Array, d_output: jax.Array) -> jax.Array:
-    """A loss whose gradient by the states is d_output."""
-    return jnp.sum(scan(parameters, x @ parameters["weight_ih_l0"].T) * d_output)
+def lstm(W_hh: jax.Array, b_ih: jax.Array, b_hh: jax.Array, projected: jax.Array) -> jax.Array:
+    """The same of an LSTM, whose projection is (T, B, 4H): i f g o."""
+    W = W_hh.T
+    z = projected + (b_ih + b_hh)
+
+    def one_step(state, z_t):
+        h, c = state
+        i, f, g, o = jnp.split(z_t + h @ W, 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    zeros = jnp.zeros((z.shape[1], W.shape[0]), z.dtype)
+    return jax.lax.scan(one_step, (zeros, zeros), z)[1]
+
+
+def gru(W_hh: jax.Array, b_ih: jax.Array, b_hh: jax.Array, projected: jax.Array) -> jax.Array:
+    """The same of a GRU, whose projection is (T, B, 3H): r z n."""
+    W = W_hh.T
+    H = W.shape[0]
+    z = projected + b_ih
+
+    def one_step(h, z_t):
+        from_state = h @ W + b_hh
+        r, u = jnp.split(jax.nn.sigmoid(z_t[:, : 2 * H] + from_state[:, : 2 * H]), 2, axis=-1)
+        n = jnp.tanh(z_t[:, 2 * H :] + r * from_state[:, 2 * H :])
+        h = (1 - u) * n + u * h
+        return h, h
+
+    return jax.lax.scan(one_step, jnp.zeros((z.shape[1], H), z.dtype), z)[1]
+
+
+CELLS = {"RNN": rnn, "LSTM": lstm, "GRU": gru}
+
+
+def recurrence(cell: Callable, parameters: dict[str, jax.Array], k: int, projected: jax.Array) -> jax.Array:
+    """The states of layer k from its input's projection."""
+    weights = (parameters[f"{name}_l{k}"] for name in ("weight_hh", "bias_ih", "bias_hh"))
+    return cell(*weights, projected)
+
+
+def stack_loss(
+    cell: Callable, parameters: dict[str, jax.Array], x: jax.Array, d_output: jax.Array
+) -> jax.Array:
+    """A loss whose gradient by the last layer's states is d_output."""
+    for k in range(len(parameters) // 4):
+        x = recurrence(cell, parameters, k, x @ parameters[f"weight_ih_l{k}"].T)
+    return jnp.sum(x * d_output)
 
 
 def model_loss(parameters: dict[str, jax.Array], tokens: jax.Array, y: jax.Array) -> jax.Array:
     """Mean cross-entropy. Columns of W_ih: faster than rows of its transpose, or one-hot inputs."""
-    h = scan(parameters, jnp.moveaxis(parameters["weight_ih_l0"][:, tokens], 0, -1))
+    h = recurrence(rnn, parameters, 0, jnp.moveaxis(parameters["weight_ih_l0"][:, tokens], 0, -1))
     logits = h.reshape(-1, h.shape[-1]) @ parameters["output.weight"].T + parameters["output.bias"]
     picked = jnp.take_along_axis(logits, y.reshape(-1, 1), axis=1)[:, 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)

@@ -5,10 +5,13 @@ It also judges the others: in float64 its gradients are the ones that every cont
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from rows import Problem, Row
 
-from contestants import Gradients, Step
+from contestants import Gradients, Step, numpy_gates
 
 
 def layer_forward(parameters: dict[str, np.ndarray], projected: np.ndarray) -> np.ndarray:
@@ -76,8 +79,16 @@ def expected_gradients(row: Row, problem: Problem) -> dict[str, np.ndarray]:
         problem.x if row.Q else problem.x.astype(np.float64),
         None if problem.d_output is None else problem.d_output.astype(np.float64),
         problem.y,
+        problem.lengths,
     )
-    return (model_step if row.Q else layer_step)(exact)
+    return step_of(row)(exact)
+
+
+def step_of(row: Row) -> Callable[[Problem], dict[str, np.ndarray]]:
+    """The function from the problem of `row` to its gradients."""
+    if row.Q:
+        return model_step
+    return layer_step if row.plain else partial(numpy_gates.stack_step, row.cell)
 
 
 class Contestant:
@@ -85,6 +96,9 @@ class Contestant:
         # NumPy's BLAS takes its threads from OPENBLAS_NUM_THREADS and its like, which the worker starts with.
         self.version = np.__version__
 
+    def covers(self, row: Row) -> bool:
+        return True
+
     def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]:
-        step = model_step if row.Q else layer_step
+        step = step_of(row)
         return (lambda: step(problem)), (lambda result: result)

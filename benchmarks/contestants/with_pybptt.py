@@ -2,11 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from rows import Problem, Row
 
 import pybptt
 from contestants import Gradients, Step
+
+# Version 0.1 has one layer of one cell and no lengths; without those arguments it can still be measured.
+
+
+def make_layer(row: Row, problem: Problem):
+    """The row's layer (or stack) with the problem's parameters."""
+    sizes = (row.D, row.H) if row.layers == 1 else (row.D, row.H, row.layers)
+    layer = getattr(pybptt, row.cell)(*sizes, dtype=row.dtype)
+    for name, values in layer.parameters.items():
+        values[...] = problem.parameters[name]
+    return layer
+
+
+def on_input(call: Callable, problem: Problem) -> Callable:
+    """`call` (a layer or its `forward`) on the problem's input, and on its lengths where it has some."""
+    lengths = {} if problem.lengths is None else {"lengths": problem.lengths}
+    return partial(call, problem.x, **lengths)
+
+
+def layer_step(layer, problem: Problem) -> Step:
+    """Forward and backward of a layer."""
+    forward = on_input(layer.forward, problem)
+
+    def step():
+        _, _, tape = forward()
+        return layer.backward(tape, problem.d_output, input=False)
+
+    return step
+
+
+def model_step(layer, row: Row, problem: Problem) -> Step:
+    """Loss and gradients of the whole model."""
+    model = pybptt.SequenceModel(layer, row.Q)
+    for name, values in problem.parameters.items():
+        model.parameters[name][...] = values
+
+    def step():
+        return model.loss_and_grad(problem.x, problem.y)[1]
+
+    return step
 
 
 class Contestant:
@@ -14,20 +57,14 @@ class Contestant:
         pybptt.set_num_threads(threads)
         self.version = f"{pybptt.__version__} ({pybptt.config()['tier']})"
 
+    def covers(self, row: Row) -> bool:
+        return hasattr(pybptt, row.cell)
+
     def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]:
-        rnn = pybptt.RNN(row.D, row.H, dtype=row.dtype)
-        owner = pybptt.SequenceModel(rnn, row.Q) if row.Q else rnn
-        for name, values in problem.parameters.items():
-            owner.parameters[name][...] = values
-
-        def layer_step():
-            _, _, tape = rnn.forward(problem.x)
-            return rnn.backward(tape, problem.d_output, input=False)
-
-        def model_step():
-            return owner.loss_and_grad(problem.x, problem.y)[1]
+        layer = make_layer(row, problem)
+        step = model_step(layer, row, problem) if row.Q else layer_step(layer, problem)
 
         def gradients(result) -> dict[str, np.ndarray]:
             return result.parameters
 
-        return (model_step if row.Q else layer_step), gradients
+        return step, gradients

@@ -1,10 +1,11 @@
-"""PyTorch: nn.RNN and autograd."""
+"""PyTorch: nn.RNN, nn.LSTM, nn.GRU and autograd; ragged batches as packed sequences."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from rows import Problem, Row
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from contestants import Gradients, Step
 
@@ -14,25 +15,37 @@ class Contestant:
         torch.set_num_threads(threads)
         self.version = torch.__version__
 
+    def covers(self, row: Row) -> bool:
+        return True
+
     def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]:
         return prepare_model(problem) if row.Q else prepare_layer(row, problem)
 
 
 def prepare_layer(row: Row, problem: Problem) -> tuple[Step, Gradients]:
-    rnn = torch.nn.RNN(row.D, row.H, dtype=getattr(torch, row.dtype))
+    make = getattr(torch.nn, row.cell)
+    rnn = make(row.D, row.H, row.layers, dtype=getattr(torch, row.dtype))
     rnn.load_state_dict({name: torch.from_numpy(values) for name, values in problem.parameters.items()})
     x = torch.from_numpy(problem.x)
     d_output = torch.from_numpy(problem.d_output)
+    lengths = None if problem.lengths is None else torch.from_numpy(problem.lengths)
 
     def step() -> None:
         rnn.zero_grad(set_to_none=True)
         output, _ = rnn(x)
         output.backward(d_output)
 
+    def packed_step() -> None:
+        """Padded arrays in, padded arrays out; the lengths come in no order."""
+        rnn.zero_grad(set_to_none=True)
+        packed, _ = rnn(pack_padded_sequence(x, lengths, enforce_sorted=False))
+        output, _ = pad_packed_sequence(packed, total_length=row.T)
+        output.backward(d_output)
+
     def gradients(_) -> dict[str, np.ndarray]:
         return {name: parameter.grad.numpy() for name, parameter in rnn.named_parameters()}
 
-    return step, gradients
+    return (step if lengths is None else packed_step), gradients
 
 
 def prepare_model(problem: Problem) -> tuple[Step, Gradients]:

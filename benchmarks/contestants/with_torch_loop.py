@@ -13,6 +13,9 @@ from contestants import Gradients, Step, with_torch
 
 
 class Contestant(with_torch.Contestant):
+    def covers(self, row: Row) -> bool:
+        return row.plain
+
     def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]:
         return with_torch.prepare_model(problem) if row.Q else prepare_layer(problem)
 

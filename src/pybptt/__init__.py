@@ -9,16 +9,19 @@
 ((8, 8), (1, 20, 4, 8))
 """
 
-from . import optim, reference
+from . import onnx, optim, reference
 from ._core import version as __version__
 from .checks import check_gradients
 from .gradients import Gradients, clip_by_norm
-from .layers import RNN, Tape
+from .layers import GRU, LSTM, RNN
 from .machine import config, get_num_threads, set_num_threads, show_config
 from .model import SequenceModel
+from .tape import Tape
 from .textbook import bptt
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "RNN",
     "Gradients",
     "SequenceModel",
@@ -29,6 +32,7 @@ __all__ = [
     "clip_by_norm",
     "config",
     "get_num_threads",
+    "onnx",
     "optim",
     "reference",
     "set_num_threads",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
 
@@ -67,20 +66,54 @@ def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     return np.ascontiguousarray(array) if shape else array
 
 
-def ids(name: str, value: Array, limit: int, turned: Callable[[Array], Array] | None = None) -> Array:
-    """Integers as int64 (the core's index type), C-contiguous, `turned` into the core's order of axes.
+def ids(
+    name: str, value: Array, limit: int, *, time_axis: int = 0, lengths: Array | None = None
+) -> Array:
+    """Integers as int64 (the core's index type), C-contiguous, time-major if they are (B, T).
 
     The core checks that they are in [0, limit); here that is done only where its message would be wrong: for
-    values that int64 does not hold, and axes in another order.
+    values that int64 does not hold, and other axes than the core's. Past a sequence's end they may be anything.
     """
-    if turned is not None or value.dtype == np.uint64:
-        wrong = np.argwhere((value < 0) | (value >= limit))
+    if time_axis == 1 or value.ndim == 1 or value.dtype == np.uint64:
+        out = (value < 0) | (value >= limit)
+        if lengths is not None:
+            steps = np.arange(value.shape[time_axis])
+            out &= steps[None, :] < lengths[:, None] if time_axis == 1 else steps[:, None] < lengths[None, :]
+        wrong = np.argwhere(out)
         if wrong.size:
             place = ", ".join(map(str, wrong[0]))
             raise IndexError(
                 f"{name}: expected ids in [0, {limit}), got {value[tuple(wrong[0])]} at [{place}]"
             )
-    return np.ascontiguousarray(value if turned is None else turned(value), dtype=np.int64)
+    return np.ascontiguousarray(value.T if time_axis == 1 else value, dtype=np.int64)
+
+
+def sequence_lengths(lengths: ArrayLike | None, steps: int, batch: int) -> Array | None:
+    """(B,) of int64 in [0, T], or a TypeError or ValueError."""
+    if lengths is None:
+        return None
+    array = np.asarray(lengths)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"lengths: expected integers, got {array.dtype}")
+    if array.shape != (batch,):
+        raise ValueError(f"lengths: expected shape {(batch,)}, one for each sequence, got {array.shape}")
+    wrong = np.flatnonzero((array < 0) | (array > steps))
+    if wrong.size:
+        raise ValueError(
+            f"lengths: expected values in [0, {steps}], got {array[wrong[0]]} at [{wrong[0]}]"
+        )
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def fraction(name: str, value: Any) -> float:
+    """`value` as a float in [0, 1], or a TypeError or ValueError."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number in [0, 1], got {type(value).__name__}") from None
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
+    return number
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

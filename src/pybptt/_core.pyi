@@ -17,7 +17,20 @@ def empty_float32(shape: tuple[int, ...]) -> _Array: ...
 def empty_float64(shape: tuple[int, ...]) -> _Array: ...
 
 class LayerConfig:
-    def __init__(self, inputs: int, hidden: int, bias: bool, nonlinearity: int) -> None: ...
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        layers: int = 1,
+        directions: int = 1,
+        bias: bool = True,
+        cell: int = 0,
+        nonlinearity: int = 0,
+        peephole: bool = False,
+        coupled: bool = False,
+        reset_after: bool = True,
+        clip: float = 0.0,
+    ) -> None: ...
 
 class OutputConfig:
     def __init__(self, outputs: int, bias: bool, last_only: bool) -> None: ...
@@ -46,21 +59,36 @@ def forward(
     flat: _Array,
     config: LayerConfig,
     x: _Array,
-    state: _Array | None,
+    lengths: _Array | None,
+    mask: _Array | None,
+    h_0: _Array | None,
+    c_0: _Array | None,
     output: _Array,
-    final_state: _Array,
+    h_T: _Array | None,
+    c_T: _Array | None,
+    cells: _Array | None,
     keep_tape: bool,
 ) -> _Tape | None: ...
 def backward(
     tape: _Tape,
-    bias: bool,
+    config: LayerConfig,
+    mask: _Array | None,
     d_output: _Array | None,
-    d_state: _Array | None,
+    d_h: _Array | None,
+    d_c: _Array | None,
+    d_cells: _Array | None,
     flat: _Array,
     input: _Array | None,
-    state: _Array | None,
+    h_0: _Array | None,
+    c_0: _Array | None,
     hidden: _Array | None,
 ) -> None: ...
+def tape_bytes_float32(
+    config: LayerConfig, steps: int, batch: int, lengths: _Array | None, tokens: bool
+) -> int: ...
+def tape_bytes_float64(
+    config: LayerConfig, steps: int, batch: int, lengths: _Array | None, tokens: bool
+) -> int: ...
 def loss_and_grad(
     flat: _Array,
     config: LayerConfig,
@@ -68,13 +96,19 @@ def loss_and_grad(
     x: _Array,
     y: _Array,
     scale: float,
-    state: _Array | None,
-    final_state: _Array,
+    lengths: _Array | None = None,
+    mask: _Array | None = None,
+    h_0: _Array | None = None,
+    c_0: _Array | None = None,
+    h_T: _Array | None = None,
+    c_T: _Array | None = None,
+    *,
     gradient: _Array,
-    input_gradient: _Array | None,
-    state_gradient: _Array | None,
-    hidden_gradient: _Array | None,
-    truncation: int | None,
+    input_gradient: _Array | None = None,
+    d_h_0: _Array | None = None,
+    d_c_0: _Array | None = None,
+    hidden_gradient: _Array | None = None,
+    truncation: int | None = None,
 ) -> float: ...
 def loss(
     flat: _Array,
@@ -83,15 +117,24 @@ def loss(
     x: _Array,
     y: _Array,
     scale: float,
-    state: _Array | None,
-    final_state: _Array,
+    lengths: _Array | None = None,
+    mask: _Array | None = None,
+    h_0: _Array | None = None,
+    c_0: _Array | None = None,
+    h_T: _Array | None = None,
+    c_T: _Array | None = None,
 ) -> float: ...
 def predict(
     flat: _Array,
     config: LayerConfig,
     output: OutputConfig,
     x: _Array,
-    state: _Array | None,
+    lengths: _Array | None = None,
+    mask: _Array | None = None,
+    h_0: _Array | None = None,
+    c_0: _Array | None = None,
+    *,
     to: _Array,
-    final_state: _Array,
+    h_T: _Array | None = None,
+    c_T: _Array | None = None,
 ) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -11,8 +11,11 @@ from ._arrays import Array
 from .parameters import Layout, views
 
 
-class Gradients:
-    """Derivatives of the loss, as `RNN.backward` and `SequenceModel.loss_and_grad` return them.
+State = TypeVar("State")
+
+
+class Gradients(Generic[State]):
+    """Derivatives of the loss, as a layer's `backward` and `SequenceModel.loss_and_grad` return them.
 
     Attributes
     ----------
@@ -23,10 +26,12 @@ class Gradients:
         ``parameters``.
     input : ndarray, (T, B, D), or None
         dL/dx_t; None for token input, or if it was not asked for.
-    state : ndarray, (1, B, H)
-        dL/dh_0.
-    hidden : ndarray, (1, T, B, H), or None
-        dL/dh_t, the total derivative through every later step, at index t - 1; None if it was not asked for.
+        0 past a sequence's end.
+    state : ndarray, (L K, B, H)
+        dL/dh_0 of every layer and direction; for an LSTM the pair (dL/dh_0, dL/dc_0).
+    hidden : ndarray, (L K, T, B, H), or None
+        dL/dh_t, the total derivative through every later step (in the reverse direction: every earlier one), at
+        index t - 1, 0 past a sequence's end; None if it was not asked for.
 
     Examples
     --------
@@ -42,7 +47,7 @@ class Gradients:
     __slots__ = ("_layout", "_views", "flat", "hidden", "input", "state")
 
     def __init__(
-        self, flat: Array, layout: Layout, *, input: Array | None, state: Array, hidden: Array | None
+        self, flat: Array, layout: Layout, *, input: Array | None, state: State, hidden: Array | None
     ) -> None:
         self.flat = flat
         self.input = input

@@ -1,70 +1,21 @@
-"""Recurrent layers: forward over a whole sequence, and backward from a tape."""
+"""The recurrent layers."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
-from . import _core
-from ._arrays import Array, allocate, ids, is_array, positive, real, real_dtype
+from ._arrays import Array
 from .gradients import Gradients
-from .parameters import FlatParameters, layout_of
+from .recurrent import RecurrentLayer
+from .tape import Tape
 
 NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")  # in the order of the core's enum
 
 
-class Tape:
-    """What `RNN.forward` keeps for `RNN.backward`: hidden states, inputs and weights, all copies of its own.
-
-    A tape may be used any number of times, by several threads at once. Changing the input, the output or the
-    parameters afterwards does not change it.
-
-    Attributes
-    ----------
-    steps, batch : int
-        T and B.
-    nbytes : int
-        Memory that it holds: about ``(T + T / S) * B * H + T * B * D`` numbers, with H and D rounded up to a
-        cache line and S the steps that a chunk of 256 rows takes, plus the two weight matrices; for tokens
-        12 bytes each instead of the D numbers and W_ih.
-
-    Examples
-    --------
-    >>> output, state, tape = pybptt.RNN(2, 3, seed=0).forward(np.zeros((5, 1, 2), dtype=np.float32))
-    >>> tape.steps, tape.batch
-    (5, 1)
-    """
-
-    __slots__ = ("_core", "_layer")
-
-    def __init__(self, layer: RNN, core: Any) -> None:
-        self._layer = layer
-        self._core = core
-
-    @property
-    def steps(self) -> int:
-        """T."""
-        return int(self._core.steps)
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        return int(self._core.batch)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it holds."""
-        return int(self._core.nbytes)
-
-    def __repr__(self) -> str:
-        return f"Tape(steps={self.steps}, batch={self.batch}, nbytes={self.nbytes})"
-
-
-class RNN(FlatParameters):
-    """An Elman network (Elman 1990) with PyTorch's parameters.
+class RNN(RecurrentLayer[Array]):
+    """Layers of Elman cells (Elman 1990) with PyTorch's parameters.
 
     h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
 
@@ -74,6 +25,8 @@ class RNN(FlatParameters):
         D: values of a step's input, or the number of distinct token ids.
     hidden_size : int
         H.
+    num_layers : int
+        L. Each layer reads the output of the one before.
     nonlinearity : {"tanh", "relu", "sigmoid", "identity"}
         phi.
     bias : bool
@@ -81,6 +34,15 @@ class RNN(FlatParameters):
     batch_first : bool
         Whether the first two axes of input, output and their gradients are (B, T) rather than (T, B). States
         and ``Gradients.hidden`` are not affected, as in PyTorch. Costs a copy.
+    dropout : float
+        Probability, in [0, 1], of a zero in the mask between layers: see `forward`. It has no effect on a
+        single layer.
+    bidirectional : bool
+        Whether every layer also reads the sequence from its end, with parameters of its own; the output has
+        both directions side by side.
+    clip : float, optional
+        Bound of what phi receives, z_t clipped to [-clip, clip] (ONNX's attribute ``clip``); the derivative is
+        0 outside.
     dtype : {"float32", "float64"}
         Of parameters, inputs, outputs and gradients.
     seed : int, optional
@@ -92,7 +54,8 @@ class RNN(FlatParameters):
         All parameters. Assigning to it copies the values into the same memory, so ``rnn.flat -= step`` works.
     parameters : dict of str to ndarray
         Views into `flat`, in this order: ``weight_ih_l0`` (H, D), ``weight_hh_l0`` (H, H), ``bias_ih_l0``
-        (H,), ``bias_hh_l0`` (H,).
+        (H,), ``bias_hh_l0`` (H,); then the same with ``_l0_reverse`` if bidirectional, and so on with ``_l1``,
+        whose ``weight_ih`` is (H, K H).
 
     Raises
     ------
@@ -109,86 +72,160 @@ class RNN(FlatParameters):
     ((20, 4, 8), (1, 4, 8))
     """
 
+    _cell = "rnn"
+    _gates = 1
+
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
+        num_layers: int = 1,
         *,
         nonlinearity: str = "tanh",
         bias: bool = True,
         batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        clip: float | None = None,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self.input_size = D = positive("input_size", input_size)
-        self.hidden_size = H = positive("hidden_size", hidden_size)
         if nonlinearity not in NONLINEARITIES:
             known = ", ".join(NONLINEARITIES)
             raise ValueError(f"nonlinearity: expected one of {known}, got {nonlinearity!r}")
         self.nonlinearity = nonlinearity
-        self.bias = bool(bias)
-        self.batch_first = bool(batch_first)
-        self.dtype = real_dtype(dtype)
-        shapes: dict[str, tuple[int, ...]] = {"weight_ih_l0": (H, D), "weight_hh_l0": (H, H)}
-        if self.bias:
-            shapes |= {"bias_ih_l0": (H,), "bias_hh_l0": (H,)}
-        self._layout = layout_of(shapes)
-        self._in_model = False
-        self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
-        bound = 1 / math.sqrt(H)
-        random = np.random.default_rng(seed)
-        self._flat[:] = random.uniform(-bound, bound, self._flat.size)
-        self._config = _core.LayerConfig(D, H, self.bias, NONLINEARITIES.index(nonlinearity))
-
-    def __repr__(self) -> str:
-        return (
-            f"RNN({self.input_size}, {self.hidden_size}, nonlinearity={self.nonlinearity!r}, "
-            f"bias={self.bias}, batch_first={self.batch_first}, dtype={self.dtype.name!r})"
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            clip=clip,
+            dtype=dtype,
+            seed=seed,
+            nonlinearity=NONLINEARITIES.index(nonlinearity),
         )
 
-    def __call__(self, x: Array, state: Array | None = None) -> tuple[Array, Array]:
-        """Runs the network and keeps nothing.
+    def _options(self) -> dict[str, Any]:
+        return {"nonlinearity": self.nonlinearity}
 
-        Parameters
-        ----------
-        x : ndarray, (T, B, D) of the layer's dtype, or (T, B) of integers
-            Input, or token ids in [0, D), which select columns of W_ih.
-        state : ndarray, (1, B, H), optional
-            h_0; zero if not given.
 
-        Returns
-        -------
-        output : ndarray, (T, B, H)
-            h_1 ... h_T.
-        state : ndarray, (1, B, H)
-            h_T: what the next call takes to go on.
+class LSTM(RecurrentLayer[tuple[Array, Array]]):
+    """Layers of LSTM cells (Hochreiter and Schmidhuber 1997; Gers et al. 2000) with PyTorch's parameters.
 
-        Raises
-        ------
-        ValueError, TypeError, IndexError, MemoryError
-            For a wrong shape, a wrong dtype, a token out of range, and sizes that can't be allocated.
+    With z = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh, in four runs of H rows, i f g o::
 
-        Examples
-        --------
-        >>> rnn = pybptt.RNN(3, 8, seed=0)
-        >>> output, state = rnn(np.array([[0], [2], [1]]))  # three tokens, one sequence
-        >>> more, state = rnn(np.array([[2]]), state)
-        """
-        output, final_state, _ = self._run(x, state, keep_tape=False)
-        return output, final_state
+        i = sigma(z_i)    f = sigma(z_f)    g = tanh(z_g)    o = sigma(z_o)
+        c_t = f c_{t-1} + i g               h_t = o tanh(c_t)
 
-    def forward(self, x: Array, state: Array | None = None) -> tuple[Array, Array, Tape]:
+    A state is the pair (h, c).
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, seed
+        As for `RNN`.
+    peephole : bool
+        Peephole connections (Gers and Schmidhuber 2000), diagonal as in ONNX: i and f also receive
+        p_i c_{t-1} and p_f c_{t-1}, and o receives p_o c_t.
+    coupled : bool
+        Coupled input and forget gates: f = 1 - i (CIFG in Greff et al. 2017; ONNX's ``input_forget``). There
+        are three gates then, i g o.
+    clip : float, optional
+        Bound of what sigma and tanh receive (ONNX's attribute ``clip``): z with the peephole terms, and c_t as
+        the argument of h_t's tanh; c_t itself is carried on as it is. The derivative is 0 outside.
+
+    Attributes
+    ----------
+    flat : ndarray, (P,)
+        All parameters.
+    parameters : dict of str to ndarray
+        Views into `flat`, names and order as for `RNN`; the weights have 4 H rows (coupled: 3 H), gates in
+        the order i f g o (i g o). After a layer's biases comes ``weight_peephole_l0`` (3, H), rows i f o
+        (coupled: (2, H), rows i o), if there are peepholes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument of another type, or out of range.
+    MemoryError
+        If the parameters can't be allocated.
+
+    Examples
+    --------
+    >>> lstm = pybptt.LSTM(3, 8, num_layers=2, bidirectional=True, seed=0)
+    >>> output, (h, c) = lstm(np.ones((20, 4, 3), dtype=np.float32), lengths=[20, 3, 11, 7])
+    >>> output.shape, h.shape, c.shape
+    ((20, 4, 16), (4, 4, 8), (4, 4, 8))
+    """
+
+    _cell = "lstm"
+    _has_cells = True
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        peephole: bool = False,
+        coupled: bool = False,
+        clip: float | None = None,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self.peephole = bool(peephole)
+        self.coupled = bool(coupled)
+        self._gates = 3 if self.coupled else 4
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            clip=clip,
+            dtype=dtype,
+            seed=seed,
+            peepholes=0 if not self.peephole else 2 if self.coupled else 3,
+            peephole=self.peephole,
+            coupled=self.coupled,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        return {"peephole": self.peephole, "coupled": self.coupled}
+
+    def forward(
+        self,
+        x: Array,
+        state: tuple[Array, Array] | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        training: bool = False,
+        seed: int | None = None,
+        dropout_mask: Array | None = None,
+        cells: bool = False,
+    ) -> tuple[Array, tuple[Array, Array], Tape]:
         """Runs the network and keeps what `backward` needs.
 
         Parameters
         ----------
-        x, state
-            As for calling the layer.
+        x, state, lengths, training, seed, dropout_mask
+            As for `RNN.forward`.
+        cells : bool
+            Whether ``tape.cells`` is to be c_t of every layer and direction, (L K, T, B, H) at index t - 1, 0
+            past a sequence's end. In the reverse direction, too, t is the step of the input.
 
         Returns
         -------
-        output : ndarray, (T, B, H)
-        state : ndarray, (1, B, H)
+        output : ndarray, (T, B, K H)
+        state : pair of ndarray, (L K, B, H)
         tape : Tape
 
         Raises
@@ -198,100 +235,128 @@ class RNN(FlatParameters):
 
         Examples
         --------
-        >>> rnn = pybptt.RNN(3, 8, dtype="float64", seed=0)
-        >>> output, state, tape = rnn.forward(np.ones((20, 4, 3)))
+        >>> lstm = pybptt.LSTM(3, 8, seed=0)
+        >>> output, state, tape = lstm.forward(np.ones((20, 4, 3), dtype=np.float32), cells=True)
+        >>> tape.cells.shape
+        (1, 20, 4, 8)
         """
-        output, final_state, core = self._run(x, state, keep_tape=True)
-        return output, final_state, Tape(self, core)
-
-    def _run(self, x: Array, state: Array | None, keep_tape: bool) -> tuple[Array, Array, Any]:
-        x = self._input(x)
-        steps, batch = x.shape[0], x.shape[1]
-        h_0 = None if state is None else real("state", state, (1, batch, self.hidden_size), self.dtype)
-        output = allocate((steps, batch, self.hidden_size), self.dtype)
-        final_state = allocate((1, batch, self.hidden_size), self.dtype)
-        core = _core.forward(self._flat, self._config, x, h_0, output, final_state, keep_tape)
-        return output.swapaxes(0, 1) if self.batch_first else output, final_state, core
-
-    def _input(self, x: Any) -> Array:
-        """(T, B, D) of the layer's dtype or (T, B) of int64, C-contiguous."""
-        x = is_array("x", x, f"{self.dtype.name} or integers")
-        axes = "(B, T" if self.batch_first else "(T, B"
-        if x.dtype.kind in "iu":
-            if x.ndim != 2:
-                raise ValueError(f"x: expected token ids of shape {axes}), got shape {x.shape}")
-            return ids("x", x, self.input_size, np.transpose if self.batch_first else None)
-        if x.dtype != self.dtype:
-            raise TypeError(
-                f"x: expected dtype {self.dtype.name}, or integers for token ids, got {x.dtype}; "
-                f"convert with x.astype(np.{self.dtype.name})"
-            )
-        if x.ndim != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"x: expected shape {axes}, D) with D = {self.input_size}, got {x.shape}")
-        return np.ascontiguousarray(x.swapaxes(0, 1) if self.batch_first else x)
+        return self._forward(self._call(x, state, lengths, training, seed, dropout_mask), bool(cells))
 
     def backward(
         self,
         tape: Tape,
         d_output: Array | None = None,
-        d_state: Array | None = None,
+        d_state: tuple[Array, Array] | None = None,
         *,
+        d_cells: Array | None = None,
         hidden: bool = False,
         input: bool = True,
-    ) -> Gradients:
-        """Backpropagation through time (Werbos 1990): the sweep that memoises dL/dh_t.
-
-        With dh_t = dL/dh_t, one product a step carries ``dh_t = d_output_t + dz_{t+1} W_hh`` and
-        ``dz_t = phi'(z_t) * dh_t`` from T to 1; the sums over t, ``dW_hh = sum_t dz_t^T h_{t-1}`` and
-        ``dW_ih = sum_t dz_t^T x_t``, are one product each.
+    ) -> Gradients[tuple[Array, Array]]:
+        """Backpropagation through time, as for `RNN.backward`; dc_t = dL/dc_t is carried beside dh_t.
 
         Parameters
         ----------
-        tape : Tape
-            From this layer's `forward`. It is not used up.
-        d_output : ndarray, (T, B, H), optional
-            Derivative of the loss by the output alone; zero if not given.
-        d_state : ndarray, (1, B, H), optional
-            Derivative of the loss by the returned state alone; zero if not given.
-        hidden : bool
-            Whether to return dL/dh_t for all t.
-        input : bool
-            Whether to compute dL/dx_t (for dense input).
+        tape, d_output, hidden, input
+            As for `RNN.backward`.
+        d_state : pair of ndarray, (L K, B, H), optional
+            Derivatives of the loss by h_T and by c_T alone.
+        d_cells : ndarray, (L K, T, B, H), optional
+            Derivative of the loss by every c_t alone; zero if not given. Not read past a sequence's end.
 
         Returns
         -------
         Gradients
+            Its `state` is a pair: dL/dh_0 and dL/dc_0.
 
         Raises
         ------
         ValueError, TypeError, MemoryError
-            For a tape of another layer or a wrong shape, a wrong dtype, and sizes that can't be allocated.
+            As for `RNN.backward`.
 
         Examples
         --------
-        >>> rnn = pybptt.RNN(3, 8, seed=0)
-        >>> output, state, tape = rnn.forward(np.ones((20, 4, 3), dtype=np.float32))
-        >>> gradients = rnn.backward(tape, d_output=2 * output)  # of the loss (output ** 2).sum()
-        >>> rnn.flat -= 0.01 * gradients.flat
+        >>> lstm = pybptt.LSTM(3, 8, seed=0)
+        >>> output, state, tape = lstm.forward(np.ones((20, 4, 3), dtype=np.float32), cells=True)
+        >>> gradients = lstm.backward(tape, output, d_cells=0.1 * tape.cells)
         """
-        if not isinstance(tape, Tape):
-            raise TypeError(f"tape: expected a Tape from this layer's forward, got {type(tape).__name__}")
-        if tape._layer is not self:
-            raise ValueError("tape: expected one from this layer's forward, got another layer's")
-        core, dtype, H = tape._core, self.dtype, self.hidden_size
-        steps, batch = core.steps, core.batch
-        if d_output is not None:
-            shape = (batch, steps, H) if self.batch_first else (steps, batch, H)
-            d_output = real("d_output", d_output, shape, dtype)
-            if self.batch_first:
-                d_output = np.ascontiguousarray(d_output.swapaxes(0, 1))
-        if d_state is not None:
-            d_state = real("d_state", d_state, (1, batch, H), dtype)
-        flat = allocate(self._flat.shape, dtype)
-        dx = allocate((steps, batch, self.input_size), dtype) if input and core.dense else None
-        dh_0 = allocate((1, batch, H), dtype)
-        dh = allocate((1, steps, batch, H), dtype) if hidden else None
-        _core.backward(core, self.bias, d_output, d_state, flat, dx, dh_0, dh)
-        if self.batch_first and dx is not None:
-            dx = dx.swapaxes(0, 1)
-        return Gradients(flat, self._layout, input=dx, state=dh_0, hidden=dh)
+        return self._backward(tape, d_output, d_state, d_cells, hidden, input)
+
+
+class GRU(RecurrentLayer[Array]):
+    """Layers of GRU cells (Cho et al. 2014) in either published form, with PyTorch's parameters.
+
+    With a gate's x-part W_ih x_t + b_ih and h-part, gates r z n::
+
+        r = sigma(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr)    z = sigma(W_iz x_t + b_iz + W_hz h_{t-1} + b_hz)
+        reset_after=True:   n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn))
+        reset_after=False:  n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn)
+        h_t = (1 - z) n + z h_{t-1}
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, seed
+        As for `RNN`.
+    reset_after : bool
+        True: r is applied after the product with W_hn, as in PyTorch and cuDNN (ONNX's
+        ``linear_before_reset`` = 1). False: before it, as in Cho et al. 2014, Keras's ``reset_after=False``
+        and ONNX's default. Weights trained in one form do not fit the other.
+    clip : float, optional
+        Bound of what sigma and tanh receive (ONNX's attribute ``clip``); the derivative is 0 outside.
+
+    Attributes
+    ----------
+    flat : ndarray, (P,)
+        All parameters.
+    parameters : dict of str to ndarray
+        Views into `flat`, names and order as for `RNN`; the weights have 3 H rows, gates in the order r z n.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument of another type, or out of range.
+    MemoryError
+        If the parameters can't be allocated.
+
+    Examples
+    --------
+    >>> gru = pybptt.GRU(3, 8, seed=0)
+    >>> output, state, tape = gru.forward(np.ones((20, 4, 3), dtype=np.float32))
+    >>> gru.backward(tape, output).parameters["weight_hh_l0"].shape
+    (24, 8)
+    """
+
+    _cell = "gru"
+    _gates = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        clip: float | None = None,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self.reset_after = bool(reset_after)
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            clip=clip,
+            dtype=dtype,
+            seed=seed,
+            reset_after=self.reset_after,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        return {"reset_after": self.reset_after}

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import _core
 from ._arrays import Array, allocate, ids, is_array, positive, real
 from .gradients import Gradients
-from .layers import RNN
 from .parameters import FlatParameters, layout_of
+from .recurrent import Call, RecurrentLayer, State
 
 LOSSES = ("cross_entropy", "mse")
 REDUCTIONS = ("mean", "sum")
 
 
-class SequenceModel(FlatParameters):
+class SequenceModel(FlatParameters, Generic[State]):
     """A recurrent layer, an output layer o_t = W_ho h_t + b_o, and a loss over the steps.
 
     Parameters
     ----------
-    layer : RNN
+    layer : RNN, LSTM or GRU
         It becomes part of the model: its parameters are views into the model's `flat` from now on.
     output_size : int
         Q: classes, or values of a step's target.
@@ -30,9 +31,10 @@ class SequenceModel(FlatParameters):
         ``-log softmax(o_t)[y_t]``, or the squared error ``(o_t - y_t)**2``.
     reduction : {"mean", "sum"}
         The mean is over all targets: T * B classes, or T * B * Q values (B and B * Q with `last_only`), as
-        PyTorch's losses do.
+        PyTorch's losses do. Targets past a sequence's end are not counted.
     last_only : bool
-        Whether only the last step has an output and a target (many-to-one).
+        Whether each sequence has one output and one target (many-to-one), made from the final states of the
+        last layer: its h_T, of both directions side by side if it is bidirectional.
     seed : int, optional
         For the output layer's initial parameters, uniform in (-1/sqrt(H), 1/sqrt(H)).
 
@@ -41,8 +43,8 @@ class SequenceModel(FlatParameters):
     flat : ndarray, (P,)
         All parameters, the layer's first. Assigning to it copies the values into the same memory.
     parameters : dict of str to ndarray
-        Views into `flat`: the layer's names, then ``output.weight`` (Q, H) and ``output.bias`` (Q,).
-    layer : RNN
+        Views into `flat`: the layer's names, then ``output.weight`` (Q, K H) and ``output.bias`` (Q,).
+    layer : RNN, LSTM or GRU
 
     Raises
     ------
@@ -59,7 +61,7 @@ class SequenceModel(FlatParameters):
 
     def __init__(
         self,
-        layer: RNN,
+        layer: RecurrentLayer[State],
         output_size: int,
         *,
         loss: str = "cross_entropy",
@@ -67,8 +69,8 @@ class SequenceModel(FlatParameters):
         last_only: bool = False,
         seed: int | None = None,
     ) -> None:
-        if not isinstance(layer, RNN):
-            raise TypeError(f"layer: expected an RNN, got {type(layer).__name__}")
+        if not isinstance(layer, RecurrentLayer):
+            raise TypeError(f"layer: expected an RNN, an LSTM or a GRU, got {type(layer).__name__}")
         if layer._in_model:
             raise ValueError("layer: expected one of its own, got a layer that belongs to another model")
         self.output_size = Q = positive("output_size", output_size)
@@ -81,12 +83,12 @@ class SequenceModel(FlatParameters):
         self.reduction = reduction
         self.last_only = bool(last_only)
         self.dtype = layer.dtype
-        H = layer.hidden_size
+        width = layer.directions * layer.hidden_size
         shapes = {name: value.shape for name, value in layer.parameters.items()}
-        self._layout = layout_of(shapes | {"output.weight": (Q, H), "output.bias": (Q,)})
+        self._layout = layout_of(shapes | {"output.weight": (Q, width), "output.bias": (Q,)})
         self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
         own = layer.flat.size
-        bound = 1 / math.sqrt(H)
+        bound = 1 / math.sqrt(layer.hidden_size)
         self._flat[own:] = np.random.default_rng(seed).uniform(-bound, bound, self._flat.size - own)
         self._flat[:own] = layer.flat
         layer._hold(self._flat[:own])
@@ -103,20 +105,22 @@ class SequenceModel(FlatParameters):
             f"reduction={self.reduction!r}, last_only={self.last_only})"
         )
 
-    def __call__(self, x: Array, state: Array | None = None) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Array, state: State | None = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, State]:
         """Runs the model and keeps nothing.
 
         Parameters
         ----------
-        x, state
+        x, state, lengths
             As for calling the layer.
 
         Returns
         -------
         output : ndarray, (T, B, Q), or (B, Q) with `last_only`
-            o_t: predictions, or logits (softmax has not been applied).
-        state : ndarray, (1, B, H)
-            h_T.
+            o_t: predictions, or logits (softmax has not been applied); 0 past a sequence's end.
+        state : ndarray, (L K, B, H), or a pair of them for an LSTM
+            The final state.
 
         Raises
         ------
@@ -125,33 +129,45 @@ class SequenceModel(FlatParameters):
 
         Examples
         --------
-        >>> model = pybptt.SequenceModel(pybptt.RNN(3, 8, seed=0), 5, seed=1)
+        >>> model = pybptt.SequenceModel(pybptt.GRU(3, 8, seed=0), 5, seed=1)
         >>> logits, state = model(np.array([[0], [2], [1]]))
         >>> logits.shape
         (3, 1, 5)
         """
-        x, h_0 = self._input(x, state)
-        steps, batch = x.shape[:2]
-        shape = (batch, self.output_size) if self.last_only else (steps, batch, self.output_size)
-        output = allocate(shape, self.dtype)
-        final_state = allocate((1, batch, self.layer.hidden_size), self.dtype)
-        _core.predict(self._flat, self.layer._config, self._output_config, x, h_0, output, final_state)
+        call = self._checked(x, state, lengths)
+        steps = () if self.last_only else (call.steps,)
+        output = allocate((*steps, call.batch, self.output_size), self.dtype)
+        h_T, c_T = self.layer._new_state(call.batch)
+        _core.predict(
+            self._flat,
+            self.layer._config,
+            self._output_config,
+            call.x,
+            lengths=call.lengths,
+            h_0=call.h_0,
+            c_0=call.c_0,
+            to=output,
+            h_T=h_T,
+            c_T=c_T,
+        )
         if self.layer.batch_first and not self.last_only:
             output = output.swapaxes(0, 1)
-        return output, final_state
+        return output, self.layer._as_state(h_T, c_T)
 
-    def loss(self, x: Array, y: Array, state: Array | None = None) -> tuple[float, Array]:
-        """The loss alone; keeps nothing.
+    def loss(
+        self, x: Array, y: Array, state: State | None = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[float, State]:
+        """The loss alone, without dropout; keeps nothing.
 
         Parameters
         ----------
-        x, y, state
+        x, y, state, lengths
             As for `loss_and_grad`.
 
         Returns
         -------
         loss : float
-        state : ndarray, (1, B, H)
+        state : ndarray, (L K, B, H), or a pair of them for an LSTM
 
         Raises
         ------
@@ -163,15 +179,37 @@ class SequenceModel(FlatParameters):
         >>> model = pybptt.SequenceModel(pybptt.RNN(3, 8, seed=0), 5, loss="mse", last_only=True, seed=1)
         >>> loss, state = model.loss(np.array([[0], [2], [1]]), np.zeros((1, 5), dtype=np.float32))
         """
-        x, h_0 = self._input(x, state)
-        y, scale = self._targets(y, x)
-        final_state = allocate((1, x.shape[1], self.layer.hidden_size), self.dtype)
-        loss = _core.loss(self._flat, self.layer._config, self._output_config, x, y, scale, h_0, final_state)
-        return loss, final_state
+        call = self._checked(x, state, lengths)
+        y, scale = self._targets(y, call)
+        h_T, c_T = self.layer._new_state(call.batch)
+        loss = _core.loss(
+            self._flat,
+            self.layer._config,
+            self._output_config,
+            call.x,
+            y,
+            scale,
+            lengths=call.lengths,
+            h_0=call.h_0,
+            c_0=call.c_0,
+            h_T=h_T,
+            c_T=c_T,
+        )
+        return loss, self.layer._as_state(h_T, c_T)
 
     def loss_and_grad(
-        self, x: Array, y: Array, state: Array | None = None, *, hidden: bool = False, input: bool = False
-    ) -> tuple[float, Gradients, Array]:
+        self,
+        x: Array,
+        y: Array,
+        state: State | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        training: bool = True,
+        seed: int | None = None,
+        dropout_mask: Array | None = None,
+        hidden: bool = False,
+        input: bool = False,
+    ) -> tuple[float, Gradients[State], State]:
         """Loss and gradients by every parameter, by backpropagation through time over all T steps.
 
         Parameters
@@ -181,79 +219,100 @@ class SequenceModel(FlatParameters):
         y : ndarray
             Targets. Cross-entropy: integers in [0, Q), (T, B), or (B,) with `last_only`. Squared error: the
             layer's dtype, (T, B, Q), or (B, Q) with `last_only`.
-        state : ndarray, (1, B, H), optional
-            h_0; zero if not given.
+        state : ndarray, (L K, B, H), optional
+            h_0, for an LSTM the pair (h_0, c_0); zero if not given.
+        lengths : integers, (B,), optional
+            Steps of each sequence, as for calling the layer. What `x` and `y` hold past a sequence's end is not
+            read and does not count.
+        training, seed, dropout_mask
+            As for the layer's `forward`, but that dropout is on unless ``training=False``. It has no effect on a
+            layer with ``dropout=0``.
         hidden, input : bool
             Whether to return dL/dh_t for all t, and dL/dx_t for dense input, too.
 
         Returns
         -------
         loss : float
-            0 if there are no targets (T = 0 or B = 0).
+            0 if there are no targets (T = 0, B = 0, or no sequence has a step).
         gradients : Gradients
-        state : ndarray, (1, B, H)
-            h_T, to be carried to the next call; no gradient flows through it.
+        state : ndarray, (L K, B, H), or a pair of them for an LSTM
+            The final state, to be carried to the next call; no gradient flows through it.
 
         Raises
         ------
         ValueError, TypeError, IndexError, MemoryError
-            For a wrong shape, a wrong dtype, a token or class out of range, and sizes that can't be
+            For a wrong shape or length, a wrong dtype, a token or class out of range, and sizes that can't be
             allocated; ValueError also for T = 0 with `last_only`.
 
         Examples
         --------
-        >>> model = pybptt.SequenceModel(pybptt.RNN(3, 8, seed=0), 3, reduction="sum", seed=1)
+        >>> model = pybptt.SequenceModel(pybptt.LSTM(3, 8, seed=0), 3, reduction="sum", seed=1)
         >>> tokens = np.array([[0, 1], [2, 0], [1, 1], [0, 2]])
-        >>> loss, gradients, state = model.loss_and_grad(tokens[:-1], tokens[1:], hidden=True)
+        >>> loss, gradients, state = model.loss_and_grad(tokens[:-1], tokens[1:], lengths=[3, 2], hidden=True)
         >>> gradients.parameters["output.weight"].shape, gradients.hidden.shape
         ((3, 8), (1, 3, 2, 8))
         """
-        x, h_0 = self._input(x, state)
-        y, scale = self._targets(y, x)
+        call = self._checked(x, state, lengths, training, seed, dropout_mask)
+        y, scale = self._targets(y, call)
         layer, dtype = self.layer, self.dtype
-        steps, batch, H = x.shape[0], x.shape[1], layer.hidden_size
-        final_state = allocate((1, batch, H), dtype)
+        units = layer.num_layers * layer.directions
+        h_T, c_T = layer._new_state(call.batch)
+        d_h_0, d_c_0 = layer._new_state(call.batch)
         flat = allocate(self._flat.shape, dtype)
-        dx = allocate(x.shape, dtype) if input and x.ndim == 3 else None
-        dh_0 = allocate((1, batch, H), dtype)
-        dh = allocate((1, steps, batch, H), dtype) if hidden else None
+        dx = allocate(call.x.shape, dtype) if input and call.x.ndim == 3 else None
+        dh = allocate((units, call.steps, call.batch, layer.hidden_size), dtype) if hidden else None
         loss = _core.loss_and_grad(
             self._flat,
             layer._config,
             self._output_config,
-            x,
+            call.x,
             y,
             scale,
-            h_0,
-            final_state,
-            flat,
-            dx,
-            dh_0,
-            dh,
-            None,
+            lengths=call.lengths,
+            mask=call.mask,
+            h_0=call.h_0,
+            c_0=call.c_0,
+            h_T=h_T,
+            c_T=c_T,
+            gradient=flat,
+            input_gradient=dx,
+            d_h_0=d_h_0,
+            d_c_0=d_c_0,
+            hidden_gradient=dh,
         )
         if layer.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
-        return loss, Gradients(flat, self._layout, input=dx, state=dh_0, hidden=dh), final_state
+        gradients = Gradients(
+            flat, self._layout, input=dx, state=layer._as_state(d_h_0, d_c_0), hidden=dh
+        )
+        return loss, gradients, layer._as_state(h_T, c_T)
 
-    def _input(self, x: Any, state: Array | None) -> tuple[Array, Array | None]:
-        x = self.layer._input(x)
-        if self.last_only and x.shape[0] == 0:
+    def _checked(
+        self,
+        x: Any,
+        state: State | None,
+        lengths: ArrayLike | None,
+        training: bool = False,
+        seed: int | None = None,
+        dropout_mask: Array | None = None,
+    ) -> Call:
+        call = self.layer._call(x, state, lengths, training, seed, dropout_mask)
+        if self.last_only and call.steps == 0:
             raise ValueError(
                 "x: expected at least one step, because last_only counts the last one; got T = 0"
             )
-        if state is None:
-            return x, None
-        return x, real("state", state, (1, x.shape[1], self.layer.hidden_size), self.dtype)
+        return call
 
-    def _targets(self, y: Any, x: Array) -> tuple[Array, float]:
+    def _targets(self, y: Any, call: Call) -> tuple[Array, float]:
         """Targets, time-major and C-contiguous, and the factor of the loss's reduction."""
         swap = self.layer.batch_first and not self.last_only
-        shape = x.shape[1:2] if self.last_only else (x.shape[1], x.shape[0]) if swap else x.shape[:2]
+        steps, batch = call.steps, call.batch
+        shape = (batch,) if self.last_only else (batch, steps) if swap else (steps, batch)
+        count = batch if self.last_only else steps * batch if call.lengths is None else int(call.lengths.sum())
         if self.loss_name == "mse":
-            shape = (*shape, self.output_size)
-            y = real("y", y, shape, self.dtype)
+            y = real("y", y, (*shape, self.output_size), self.dtype)
             y = np.ascontiguousarray(y.swapaxes(0, 1)) if swap else y
+            count *= self.output_size
         else:
             y = is_array("y", y, "integers")
             if y.dtype.kind not in "iu":
@@ -262,5 +321,6 @@ class SequenceModel(FlatParameters):
                 )
             if y.shape != shape:
                 raise ValueError(f"y: expected shape {shape}, got {y.shape}")
-            y = ids("y", y, self.output_size, np.transpose if swap else None)
-        return y, 1.0 if self.reduction == "sum" else 1.0 / max(1, y.size)
+            lengths = None if self.last_only else call.lengths
+            y = ids("y", y, self.output_size, time_axis=1 if swap else 0, lengths=lengths)
+        return y, 1.0 if self.reduction == "sum" else 1.0 / max(1, count)

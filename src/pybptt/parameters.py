@@ -30,6 +30,18 @@ def views(flat: Array, layout: Layout) -> dict[str, Array]:
     return {name: flat[place].reshape(shape) for name, shape, place in layout}
 
 
+def _parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A value that `FlatParameters.load_parameters` was given, checked: an array, or what turns into one."""
+    if isinstance(value, np.ndarray) or not hasattr(value, "__array__"):
+        return real(name, value, shape, dtype)
+    if hasattr(value, "detach"):  # PyTorch's; one that it differentiates by turns into an array only detached
+        if str(value.dtype) != f"torch.{dtype.name}":
+            convert = f"convert with {name}.to(torch.{dtype.name})"
+            raise TypeError(f"{name}: expected dtype {dtype.name}, got {value.dtype}; {convert}")
+        value = value.detach()
+    return real(name, np.asarray(value), shape, dtype)
+
+
 class FlatParameters:
     """What a layer and a model have in common: `flat` and `parameters`."""
 
@@ -55,6 +67,57 @@ class FlatParameters:
     def parameters(self) -> Mapping[str, Array]:
         """The parameters by name: views into `flat`; to set one, ``parameters[name][:] = values``."""
         return MappingProxyType(self._parameters)
+
+    def load_parameters(self, mapping: Mapping[str, Any], prefix: str = "") -> None:
+        """Copies in parameters by name: a PyTorch ``state_dict``, another layer's `parameters`, a .npz file.
+
+        Parameters
+        ----------
+        mapping : mapping of str to ndarray
+            All of `parameters`, in any order, of their shapes and dtype. PyTorch's tensors will do as well.
+            The other way, ``{name: torch.from_numpy(array) for name, array in rnn.parameters.items()}`` is
+            what a PyTorch module's ``load_state_dict`` takes.
+        prefix : str
+            What the names in `mapping` begin with: with "encoder." it is ``encoder.weight_ih_l0`` that is
+            copied into ``weight_ih_l0``. Names that do not begin with it are not looked at.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing, for one that begins with `prefix` and is no parameter's, and for a wrong
+            shape.
+        TypeError
+            For another dtype, and for something that is no array. In either case nothing has been changed.
+
+        Examples
+        --------
+        >>> rnn, other = (pybptt.RNN(3, 8, seed=seed) for seed in (0, 1))
+        >>> rnn.load_parameters(other.parameters)
+        >>> np.array_equal(rnn.flat, other.flat)
+        True
+        >>> model = pybptt.SequenceModel(pybptt.RNN(3, 8), 5)
+        >>> state_dict = {f"rnn.{name}": array for name, array in rnn.parameters.items()}
+        >>> model.layer.load_parameters(state_dict, prefix="rnn.")
+        """
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"mapping: expected a mapping of names to arrays, got {type(mapping).__name__}")
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix: expected a str, got {type(prefix).__name__}")
+        wanted = {prefix + name: shape for name, shape, _ in self._layout}
+        given = [name for name in mapping if str(name).startswith(prefix)]
+        different = {
+            "missing": [name for name in wanted if name not in given],
+            "unexpected": [name for name in given if name not in wanted],
+        }
+        if any(different.values()):
+            found = [f"{what}: {', '.join(map(str, names))}" for what, names in different.items() if names]
+            raise ValueError(f"mapping: {'; '.join(found)}")
+        values = [
+            _parameter(f"mapping[{name!r}]", mapping[name], shape, self.dtype)
+            for name, shape in wanted.items()
+        ]
+        # They may be views of the very memory that is written to: so all are copied out of it first.
+        self._flat[:] = np.concatenate([array.ravel() for array in values])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_parameters"}

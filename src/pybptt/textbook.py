@@ -8,12 +8,6 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, at_least, ids, is_array, real, real_dtype
-from .layers import NONLINEARITIES
-
-
-def as_column(values: Array) -> Array:
-    """(T,) as a batch of one sequence, (T, 1)."""
-    return values[:, None]
 
 
 def bptt(
@@ -86,23 +80,15 @@ def bptt(
 
     flat = np.concatenate([U.ravel(), W.ravel(), V.ravel()])
     gradient = np.empty_like(flat)
-    layer = _core.LayerConfig(D, H, False, NONLINEARITIES.index("tanh"))
-    output = _core.OutputConfig(Q, False, False)
-    final_state = np.empty((1, 1, H), dtype)
     _core.loss_and_grad(
         flat,
-        layer,
-        output,
-        ids("x", x, D, as_column),
-        ids("y", y, Q, as_column),
+        _core.LayerConfig(D, H, bias=False),
+        _core.OutputConfig(Q, False, False),
+        ids("x", x, D)[:, None],  # a batch of one sequence
+        ids("y", y, Q)[:, None],
         1.0,
-        None,
-        final_state,
-        gradient,
-        None,
-        None,
-        None,
-        bptt_truncate,
+        gradient=gradient,
+        truncation=bptt_truncate,
     )
     dLdU, dLdW, dLdV = np.split(gradient, [U.size, U.size + W.size])
     return dLdU.reshape(U.shape), dLdV.reshape(V.shape), dLdW.reshape(W.shape)

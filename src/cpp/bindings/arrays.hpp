@@ -10,6 +10,7 @@
 #include <exception>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "pybptt/model.hpp"
 
@@ -49,11 +50,27 @@ Value* write(const char* name, MaybeArray<Value>& array, std::size_t size) {
     return array ? write(name, *array, size) : nullptr;
 }
 
-/// IndexError unless every id is in [0, limit); `name` and the place of the first one that is not are in the message.
-inline const std::int64_t* read_ids(const char* name, const Array<std::int64_t>& ids, std::size_t size, std::size_t limit) {
+/// (B,), each in [0, steps]; null if none are given.
+inline const std::int64_t* read_lengths(const MaybeArray<std::int64_t>& lengths, std::size_t steps, std::size_t batch) {
+    const std::int64_t* data = read("lengths", lengths, batch);
+    for (std::size_t b = 0; data != nullptr && b < batch; ++b)
+        if (std::uint64_t(data[b]) > steps)
+            throw py::value_error("lengths: expected values in [0, " + std::to_string(steps) + "], got " + std::to_string(data[b]) +
+                                  " at [" + std::to_string(b) + "]");
+    return data;
+}
+
+/// IndexError unless every id is in [0, limit); `name` and the place of the first one that is not are in the message. With lengths,
+/// of the axes (T, B), those past a sequence's end may be anything.
+inline const std::int64_t* read_ids(const char* name, const Array<std::int64_t>& ids, std::size_t size, std::size_t limit,
+                                    const std::int64_t* lengths = nullptr) {
     const std::int64_t* data = read(name, ids, size);
     for (std::size_t i = 0; i < size; ++i) {
         if (std::uint64_t(data[i]) < limit) continue;
+        if (lengths != nullptr) {
+            const std::size_t batch = std::size_t(ids.shape(1));
+            if (i / batch >= std::size_t(lengths[i % batch])) continue;
+        }
         std::string place;
         std::size_t rest = i;
         for (py::ssize_t axis = ids.ndim(); axis-- > 0; rest /= std::size_t(ids.shape(axis)))
@@ -90,50 +107,85 @@ auto without_gil(Work work) {
 
 /// What a layer is, as Python passes it.
 struct LayerConfig {
-    std::size_t inputs, hidden;
+    std::size_t inputs, hidden, layers, directions;
     bool bias;
-    int nonlinearity;
+    CellConfig cell;
 
-    std::size_t parameter_count() const { return hidden * (inputs + hidden + (bias ? 2 : 0)); }
-    RnnSizes sizes(std::size_t steps, std::size_t batch) const {
-        return {steps, batch, inputs, hidden, static_cast<Nonlinearity>(nonlinearity)};
+    RnnSizes sizes(std::size_t steps, std::size_t batch, const std::int64_t* lengths) const {
+        return {steps, batch, inputs, hidden, cell, layers, directions, lengths};
+    }
+    std::size_t units() const { return layers * directions; }
+    /// Values in a state, (L K, B, H).
+    std::size_t state_size(std::size_t batch) const { return units() * batch * hidden; }
+    /// Columns of a unit's W_ih.
+    std::size_t unit_inputs(std::size_t unit) const { return unit < directions ? inputs : directions * hidden; }
+    std::size_t parameter_count() const {
+        std::size_t count = 0;
+        for (std::size_t i = 0; i < units(); ++i)
+            count += hidden * (std::size_t(cell.gates()) * (unit_inputs(i) + hidden + (bias ? 2 : 0)) + std::size_t(cell.peepholes()));
+        return count;
     }
 };
 
-/// The flat vector: weight_ih, weight_hh, bias_ih, bias_hh.
-template <class Real>
-RnnParameters<Real> parameters_in(const Real* flat, const LayerConfig& c) {
-    const Real* weight_hh = flat + c.hidden * c.inputs;
-    const Real* bias = c.bias ? weight_hh + c.hidden * c.hidden : nullptr;
-    return {flat, weight_hh, bias, c.bias ? bias + c.hidden : nullptr};
-}
-template <class Real>
-RnnGradients<Real> gradients_in(Real* flat, const LayerConfig& c, Real* input, Real* state, Real* hidden) {
-    Real* weight_hh = flat + c.hidden * c.inputs;
-    Real* bias = c.bias ? weight_hh + c.hidden * c.hidden : nullptr;
-    return {flat, weight_hh, bias, c.bias ? bias + c.hidden : nullptr, input, state, hidden};
+/// A unit's arrays in the flat vector, one after another: weight_ih, weight_hh, bias_ih, bias_hh, peephole; unit after unit.
+template <class Unit, class Value>
+std::vector<Unit> units_in(Value* flat, const LayerConfig& c) {
+    std::vector<Unit> units;
+    const std::size_t rows = std::size_t(c.cell.gates()) * c.hidden;
+    for (std::size_t i = 0; i < c.units(); ++i) {
+        const auto take = [&](std::size_t count) {
+            Value* const array = flat;
+            flat += count;
+            return count == 0 ? nullptr : array;
+        };
+        Unit unit{};
+        unit.weight_ih = take(rows * c.unit_inputs(i));
+        unit.weight_hh = take(rows * c.hidden);
+        unit.bias_ih = take(c.bias ? rows : 0);
+        unit.bias_hh = take(c.bias ? rows : 0);
+        unit.peephole = take(std::size_t(c.cell.peepholes()) * c.hidden);
+        units.push_back(unit);
+    }
+    return units;
 }
 
-/// Dense (T, B, D) of the layer's type, or token ids (T, B).
+/// Arrays of a state; c for LSTM alone.
+template <class Real>
+RnnState<const Real> read_state(const MaybeArray<Real>& h, const MaybeArray<Real>& c, std::size_t size) {
+    return {read("h", h, size), read("c", c, size)};
+}
+template <class Real>
+RnnState<Real> write_state(MaybeArray<Real>& h, MaybeArray<Real>& c, std::size_t size) {
+    return {write("h", h, size), write("c", c, size)};
+}
+
+/// Dense (T, B, D) of the layer's type, or token ids (T, B); lengths (B,) and a mask (L - 1, T, B, K H) where they are given.
 template <class Real>
 struct InputArray {
     RnnInput<Real> input;
     std::size_t steps, batch;
+    const std::int64_t* lengths;
 
-    InputArray(const Array<Real>& x, const LayerConfig& c) : input{x.data(), nullptr} {
-        expect_dimensions(x, 3);
+    InputArray(const Array<Real>& x, const LayerConfig& c, const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask)
+        : input{x.data(), nullptr} {
+        expect(x, 3, c, lengths, mask);
         if (std::size_t(x.shape(2)) != c.inputs) throw py::value_error("x: expected a last axis of " + std::to_string(c.inputs));
     }
-    InputArray(const Array<std::int64_t>& x, const LayerConfig& c) : input{nullptr, nullptr} {
-        expect_dimensions(x, 2);
-        input.tokens = read_ids("x", x, steps * batch, c.inputs);
+    InputArray(const Array<std::int64_t>& x, const LayerConfig& c, const MaybeArray<std::int64_t>& lengths,
+               const MaybeArray<Real>& mask)
+        : input{nullptr, nullptr} {
+        expect(x, 2, c, lengths, mask);
+        input.tokens = read_ids("x", x, steps * batch, c.inputs, this->lengths);
     }
 
 private:
-    void expect_dimensions(const py::array& x, py::ssize_t dimensions) {
+    void expect(const py::array& x, py::ssize_t dimensions, const LayerConfig& c, const MaybeArray<std::int64_t>& given_lengths,
+                const MaybeArray<Real>& mask) {
         if (x.ndim() != dimensions) throw py::value_error("x: expected " + std::to_string(dimensions) + " axes");
         steps = std::size_t(x.shape(0));
         batch = std::size_t(x.shape(1));
+        lengths = read_lengths(given_lengths, steps, batch);
+        input.mask = read("dropout_mask", mask, (c.layers - 1) * steps * batch * c.directions * c.hidden);
     }
 };
 

@@ -5,89 +5,93 @@
 namespace pybptt {
 namespace {
 
-/// The output layer follows the recurrent one in the flat vector: weight (Q, H), bias (Q,) or none.
+/// The output layer follows the recurrent one in the flat vector: weight (Q, K H), bias (Q,) or none.
 struct OutputConfig {
     std::size_t outputs;
     bool bias, last_only;
 
-    std::size_t parameter_count(std::size_t hidden) const { return outputs * (hidden + (bias ? 1 : 0)); }
-    std::size_t target_rows(std::size_t steps, std::size_t batch) const {
-        return last_only ? (steps == 0 ? 0 : batch) : steps * batch;
-    }
+    std::size_t parameter_count(const LayerConfig& c) const { return outputs * (c.directions * c.hidden + (bias ? 1 : 0)); }
+    std::size_t target_rows(std::size_t steps, std::size_t batch) const { return last_only ? batch : steps * batch; }
 };
 
-/// A model's parameters in its flat vector.
+/// What all three functions read.
 template <class Real>
-struct Model {
-    RnnParameters<Real> rnn;
+struct Call {
+    InputArray<Real> in;
+    RnnSizes sizes;
+    std::vector<RnnParameters<Real>> parameters;
     OutputLayer<Real> output;
+    RnnState<const Real> state;
+    RnnState<Real> final_state;
+    std::size_t rows;
 
-    Model(const Array<Real>& flat, const LayerConfig& c, const OutputConfig& o) {
-        const Real* data = read("flat", flat, c.parameter_count() + o.parameter_count(c.hidden));
-        rnn = parameters_in(data, c);
+    template <class X>
+    Call(const Array<Real>& flat, const LayerConfig& c, const OutputConfig& o, const Array<X>& x,
+         const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask, const MaybeArray<Real>& h_0,
+         const MaybeArray<Real>& c_0, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T)
+        : in(x, c, lengths, mask), sizes(c.sizes(in.steps, in.batch, in.lengths)) {
+        const Real* data = read("flat", flat, c.parameter_count() + o.parameter_count(c));
+        parameters = units_in<RnnParameters<Real>>(data, c);
         const Real* weight = data + c.parameter_count();
-        output = {o.outputs, weight, o.bias ? weight + o.outputs * c.hidden : nullptr, o.last_only};
+        output = {o.outputs, weight, o.bias ? weight + o.outputs * c.directions * c.hidden : nullptr, o.last_only};
+        state = read_state(h_0, c_0, c.state_size(in.batch));
+        final_state = write_state(h_T, c_T, c.state_size(in.batch));
+        rows = o.target_rows(in.steps, in.batch);
+    }
+    Targets<Real> targets(const Array<std::int64_t>& y, double scale) const {
+        return {Loss::cross_entropy, scale, read_ids("y", y, rows, output.outputs, output.last_only ? nullptr : in.lengths), nullptr};
+    }
+    Targets<Real> targets(const Array<Real>& y, double scale) const {
+        return {Loss::squared_error, scale, nullptr, read("y", y, rows * output.outputs)};
     }
 };
-
-template <class Real>
-Targets<Real> targets_in(const Array<std::int64_t>& y, std::size_t rows, std::size_t outputs, double scale) {
-    return {Loss::cross_entropy, scale, read_ids("y", y, rows, outputs), nullptr};
-}
-template <class Real>
-Targets<Real> targets_in(const Array<Real>& y, std::size_t rows, std::size_t outputs, double scale) {
-    return {Loss::squared_error, scale, nullptr, read("y", y, rows * outputs)};
-}
 
 template <class Real, class X, class Y>
 double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, const OutputConfig& output, const Array<X>& x,
-                         const Array<Y>& y, double scale, const MaybeArray<Real>& state, Array<Real>& final_state,
-                         Array<Real>& gradient, MaybeArray<Real>& input_gradient, MaybeArray<Real>& state_gradient,
+                         const Array<Y>& y, double scale, const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask,
+                         const MaybeArray<Real>& h_0, const MaybeArray<Real>& c_0, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T,
+                         Array<Real>& gradient, MaybeArray<Real>& input_gradient, MaybeArray<Real>& d_h_0, MaybeArray<Real>& d_c_0,
                          MaybeArray<Real>& hidden_gradient, std::optional<std::size_t> truncation) {
-    if (truncation && (state_gradient || hidden_gradient))
+    if (truncation && (d_h_0 || d_c_0 || hidden_gradient))
         throw py::value_error("truncation: expected none with a gradient by the states, got both");
-    const InputArray<Real> in(x, config);
-    const Model<Real> model(flat, config, output);
-    const std::size_t state_size = in.batch * config.hidden;
-    const Targets<Real> targets = targets_in<Real>(y, output.target_rows(in.steps, in.batch), output.outputs, scale);
-    const Real* h_0 = read("state", state, state_size);
-    Real* h_T = write("final_state", final_state, state_size);
-    Real* to = write("gradient", gradient, config.parameter_count() + output.parameter_count(config.hidden));
-    const RnnGradients<Real> gradients = gradients_in(
-        to, config, write("input gradient", input_gradient, in.steps * in.batch * config.inputs),
-        write("state gradient", state_gradient, state_size), write("hidden gradient", hidden_gradient, in.steps * state_size));
-    Real* to_output = to + config.parameter_count();
-    const OutputGradients<Real> output_gradients{to_output, output.bias ? to_output + output.outputs * config.hidden : nullptr};
+    if (truncation && (config.units() != 1 || config.cell.kind != CellKind::elman || lengths || output.last_only))
+        throw py::value_error("truncation: expected one Elman layer, a loss at every step and no lengths");
+    const Call<Real> call(flat, config, output, x, lengths, mask, h_0, c_0, h_T, c_T);
+    const Targets<Real> targets = call.targets(y, scale);
+    const std::size_t state_size = config.state_size(call.in.batch);
+    Real* to = write("gradient", gradient, config.parameter_count() + output.parameter_count(config));
+    const auto parameters = units_in<RnnParameterGradients<Real>>(to, config);
+    const RnnGradients<Real> gradients{
+        parameters.data(), write("input gradient", input_gradient, call.in.steps * call.in.batch * config.inputs),
+        write_state(d_h_0, d_c_0, state_size), write("hidden gradient", hidden_gradient, call.in.steps * state_size)};
+    Real* weight = to + config.parameter_count();
+    const OutputGradients<Real> output_gradients{
+        weight, output.bias ? weight + output.outputs * config.directions * config.hidden : nullptr};
     return without_gil([&] {
-        return loss_and_grad<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, targets, h_T,
-                                   gradients, output_gradients, truncation.value_or(kNoTruncation));
+        return loss_and_grad<Real>(call.sizes, call.parameters.data(), call.in.input, call.state, call.output, targets,
+                                   call.final_state, gradients, output_gradients, truncation.value_or(kNoTruncation));
     });
 }
 
 template <class Real, class X, class Y>
 double run_loss(const Array<Real>& flat, const LayerConfig& config, const OutputConfig& output, const Array<X>& x,
-                const Array<Y>& y, double scale, const MaybeArray<Real>& state, Array<Real>& final_state) {
-    const InputArray<Real> in(x, config);
-    const Model<Real> model(flat, config, output);
-    const std::size_t state_size = in.batch * config.hidden;
-    const Targets<Real> targets = targets_in<Real>(y, output.target_rows(in.steps, in.batch), output.outputs, scale);
-    const Real* h_0 = read("state", state, state_size);
-    Real* h_T = write("final_state", final_state, state_size);
-    return without_gil(
-        [&] { return loss<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, targets, h_T); });
+                const Array<Y>& y, double scale, const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask,
+                const MaybeArray<Real>& h_0, const MaybeArray<Real>& c_0, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T) {
+    const Call<Real> call(flat, config, output, x, lengths, mask, h_0, c_0, h_T, c_T);
+    const Targets<Real> targets = call.targets(y, scale);
+    return without_gil([&] {
+        return loss<Real>(call.sizes, call.parameters.data(), call.in.input, call.state, call.output, targets, call.final_state);
+    });
 }
 
 template <class Real, class X>
 void run_predict(const Array<Real>& flat, const LayerConfig& config, const OutputConfig& output, const Array<X>& x,
-                 const MaybeArray<Real>& state, Array<Real>& to, Array<Real>& final_state) {
-    const InputArray<Real> in(x, config);
-    const Model<Real> model(flat, config, output);
-    const std::size_t state_size = in.batch * config.hidden;
-    const Real* h_0 = read("state", state, state_size);
-    Real* out = write("output", to, output.target_rows(in.steps, in.batch) * output.outputs);
-    Real* h_T = write("final_state", final_state, state_size);
+                 const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask, const MaybeArray<Real>& h_0,
+                 const MaybeArray<Real>& c_0, Array<Real>& to, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T) {
+    const Call<Real> call(flat, config, output, x, lengths, mask, h_0, c_0, h_T, c_T);
+    Real* out = write("output", to, call.rows * output.outputs);
     without_gil([&] {
-        predict<Real>(config.sizes(in.steps, in.batch), model.rnn, in.input, h_0, model.output, out, h_T);
+        predict<Real>(call.sizes, call.parameters.data(), call.in.input, call.state, call.output, out, call.final_state);
         return 0;
     });
 }
@@ -95,12 +99,15 @@ void run_predict(const Array<Real>& flat, const LayerConfig& config, const Outpu
 template <class Real, class X, class Y>
 void bind_losses(py::module_& module) {
     module.def("loss_and_grad", &run_loss_and_grad<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
-               py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("state").noconvert(),
-               py::arg("final_state").noconvert(), py::arg("gradient").noconvert(), py::arg("input_gradient").noconvert(),
-               py::arg("state_gradient").noconvert(), py::arg("hidden_gradient").noconvert(), py::arg("truncation"));
+               py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("lengths").noconvert() = py::none(),
+               py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(), py::arg("c_0").noconvert() = py::none(), py::arg("h_T").noconvert() = py::none(),
+               py::arg("c_T").noconvert() = py::none(), py::arg("gradient").noconvert(), py::arg("input_gradient").noconvert() = py::none(),
+               py::arg("d_h_0").noconvert() = py::none(), py::arg("d_c_0").noconvert() = py::none(), py::arg("hidden_gradient").noconvert() = py::none(),
+               py::arg("truncation") = py::none());
     module.def("loss", &run_loss<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
-               py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("state").noconvert(),
-               py::arg("final_state").noconvert());
+               py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("lengths").noconvert() = py::none(),
+               py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(), py::arg("c_0").noconvert() = py::none(), py::arg("h_T").noconvert() = py::none(),
+               py::arg("c_T").noconvert() = py::none());
 }
 
 template <class Real, class X>
@@ -108,8 +115,8 @@ void bind_for(py::module_& module) {
     bind_losses<Real, X, std::int64_t>(module);
     bind_losses<Real, X, Real>(module);
     module.def("predict", &run_predict<Real, X>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
-               py::arg("x").noconvert(), py::arg("state").noconvert(), py::arg("to").noconvert(),
-               py::arg("final_state").noconvert());
+               py::arg("x").noconvert(), py::arg("lengths").noconvert() = py::none(), py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(),
+               py::arg("c_0").noconvert() = py::none(), py::arg("to").noconvert(), py::arg("h_T").noconvert() = py::none(), py::arg("c_T").noconvert() = py::none());
 }
 
 }  // namespace

@@ -7,42 +7,51 @@ namespace {
 
 template <class Real, class X>
 std::optional<Tape<Real>> run_forward(const Array<Real>& flat, const LayerConfig& config, const Array<X>& x,
-                                      const MaybeArray<Real>& state, Array<Real>& output, Array<Real>& final_state,
-                                      bool keep_tape) {
-    const InputArray<Real> in(x, config);
-    const std::size_t H = config.hidden, state_size = in.batch * H;
-    const RnnParameters<Real> parameters = parameters_in(read("flat", flat, config.parameter_count()), config);
-    const Real* h_0 = read("state", state, state_size);
-    Real* out = write("output", output, in.steps * state_size);
-    Real* h_T = write("final_state", final_state, state_size);
-    const RnnSizes sizes = config.sizes(in.steps, in.batch);
+                                      const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask,
+                                      const MaybeArray<Real>& h_0, const MaybeArray<Real>& c_0, Array<Real>& output,
+                                      MaybeArray<Real>& h_T, MaybeArray<Real>& c_T, MaybeArray<Real>& cells, bool keep_tape) {
+    const InputArray<Real> in(x, config, lengths, mask);
+    const auto parameters = units_in<RnnParameters<Real>>(read("flat", flat, config.parameter_count()), config);
+    const std::size_t state_size = config.state_size(in.batch);
+    const RnnState<const Real> state = read_state(h_0, c_0, state_size);
+    const RnnOutput<Real> to{write("output", output, in.steps * in.batch * config.directions * config.hidden),
+                             write_state(h_T, c_T, state_size), write("cells", cells, in.steps * state_size)};
+    const RnnSizes sizes = config.sizes(in.steps, in.batch, in.lengths);
     return without_gil([&]() -> std::optional<Tape<Real>> {
-        if (keep_tape) return forward<Real>(sizes, parameters, in.input, h_0, out, h_T);
-        infer<Real>(sizes, parameters, in.input, h_0, out, h_T);
+        if (keep_tape) return forward<Real>(sizes, parameters.data(), in.input, state, to);
+        infer<Real>(sizes, parameters.data(), in.input, state, to);
         return std::nullopt;
     });
 }
 
 template <class Real>
-void run_backward(const Tape<Real>& tape, bool bias, const MaybeArray<Real>& d_output, const MaybeArray<Real>& d_state,
-                  Array<Real>& flat, MaybeArray<Real>& input, MaybeArray<Real>& state, MaybeArray<Real>& hidden) {
+void run_backward(const Tape<Real>& tape, const LayerConfig& config, const MaybeArray<Real>& mask, const MaybeArray<Real>& d_output,
+                  const MaybeArray<Real>& d_h, const MaybeArray<Real>& d_c, const MaybeArray<Real>& d_cells, Array<Real>& flat,
+                  MaybeArray<Real>& input, MaybeArray<Real>& h_0, MaybeArray<Real>& c_0, MaybeArray<Real>& hidden) {
     const RnnSizes& s = tape.sizes();
-    const LayerConfig config{s.inputs, s.hidden, bias, int(s.nonlinearity)};
-    const std::size_t state_size = s.batch * s.hidden, all = s.steps * state_size;
-    const Real* from_output = read("d_output", d_output, all);
-    const Real* from_state = read("d_state", d_state, state_size);
-    Real* to = write("gradient", flat, config.parameter_count());
-    Real* to_input = write("input gradient", input, s.steps * s.batch * s.inputs);
-    Real* to_state = write("state gradient", state, state_size);
-    Real* to_hidden = write("hidden gradient", hidden, all);
+    if (config.hidden != s.hidden || config.inputs != s.inputs || config.units() != s.units())
+        throw py::value_error("tape: expected one of this layer");
+    const std::size_t state_size = config.state_size(s.batch), outputs = s.steps * s.batch * s.directions * s.hidden;
+    const RnnUpstream<Real> upstream{read("d_output", d_output, outputs), read_state(d_h, d_c, state_size),
+                                     read("d_cells", d_cells, s.steps * state_size)};
+    const Real* factors = read("dropout_mask", mask, (s.layers - 1) * outputs);
+    const auto parameters = units_in<RnnParameterGradients<Real>>(write("gradient", flat, config.parameter_count()), config);
+    const RnnGradients<Real> gradients{parameters.data(), write("input gradient", input, s.steps * s.batch * s.inputs),
+                                       write_state(h_0, c_0, state_size), write("hidden gradient", hidden, s.steps * state_size)};
     without_gil([&] {
-        backward<Real>(tape, from_output, from_state, gradients_in(to, config, to_input, to_state, to_hidden));
+        backward<Real>(tape, upstream, factors, gradients);
         return 0;
     });
 }
 
 template <class Real>
-void bind_for(py::module_& module, const char* tape_name) {
+std::size_t run_tape_bytes(const LayerConfig& config, std::size_t steps, std::size_t batch, const MaybeArray<std::int64_t>& lengths,
+                           bool tokens) {
+    return tape_bytes<Real>(config.sizes(steps, batch, read_lengths(lengths, steps, batch)), tokens);
+}
+
+template <class Real>
+void bind_for(py::module_& module, const char* tape_name, const char* bytes_name) {
     py::class_<Tape<Real>>(module, tape_name)
         .def_property_readonly("steps", [](const Tape<Real>& t) { return t.sizes().steps; })
         .def_property_readonly("batch", [](const Tape<Real>& t) { return t.sizes().batch; })
@@ -50,32 +59,49 @@ void bind_for(py::module_& module, const char* tape_name) {
         .def_property_readonly("nbytes", &Tape<Real>::bytes);
     const auto bind_forward = [&](auto function) {
         module.def("forward", function, py::arg("flat").noconvert(), py::arg("config"), py::arg("x").noconvert(),
-                   py::arg("state").noconvert(), py::arg("output").noconvert(), py::arg("final_state").noconvert(),
-                   py::arg("keep_tape"));
+                   py::arg("lengths").noconvert(), py::arg("mask").noconvert(), py::arg("h_0").noconvert(),
+                   py::arg("c_0").noconvert(), py::arg("output").noconvert(), py::arg("h_T").noconvert(),
+                   py::arg("c_T").noconvert(), py::arg("cells").noconvert(), py::arg("keep_tape"));
     };
     bind_forward(&run_forward<Real, Real>);
     bind_forward(&run_forward<Real, std::int64_t>);
-    module.def("backward", &run_backward<Real>, py::arg("tape"), py::arg("bias"), py::arg("d_output").noconvert(),
-               py::arg("d_state").noconvert(), py::arg("flat").noconvert(), py::arg("input").noconvert(),
-               py::arg("state").noconvert(), py::arg("hidden").noconvert());
+    module.def("backward", &run_backward<Real>, py::arg("tape"), py::arg("config"), py::arg("mask").noconvert(),
+               py::arg("d_output").noconvert(), py::arg("d_h").noconvert(), py::arg("d_c").noconvert(),
+               py::arg("d_cells").noconvert(), py::arg("flat").noconvert(), py::arg("input").noconvert(),
+               py::arg("h_0").noconvert(), py::arg("c_0").noconvert(), py::arg("hidden").noconvert());
+    module.def(bytes_name, &run_tape_bytes<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"),
+               py::arg("lengths").noconvert(), py::arg("tokens"));
+}
+
+LayerConfig make_config(std::size_t inputs, std::size_t hidden, std::size_t layers, std::size_t directions, bool bias, int cell,
+                        int nonlinearity, bool peephole, bool coupled, bool reset_after, double clip) {
+    if (cell < 0 || cell > int(CellKind::gru)) throw py::value_error("cell: out of range");
+    if (nonlinearity < 0 || nonlinearity >= kNonlinearities) throw py::value_error("nonlinearity: out of range");
+    if (layers < 1 || directions < 1 || directions > 2) throw py::value_error("layers, directions: out of range");
+    const bool lstm = cell == int(CellKind::lstm);
+    return {inputs, hidden, layers, directions, bias,
+            CellConfig{CellKind(cell), Nonlinearity(nonlinearity), lstm && peephole, lstm && coupled, reset_after, clip}};
 }
 
 }  // namespace
 
 void bind_rnn(py::module_& module) {
     py::class_<LayerConfig>(module, "LayerConfig")
-        .def(py::init([](std::size_t inputs, std::size_t hidden, bool bias, int nonlinearity) {
-                 if (nonlinearity < 0 || nonlinearity >= kNonlinearities) throw py::value_error("nonlinearity: out of range");
-                 return LayerConfig{inputs, hidden, bias, nonlinearity};
-             }),
-             py::arg("inputs"), py::arg("hidden"), py::arg("bias"), py::arg("nonlinearity"))
-        .def(py::pickle([](const LayerConfig& c) { return py::make_tuple(c.inputs, c.hidden, c.bias, c.nonlinearity); },
-                        [](const py::tuple& c) {
-                            return LayerConfig{c[0].cast<std::size_t>(), c[1].cast<std::size_t>(), c[2].cast<bool>(),
-                                               c[3].cast<int>()};
-                        }));
-    bind_for<float>(module, "TapeFloat32");
-    bind_for<double>(module, "TapeFloat64");
+        .def(py::init(&make_config), py::arg("inputs"), py::arg("hidden"), py::arg("layers") = 1, py::arg("directions") = 1,
+             py::arg("bias") = true, py::arg("cell") = 0, py::arg("nonlinearity") = 0, py::arg("peephole") = false,
+             py::arg("coupled") = false, py::arg("reset_after") = true, py::arg("clip") = 0.0)
+        .def(py::pickle(
+            [](const LayerConfig& c) {
+                return py::make_tuple(c.inputs, c.hidden, c.layers, c.directions, c.bias, int(c.cell.kind), int(c.cell.nonlinearity),
+                                      c.cell.peephole, c.cell.coupled, c.cell.reset_after, c.cell.clip);
+            },
+            [](const py::tuple& c) {
+                return make_config(c[0].cast<std::size_t>(), c[1].cast<std::size_t>(), c[2].cast<std::size_t>(),
+                                   c[3].cast<std::size_t>(), c[4].cast<bool>(), c[5].cast<int>(), c[6].cast<int>(),
+                                   c[7].cast<bool>(), c[8].cast<bool>(), c[9].cast<bool>(), c[10].cast<double>());
+            }));
+    bind_for<float>(module, "TapeFloat32", "tape_bytes_float32");
+    bind_for<double>(module, "TapeFloat64", "tape_bytes_float64");
 }
 
 }  // namespace pybptt

@@ -3,159 +3,289 @@
 namespace pybptt {
 
 template <class Real>
-ForwardPass<Real>::ForwardPass(typename Tape<Real>::Contents& tape, const Division& division, const RnnParameters<Real>& parameters,
-                               const RnnInput<Real>& input, const Real* state, Real* output, Real* final_state)
+ForwardPass<Real>::ForwardPass(UnitTape<Real>& tape, const Division& division, const RnnParameters<Real>& parameters,
+                               const UnitArrays<Real>& arrays)
     : k_(kernels<Real>()),
       tape_(tape),
       s_(tape.sizes),
+      cell_(tape.cell),
       division_(division),
       p_(parameters),
-      input_(input),
-      state_(state),
-      output_(output),
-      final_state_(final_state),
-      w_hh_t_(s_.hidden, s_.hidden),
-      bias_(panel_count<Real>(s_.hidden) * kLanes<Real>) {
-    if (!tape.keeps_all) carry_ = PanelBuffer<Real>(s_.batch, s_.hidden);
+      a_(arrays),
+      w_hh_t_(s_.hidden, block_cols<Real>(s_.cell.gates(), s_.hidden)),
+      bias_(block_cols<Real>(cell_.blocks, s_.hidden)) {
+    if (!tape.keeps_all) {
+        carry_h_ = PanelBuffer<Real>(s_.batch, s_.hidden);
+        if (tape.has_cell_state()) carry_c_ = PanelBuffer<Real>(s_.batch, s_.hidden);
+    }
     if (tape.dense)
-        w_ih_t_ = PanelBuffer<Real>(s_.inputs, s_.hidden);
+        w_ih_t_ = PanelBuffer<Real>(s_.inputs, block_cols<Real>(s_.cell.gates(), s_.hidden));
     else
-        token_row_ = PanelBuffer<Real>(tape.tokens.count, s_.hidden);
+        token_row_ = PanelBuffer<Real>(tape.tokens.count, block_cols<Real>(cell_.blocks, s_.hidden));
 }
 
 template <class Real>
 void ForwardPass<Real>::prepare(int member, Barrier& barrier) {
-    constexpr std::size_t L = kLanes<Real>;
-    const std::size_t H = s_.hidden, D = s_.inputs;
-    // Each member packs the units [begin, end), rows of the weights.
-    const Range units = share(H, L, member, division_.threads);
-    const std::size_t panel = units.begin / L;
-    if (units.size() != 0) {
-        const Matrix<const Real> w_hh = row_major(p_.weight_hh + units.begin * H, H);
-        k_.transpose(units.size(), H, w_hh, w_hh_t_.matrix().panels_from(panel));
-        if (tape_.weight_hh.size() != 0) k_.copy(units.size(), H, w_hh, tape_.weight_hh.matrix().rows_from(units.begin));
-        for (std::size_t u = units.begin; u < panel_count<Real>(units.end) * L; ++u)
-            bias_[u] = u < H && p_.bias_ih != nullptr ? p_.bias_ih[u] + p_.bias_hh[u] : Real(0);
-        if (tape_.dense) {
-            const Matrix<const Real> w_ih = row_major(p_.weight_ih + units.begin * D, D);
-            k_.transpose(units.size(), D, w_ih, w_ih_t_.matrix().panels_from(panel));
-            if (tape_.weight_ih.size() != 0) k_.copy(units.size(), D, w_ih, tape_.weight_ih.matrix().rows_from(units.begin));
-        } else {
-            const Matrix<Real> rows = token_row_.matrix();
-            for (std::size_t u = units.begin; u < panel_count<Real>(units.end) * L; ++u) {
-                Real* to = rows.data + u / L * rows.panel_stride + u % L;
-                for (std::size_t i = 0; i < tape_.tokens.count; ++i)
-                    to[i * L] = u < H ? bias_[u] + p_.weight_ih[u * D + std::size_t(tape_.tokens.distinct[i])] : Real(0);
-            }
-        }
-    }
+    pack(member);
+    write_paddings(member);
     barrier.wait();
 }
 
-/// x_t into the tape, and what can be said of z_t before the recurrence runs.
+/// Each member packs the units [begin, end) of every gate.
 template <class Real>
-void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier) {
-    const std::size_t B = s_.batch, D = s_.inputs, n = piece.size(), S = chunk.steps;
-    const Matrix<Real> h = tape_.h(chunk);
-    if (!tape_.dense) {
-        for (std::size_t s = 0; s < S; ++s)
-            k_.gather_rows(n, part.cols, tape_.slots(chunk) + piece.row(S, s), token_row_.matrix().panels_from(part.panels.begin),
-                           part.of(h, piece.row(S + 1, s + 1)));
-        return;
+void ForwardPass<Real>::pack(int member) {
+    constexpr std::size_t L = kLanes<Real>;
+    const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
+    const Range units = share(H, L, member, division_.threads);
+    if (units.size() == 0) return;
+    const std::size_t panel = units.begin / L, padded_end = panel_count<Real>(units.end) * L;
+    for (std::size_t g = 0; g < std::size_t(s_.cell.gates()); ++g) {
+        const std::size_t row = g * H + units.begin;
+        const Matrix<const Real> w_hh = row_major(p_.weight_hh + row * H, H);
+        k_.transpose(units.size(), H, w_hh, w_hh_t_.matrix().panels_from(g * panels + panel));
+        if (tape_.weight_hh.size() != 0) k_.copy(units.size(), H, w_hh, tape_.weight_hh.matrix().rows_from(row));
+        if (!tape_.dense) continue;
+        const Matrix<const Real> w_ih = row_major(p_.weight_ih + row * D, D);
+        k_.transpose(units.size(), D, w_ih, w_ih_t_.matrix().panels_from(g * panels + panel));
+        if (tape_.weight_ih.size() != 0) k_.copy(units.size(), D, w_ih, tape_.weight_ih.matrix().rows_from(row));
     }
-    const Matrix<Real> x = tape_.x(chunk);
-    const Range steps = division_.by_columns ? share(S, 1, member, division_.threads) : Range{0, S};
-    for (std::size_t s = steps.begin; s < steps.end; ++s) {
-        const std::size_t row = (chunk.first_step + s) * B + piece.samples.begin;
-        k_.copy(n, D, row_major(input_.dense + row * D, D), x.rows_from(piece.row(S, s)));
-    }
-    if (division_.by_columns) barrier.wait();
-    if (!division_.project_ahead) return;
-    // z = b + x W_ih^T, some columns of W_ih^T at a time for all the steps: they stay in the cache for them.
-    constexpr std::size_t L = kLanes<Real>, kBytes = std::size_t{256} << 10;
-    const std::size_t some = std::max<std::size_t>(4, kBytes / (std::max<std::size_t>(1, D) * kPanelBytes));
-    const bool whole = n == piece.slice.size;  // then the rows of all steps are one run
-    for (std::size_t panel = part.panels.begin; panel < part.panels.end; panel += some) {
-        const std::size_t end = std::min(panel + some, part.panels.end), cols = std::min(end * L, s_.hidden) - panel * L;
-        const Matrix<const Real> bias = every_row<Real>(bias_.data() + panel * L);
-        for (std::size_t s = 0; s < (whole ? 1 : S); ++s) {
-            const Term<Real> projection{x.rows_from(piece.row(S, s)), w_ih_t_.matrix().panels_from(panel), D};
-            k_.product(whole ? S * n : n, cols, &projection, 1, bias, h.rows_from(piece.row(S + 1, s + 1)).panels_from(panel), {});
+    for (int p = 0; p < s_.cell.peepholes(); ++p)
+        for (std::size_t u = units.begin; u < padded_end; ++u)
+            tape_.peephole[std::size_t(p) * panels * L + u] = u < H ? p_.peephole[std::size_t(p) * H + u] : Real(0);
+    for (std::size_t b = 0; b < std::size_t(cell_.blocks); ++b)
+        std::fill_n(bias_.data() + b * panels * L + units.begin, padded_end - units.begin, Real(0));
+    for (int r = 0; r < cell_.run_count; ++r) {
+        const BlockRun& run = cell_.runs[r];
+        for (int i = 0; i < run.count; ++i) {
+            Real* to = bias_.data() + std::size_t(run.block + i) * panels * L;
+            const auto add = [&](const Real* bias, int gate) {
+                if (bias == nullptr || gate < 0) return;
+                for (std::size_t u = units.begin; u < units.end; ++u) to[u] += bias[std::size_t(gate + i) * H + u];
+            };
+            add(p_.bias_ih, run.input_gate);
+            add(p_.bias_hh, run.hidden_gate);
+            if (tape_.dense) continue;
+            const Matrix<Real> rows = token_row_.matrix();
+            for (std::size_t u = units.begin; u < padded_end; ++u) {
+                Real* value = rows.data + (std::size_t(run.block + i) * panels + u / L) * rows.panel_stride + u % L;
+                const bool with_input = u < H && run.input_gate >= 0;
+                const Real* w = with_input ? p_.weight_ih + (std::size_t(run.input_gate + i) * H + u) * D : nullptr;
+                for (std::size_t t = 0; t < tape_.tokens.count; ++t)
+                    value[t * L] = with_input ? to[u] + w[std::size_t(tape_.tokens.distinct[t])] : to[u];
+            }
         }
+    }
+}
+
+/// Outputs past a sequence's end, and final states of sequences without steps.
+template <class Real>
+void ForwardPass<Real>::write_paddings(int member) {
+    const std::size_t H = s_.hidden;
+    const Range own = share(s_.batch, 1, member, division_.threads);
+    for (std::size_t position = own.begin; position < own.end; ++position) {
+        const std::size_t length = tape_.cut.length(position), sample = tape_.cut.sample(position);
+        for (std::size_t t = length; t < s_.steps; ++t)
+            for (const UserRows<Real>& array : {a_.output, a_.cells})
+                if (array) std::fill_n(array.data + (t * s_.batch + sample) * array.leading, H, Real(0));
+        if (length != 0) continue;
+        const auto keep = [&](const Real* from, Real* to) {
+            if (to == nullptr) return;
+            for (std::size_t u = sample * H; u < (sample + 1) * H; ++u) to[u] = from != nullptr ? from[u] : Real(0);
+        };
+        keep(a_.state.h, a_.final_state.h);
+        keep(a_.state.c, a_.final_state.c);
     }
 }
 
 template <class Real>
 void ForwardPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
     const Part<Real> part(s_, division_, member);
-    // A shorter chunk in the place of a longer one: its rows are where other members' rows were.
-    if (!tape_.keeps_all && chunk.steps != tape_.cut.chunk_steps()) barrier.wait();
-    part.for_each_piece(tape_.cut, [&](const Piece& piece) { run_piece(chunk, part, piece, member, barrier); });
+    // A chunk of another shape in the place of the one before: its rows are where other members' rows were.
+    if (!tape_.keeps_all && chunk.index != 0 && (tape_.cut.ragged() || chunk.rows != tape_.cut.chunk(chunk.index - 1).rows))
+        barrier.wait();
+    part.for_each_piece(tape_.cut, chunk, [&](const Piece& piece) { run_piece(chunk, part, piece, member, barrier); });
+}
+
+/// The state before the chunk.
+template <class Real>
+void ForwardPass<Real>::bring_state(const Chunk& chunk, const Part<Real>& part, const Piece& piece) {
+    const std::size_t n = piece.size, row = piece.row(chunk.steps + 1, 0);
+    const auto bring = [&](Matrix<Real> to, const PanelBuffer<Real>& kept, const PanelBuffer<Real>& carry, const Real* given) {
+        if (chunk.index != 0 && !tape_.keeps_all) {
+            k_.copy(n, part.cols, part.of(carry.matrix(), piece.positions.begin), to);
+        } else if (chunk.index != 0) {
+            const Chunk before = tape_.cut.chunk(chunk.index - 1);
+            const Piece there{tape_.cut.slice(before, piece.slice.index), piece.positions, n};
+            k_.copy(n, part.cols, part.of(kept.matrix(before.index), there.row(before.steps + 1, before.steps)), to);
+        } else if (given != nullptr) {
+            tape_.cut.for_each_sample_run(piece.positions.begin, n, [&](std::size_t i, std::size_t count, std::size_t sample) {
+                k_.copy(count, part.cols, part.of(UserRows<const Real>{given, s_.hidden}, sample), to.rows_from(i));
+            });
+        } else {
+            k_.zero(n, part.cols, to);
+        }
+    };
+    bring(part.of(tape_.h(chunk), row), tape_.hidden, carry_h_, a_.state.h);
+    if (tape_.has_cell_state()) bring(part.of(tape_.c(chunk), row), tape_.cells, carry_c_, a_.state.c);
+}
+
+/// x_t into the tape, and what can be said of z_t before the recurrence runs.
+template <class Real>
+void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier) {
+    const std::size_t D = s_.inputs, S = chunk.steps, panels = tape_.panels();
+    if (!tape_.dense) {
+        for (std::size_t s = 0; s < S; ++s)
+            part.for_each_gate_run(cell_.blocks, panels, [&](int block, std::size_t cols) {
+                const std::size_t panel = std::size_t(block) * panels + part.panels.begin;
+                k_.gather_rows(piece.active(tape_.cut, chunk.first_step + s), cols, tape_.slots(chunk) + piece.row(S, s),
+                               token_row_.matrix().panels_from(panel), z_at(chunk, piece, s).panels_from(panel));
+            });
+        return;
+    }
+    const Matrix<Real> x = tape_.x(chunk);
+    const Range steps = division_.by_columns ? share(S, 1, member, division_.threads) : Range{0, S};
+    for (std::size_t s = steps.begin; s < steps.end; ++s) {
+        const std::size_t n = piece.active(tape_.cut, chunk.first_step + s);
+        const Matrix<Real> x_t = x.rows_from(piece.row(S, s));
+        tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin, n,
+                                    [&](std::size_t i, std::size_t count, std::size_t row) {
+                                        k_.copy(count, D, a_.x.row(row), x_t.rows_from(i));
+                                        if (a_.mask) k_.multiply(count, D, a_.mask.row(row), x_t.rows_from(i));
+                                    });
+        k_.zero(piece.size - n, D, x_t.rows_from(n));
+    }
+    if (division_.by_columns) barrier.wait();
+    if (division_.project_ahead) project(chunk, part, piece);
+}
+
+/// z = b + x W_ih^T, some columns of W_ih^T at a time for all the steps: they stay in the cache for them.
+template <class Real>
+void ForwardPass<Real>::project(const Chunk& chunk, const Part<Real>& part, const Piece& piece) {
+    constexpr std::size_t L = kLanes<Real>, kBytes = std::size_t{256} << 10;
+    const std::size_t D = s_.inputs, S = chunk.steps, panels = tape_.panels();
+    const std::size_t some = std::max<std::size_t>(4, kBytes / (std::max<std::size_t>(1, D) * kPanelBytes));
+    const bool whole = piece.size == piece.slice.size;  // then the rows of all steps are one run
+    const Matrix<Real> x = tape_.x(chunk);
+    for (int r = 0; r < cell_.run_count; ++r) {
+        const BlockRun& run = cell_.runs[r];
+        if (run.input_gate < 0) continue;
+        part.for_each_gate_run(run.count, panels, [&](int i, std::size_t all_cols) {
+            const std::size_t to = std::size_t(run.block + i) * panels + part.panels.begin;
+            const std::size_t from = std::size_t(run.input_gate + i) * panels + part.panels.begin;
+            for (std::size_t panel = 0; panel * L < all_cols; panel += some) {
+                const std::size_t cols = std::min(some * L, all_cols - panel * L);
+                for (std::size_t s = 0; s < (whole ? 1 : S); ++s) {
+                    const Term<Real> projection{x.rows_from(piece.row(S, s)), w_ih_t_.matrix().panels_from(from + panel), D};
+                    k_.product(whole ? S * piece.size : piece.size, cols, &projection, 1,
+                               every_row<Real>(bias_.data() + (to + panel) * L), z_at(chunk, piece, s).panels_from(to + panel), {});
+                }
+            }
+        });
+    }
+}
+
+/// z_t = b + x_t W_ih^T + h_{t-1} W_hh^T, as far as it is not there yet: of one step, the blocks of one phase.
+template <class Real>
+void ForwardPass<Real>::make_z(const Chunk& chunk, const Part<Real>& part, const Piece& piece, std::size_t s, std::size_t n,
+                               int phase) {
+    constexpr std::size_t L = kLanes<Real>;
+    const std::size_t S = chunk.steps, panels = tape_.panels();
+    const Matrix<Real> z = z_at(chunk, piece, s);
+    const bool projected = !tape_.dense || division_.project_ahead;
+    for (int r = 0; r < cell_.run_count; ++r) {
+        const BlockRun& run = cell_.runs[r];
+        if ((run.source < 0 ? 0 : 1) != phase) continue;
+        const bool with_input = run.input_gate >= 0 && !projected;
+        if (!with_input && run.hidden_gate < 0) continue;
+        const Matrix<const Real> before = run.source < 0 ? tape_.h(chunk).rows_from(piece.row(S + 1, s))
+                                                         : z.panels_from(std::size_t(run.source) * panels);
+        part.for_each_gate_run(run.count, panels, [&](int i, std::size_t cols) {
+            const std::size_t to = std::size_t(run.block + i) * panels + part.panels.begin;
+            Term<Real> terms[2];
+            int count = 0;
+            if (with_input)
+                terms[count++] = {tape_.x(chunk).rows_from(piece.row(S, s)),
+                                  w_ih_t_.matrix().panels_from(std::size_t(run.input_gate + i) * panels + part.panels.begin),
+                                  s_.inputs};
+            if (run.hidden_gate >= 0)
+                terms[count++] = {before, w_hh_t_.matrix().panels_from(std::size_t(run.hidden_gate + i) * panels + part.panels.begin),
+                                  s_.hidden};
+            const bool begun = !tape_.dense || (projected && run.input_gate >= 0);
+            const Matrix<Real> z_t = z.panels_from(to);
+            Ahead<Real> ahead;
+            ahead.to_write = true;
+            if (s + 1 < S) ahead.matrix[0] = z_at(chunk, piece, s + 1).panels_from(to);
+            if (!tape_.has_blocks() && a_.output && !tape_.cut.ragged())
+                ahead.matrix[1] = part.of(a_.output, tape_.cut.user_row(chunk.first_step + s, piece.positions.begin));
+            k_.product(n, cols, terms, count, begun ? Matrix<const Real>(z_t) : every_row<Real>(bias_.data() + to * L), z_t, ahead);
+        });
+    }
 }
 
 template <class Real>
 void ForwardPass<Real>::run_piece(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier) {
-    const std::size_t B = s_.batch, H = s_.hidden, n = piece.size(), S = chunk.steps;
-    const Matrix<Real> h = tape_.h(chunk);
-    const Cell<Real>& cell = k_.elman[int(s_.nonlinearity)];
-
-    // The state before the chunk.
-    const Matrix<Real> h_0 = part.of(h, piece.row(S + 1, 0));
-    if (chunk.index != 0 && !tape_.keeps_all) {
-        k_.copy(n, part.cols, part.of(carry_.matrix(), piece.samples.begin), h_0);
-    } else if (chunk.index != 0) {
-        const Chunk before = tape_.cut.chunk(chunk.index - 1);
-        k_.copy(n, part.cols, part.of(tape_.h(before), piece.row(before.steps + 1, before.steps)), h_0);
-    } else if (state_ != nullptr) {
-        k_.copy(n, part.cols, part.of(state_, H, piece.samples.begin), h_0);
-    } else {
-        k_.zero(n, part.cols, h_0);
-    }
+    const std::size_t S = chunk.steps;
+    const Matrix<Real> h = tape_.h(chunk), c = tape_.c(chunk);
+    bring_state(chunk, part, piece);
     bring_input(chunk, part, piece, member, barrier);
     if (division_.by_columns) barrier.wait();
 
-    const Matrix<const Real> w_hh_t = w_hh_t_.matrix().panels_from(part.panels.begin);
-    const Matrix<const Real> w_ih_t = w_ih_t_.matrix().panels_from(part.panels.begin);
-    const bool with_input = tape_.dense && !division_.project_ahead;
     for (std::size_t s = 0; s < S; ++s) {
-        const Matrix<Real> h_t = part.of(h, piece.row(S + 1, s + 1));
-        const Matrix<const Real> h_before = h.rows_from(piece.row(S + 1, s));
-        const std::size_t output_row = (chunk.first_step + s) * B + piece.samples.begin;
-        Ahead<Real> ahead;
-        ahead.to_write = true;
-        if (s + 1 < S) ahead.matrix[0] = part.of(h, piece.row(S + 1, s + 2));
-        if (output_ != nullptr) ahead.matrix[1] = part.of(output_, H, output_row);
-        if (with_input) {
-            // z_t = b + x_t W_ih^T + h_{t-1} W_hh^T
-            const Term<Real> terms[2] = {{tape_.x(chunk).rows_from(piece.row(S, s)), w_ih_t, s_.inputs}, {h_before, w_hh_t, H}};
-            k_.product(n, part.cols, terms, 2, every_row<Real>(bias_.data() + part.first_col), h_t, ahead);
-        } else {
-            // z_t += h_{t-1} W_hh^T
-            const Term<Real> recurrence{h_before, w_hh_t, H};
-            k_.product(n, part.cols, &recurrence, 1, h_t, h_t, ahead);
+        const std::size_t n = piece.active(tape_.cut, chunk.first_step + s);
+        const Matrix<Real> z = z_at(chunk, piece, s);
+        CellStep<Real> step{};
+        step.z = z.panels_from(part.panels.begin);
+        step.block_stride = tape_.panels() * z.panel_stride;
+        step.h_before = part.of(h, piece.row(S + 1, s));
+        step.h = part.of(h, piece.row(S + 1, s + 1));
+        if (tape_.has_cell_state()) {
+            step.c_before = part.of(c, piece.row(S + 1, s));
+            step.c = part.of(c, piece.row(S + 1, s + 1));
         }
-        // h_t = phi(z_t)
-        cell.forward(n, part.panels.size(), h_t);
-        if (output_ != nullptr) k_.copy(n, part.cols, h_t, part.of(output_, H, output_row));
+        step.peephole = tape_.peephole.data() + part.panels.begin * kLanes<Real>;
+        step.peephole_stride = block_cols<Real>(1, s_.hidden);
+        step.clip = Real(s_.cell.clip);
+        for (int phase = 0; phase < cell_.phases; ++phase) {
+            if (phase != 0 && division_.by_columns) barrier.wait();
+            make_z(chunk, part, piece, s, n, phase);
+            cell_.forward[phase](n, part.panels.size(), step);  // z_t -> h_t
+        }
+        tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin, n,
+                                    [&](std::size_t i, std::size_t count, std::size_t row) {
+                                        if (a_.output) k_.copy(count, part.cols, step.h.rows_from(i), part.of(a_.output, row));
+                                        if (a_.cells) k_.copy(count, part.cols, step.c.rows_from(i), part.of(a_.cells, row));
+                                    });
+        if (n != piece.size) {  // what has ended is 0 to the weight gradients
+            k_.zero(piece.size - n, part.cols, step.h.rows_from(n));
+            if (tape_.has_cell_state()) k_.zero(piece.size - n, part.cols, step.c.rows_from(n));
+            for (int b = 0; tape_.has_blocks() && b < cell_.blocks; ++b)
+                k_.zero(piece.size - n, part.cols, part.of(z.panels_from(std::size_t(b) * tape_.panels()), n));
+        }
         if (division_.by_columns) barrier.wait();
     }
-    if (!tape_.keeps_all) k_.copy(n, part.cols, part.of(h, piece.row(S + 1, S)), part.of(carry_.matrix(), piece.samples.begin));
+    write_final_state(chunk, part, piece);
+    if (tape_.keeps_all) return;
+    const std::size_t last = piece.row(S + 1, S);
+    k_.copy(piece.size, part.cols, part.of(h, last), part.of(carry_h_.matrix(), piece.positions.begin));
+    if (tape_.has_cell_state())
+        k_.copy(piece.size, part.cols, part.of(c, last), part.of(carry_c_.matrix(), piece.positions.begin));
 }
 
+/// Of the samples that end within the chunk.
 template <class Real>
-void ForwardPass<Real>::finish(int member) {
-    if (final_state_ == nullptr) return;
-    if (tape_.cut.chunks() == 0) {  // T = 0: h_T is h_0
-        const Range own = share(s_.batch * s_.hidden, 1, member, division_.threads);
-        for (std::size_t i = own.begin; i < own.end; ++i) final_state_[i] = state_ != nullptr ? state_[i] : Real(0);
-        return;
-    }
-    const Part<Real> part(s_, division_, member);
-    const Chunk last = tape_.cut.chunk(tape_.cut.chunks() - 1);
-    part.for_each_piece(tape_.cut, [&](const Piece& piece) {
-        k_.copy(piece.size(), part.cols, part.of(tape_.h(last), piece.row(last.steps + 1, last.steps)),
-                part.of(final_state_, s_.hidden, piece.samples.begin));
-    });
+void ForwardPass<Real>::write_final_state(const Chunk& chunk, const Part<Real>& part, const Piece& piece) {
+    const Cut& cut = tape_.cut;
+    const std::size_t S = chunk.steps, first = piece.active(cut, chunk.first_step + S);
+    const auto write = [&](Matrix<Real> from, Real* to) {
+        if (to == nullptr) return;
+        const UserRows<Real> rows{to, s_.hidden};
+        cut.for_each_sample_run(piece.positions.begin + first, piece.size - first, [&](std::size_t i, std::size_t count, std::size_t sample) {
+            const std::size_t steps = cut.length(piece.positions.begin + first + i) - chunk.first_step;
+            k_.copy(count, part.cols, part.of(from, piece.row(S + 1, steps) + first + i), part.of(rows, sample));
+        });
+    };
+    write(tape_.h(chunk), a_.final_state.h);
+    if (tape_.has_cell_state()) write(tape_.c(chunk), a_.final_state.c);
 }
 
 template class ForwardPass<float>;

@@ -1,45 +1,62 @@
-// The forward pass over time.
+// The forward pass of one unit (a direction of a layer) over time.
 #pragma once
 
 #include "engine/division.hpp"
 #include "engine/tape.hpp"
-#include "runtime/tier.hpp"
 
 namespace pybptt {
 
-/// One call's forward pass. Everything it needs is allocated by the constructor; `prepare` and `run` are called by every member
+/// A unit's part of the user's arrays; all but x may be null.
+template <class Real>
+struct UnitArrays {
+    UserRows<const Real> x;     // (T, B, D), if dense
+    UserRows<const Real> mask;  // of x
+    RnnState<const Real> state;
+    UserRows<Real> output;      // (T, B, H)
+    RnnState<Real> final_state;
+    UserRows<Real> cells;       // (T, B, H)
+};
+
+/// One call's forward pass. Everything it needs is allocated by the constructor; what follows is called by every member
 /// of the team, and neither throws nor allocates.
 template <class Real>
 class ForwardPass {
 public:
-    ForwardPass(typename Tape<Real>::Contents& tape, const Division& division, const RnnParameters<Real>& parameters,
-                const RnnInput<Real>& input, const Real* state, Real* output, Real* final_state);
+    ForwardPass(UnitTape<Real>& tape, const Division& division, const RnnParameters<Real>& parameters,
+                const UnitArrays<Real>& arrays);
 
-    /// Packs the weights. Ends with a barrier.
+    /// Packs the weights; writes what does not depend on them. Ends with a barrier.
     void prepare(int member, Barrier& barrier);
     /// Runs one chunk, in order. A member's own part of h is complete when it returns, other members' parts after a barrier.
     void run(const Chunk& chunk, int member, Barrier& barrier);
-    /// Writes the final state.
-    void finish(int member);
 
 private:
+    void pack(int member);
+    void write_paddings(int member);
     void run_piece(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier);
+    void bring_state(const Chunk& chunk, const Part<Real>& part, const Piece& piece);
     void bring_input(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier);
+    void project(const Chunk& chunk, const Part<Real>& part, const Piece& piece);
+    void make_z(const Chunk& chunk, const Part<Real>& part, const Piece& piece, std::size_t s, std::size_t n, int phase);
+    void write_final_state(const Chunk& chunk, const Part<Real>& part, const Piece& piece);
+    /// z of step s of a piece, all its blocks.
+    Matrix<Real> z_at(const Chunk& chunk, const Piece& piece, std::size_t s) const {
+        return tape_.has_blocks() ? tape_.saved(chunk).rows_from(piece.row(chunk.steps, s))
+                                  : tape_.h(chunk).rows_from(piece.row(chunk.steps + 1, s + 1));
+    }
 
     const Kernels<Real>& k_;
-    typename Tape<Real>::Contents& tape_;
+    UnitTape<Real>& tape_;
     const RnnSizes& s_;
+    const Cell<Real>& cell_;
     const Division division_;
     const RnnParameters<Real> p_;
-    const RnnInput<Real> input_;
-    const Real* state_;
-    Real* output_;
-    Real* final_state_;
-    PanelBuffer<Real> w_hh_t_;     // W_hh^T (H, H)
-    PanelBuffer<Real> w_ih_t_;     // W_ih^T (D, H)
-    PanelBuffer<Real> token_row_;  // b + W_ih's column, one row a distinct token (count, H)
-    Buffer<Real> bias_;            // b_ih + b_hh, in whole panels
-    PanelBuffer<Real> carry_;      // (B, H): the state after a chunk, when all chunks take the same place
+    const UnitArrays<Real> a_;
+    PanelBuffer<Real> w_hh_t_;               // W_hh^T (H, blocks of G)
+    PanelBuffer<Real> w_ih_t_;               // W_ih^T (D, blocks of G)
+    PanelBuffer<Real> token_row_;            // b + W_ih's column, one row a distinct token (count, blocks)
+    Buffer<Real> bias_;                      // b of each block, in whole panels
+    PanelBuffer<Real> carry_h_, carry_c_;    // (B, H): the state after a chunk, when all chunks take the same place
 };
 
 }  // namespace pybptt

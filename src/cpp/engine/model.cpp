@@ -1,9 +1,11 @@
 // The public functions of model.hpp.
 #include "pybptt/model.hpp"
 
-#include "engine/forward.hpp"
+#include <numeric>
+
 #include "engine/output_layer.hpp"
-#include "engine/sweep.hpp"
+#include "engine/predict.hpp"
+#include "engine/stack.hpp"
 #include "engine/truncated.hpp"
 
 namespace pybptt {
@@ -11,108 +13,174 @@ namespace {
 
 template <class Real>
 double output_flops(const RnnSizes& s, const OutputLayer<Real>& layer) {
-    return 2.0 * double(layer.last_only ? 1 : s.steps) * double(s.batch) * double(s.hidden) * double(layer.outputs);
+    return 2.0 * double(layer.last_only ? 1 : s.steps) * double(s.batch) * double(s.directions * s.hidden) * double(layer.outputs);
+}
+
+/// What the output layer reads, and the arrays that it needs for that if it can't read the last layer's tape.
+template <class Real>
+struct Top {
+    bool last_only, in_tape;
+    std::size_t width;        // K H
+    std::size_t array_rows;   // T B, or B
+    RnnState<Real> final_state;
+    Buffer<Real> final_h;     // (L K, B, H), if the caller does not want it
+    Buffer<Real> array;       // (array rows, K H)
+    Buffer<Real> d_array;
+
+    Top(const RnnSizes& s, bool last_only, const RnnState<Real>& wanted, bool gradients)
+        : last_only(last_only),
+          in_tape(!last_only && s.directions == 1),
+          width(s.directions * s.hidden),
+          array_rows(last_only ? s.batch : checked_product(s.steps, s.batch)),
+          final_state(wanted) {
+        if (in_tape) return;
+        if (last_only && wanted.h == nullptr) {
+            final_h = Buffer<Real>(checked_product(s.units() * s.batch, s.hidden));
+            final_state.h = final_h.data();
+        }
+        array = Buffer<Real>(checked_product(array_rows, width));
+        if (gradients) d_array = Buffer<Real>(array.size());
+    }
+    RnnOutput<Real> output() const { return {last_only || in_tape ? nullptr : array.data(), final_state}; }
+    OutputRows<Real> rows(const typename Tape<Real>::Contents& tape) const {
+        const UnitTape<Real>& last = *tape.units.back();
+        if (in_tape) return OutputRows<Real>(last);
+        std::vector<std::size_t> rows;
+        if (last_only) {
+            rows.resize(array_rows);
+            std::iota(rows.begin(), rows.end(), std::size_t{0});
+        } else {
+            for (std::size_t position = 0; position < last.sizes.batch; ++position)
+                for (std::size_t t = 0; t < last.cut.length(position); ++t)
+                    rows.push_back(t * last.sizes.batch + last.cut.sample(position));
+            std::sort(rows.begin(), rows.end());
+        }
+        return OutputRows<Real>(array.data(), width, std::move(rows));
+    }
+    /// The final states of the last layer's directions, side by side.
+    void bring(const RnnSizes& s, int member, int threads, Barrier& barrier) const {
+        if (!last_only) return;
+        const Range own = share(s.batch, 1, member, threads);
+        for (std::size_t b = own.begin; b < own.end; ++b)
+            for (std::size_t k = 0; k < s.directions; ++k)
+                std::copy_n(final_state.h + ((s.units() - s.directions + k) * s.batch + b) * s.hidden, s.hidden,
+                            array.data() + b * width + k * s.hidden);
+        barrier.wait();
+    }
+};
+
+template <class Real>
+double truncated_loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                               const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+                               const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
+                               const OutputGradients<Real>& output_gradients, std::size_t truncation) {
+    // Truncation windows reach across chunks, so all steps make one, and one slice.
+    UnitTape<Real> tape(sizes, Cut(sizes, false, checked_product(sizes.steps, sizes.batch), 1), input.tokens, true);
+    Team team(threads_wanted(sizes, sizes.inputs, 3 * output_flops(sizes, layer)));
+    UnitArrays<Real> arrays{{input.dense, sizes.inputs}, {}, state, {}, final_state, {}};
+    ForwardPass<Real> pass(tape, Division(sizes, team.size()), parameters[0], arrays);
+    const OutputRows<Real> rows(tape);
+    OutputPass<Real> output(rows, team.size(), layer, targets, &output_gradients);
+    TruncatedSweep<Real> sweep(tape, team.size(), truncation, gradients.parameters[0], {{gradients.input, sizes.inputs}, {}, false});
+    Barrier barrier(team.size());
+    team.run([&](int member) {
+        pass.prepare(member, barrier);
+        for (std::size_t i = 0; i < tape.cut.chunks(); ++i) pass.run(tape.cut.chunk(i), member, barrier);
+        output.prepare(member, barrier);
+        sweep.run(output, member, barrier);
+        output.finish(member);
+    });
+    return output.total();
 }
 
 }  // namespace
 
 template <class Real>
-double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
-                     const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state,
-                     const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients, std::size_t truncation) {
-    const bool truncated = sizes.steps > 0 && truncation < sizes.steps - 1;
-    // Truncation windows reach across chunks, so all steps make one; the last step of all samples is to be one run of rows.
-    const Cut cut = truncated ? Cut(sizes, sizes.steps, 1) : Cut::of(sizes, sizeof(Real), !layer.last_only);
-    typename Tape<Real>::Contents tape(sizes, cut, input, true);
-    Team team(threads_wanted(sizes, 3 * output_flops(sizes, layer)));
-    const Division division(sizes, team.size());
+double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                     const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+                     const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
+                     const OutputGradients<Real>& output_gradients, std::size_t truncation) {
+    if (sizes.steps > 0 && truncation < sizes.steps - 1)
+        return truncated_loss_and_grad(sizes, parameters, input, state, layer, targets, final_state, gradients, output_gradients,
+                                       truncation);
+    typename Tape<Real>::Contents tape(sizes, input, true);
+    Team team(threads_wanted(sizes, sizes.inputs, 3 * output_flops(sizes, layer)));
     Barrier barrier(team.size());
-    ForwardPass<Real> pass(tape, division, parameters, input, state, nullptr, final_state);
-    OutputPass<Real> output(tape, team.size(), layer, targets, &output_gradients);
-    const auto run = [&](auto& sweep) {
-        team.run([&](int member) {
-            pass.prepare(member, barrier);
-            for (std::size_t i = 0; i < tape.cut.chunks(); ++i) pass.run(tape.cut.chunk(i), member, barrier);
-            pass.finish(member);
-            output.prepare(member, barrier);
-            sweep.run(output, member, barrier);
-            output.finish(member);
-        });
-    };
-    if (truncated) {
-        TruncatedSweep<Real> sweep(tape, team.size(), truncation, gradients);
-        run(sweep);
-    } else {
-        Sweep<Real> sweep(tape, division, nullptr, gradients);
-        run(sweep);
-    }
-    return output.total();
-}
-
-template <class Real>
-double loss(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
-            const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state) {
-    typename Tape<Real>::Contents tape(sizes, Cut::of(sizes, sizeof(Real), !layer.last_only), input, false);
-    Team team(threads_wanted(sizes, output_flops(sizes, layer)));
-    Barrier barrier(team.size());
-    ForwardPass<Real> pass(tape, Division(sizes, team.size()), parameters, input, state, nullptr, final_state);
-    OutputPass<Real> output(tape, team.size(), layer, targets, nullptr);
+    const Top<Real> top(sizes, layer.last_only, final_state, true);
+    ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
+    const OutputRows<Real> rows = top.rows(tape);
+    OutputPass<Real> output(rows, team.size(), layer, targets, &output_gradients, top.in_tape ? nullptr : top.d_array.data());
+    RnnUpstream<Real> upstream{};
+    if (!layer.last_only) upstream.output = top.d_array.data();
+    SweepStack<Real> sweeps(tape, team.size(), upstream, input.mask, gradients, layer.last_only ? top.d_array.data() : nullptr);
     team.run([&](int member) {
-        pass.prepare(member, barrier);
+        stack.run(member, barrier);
+        top.bring(sizes, member, team.size(), barrier);
         output.prepare(member, barrier);
-        for (std::size_t i = 0; i < tape.cut.chunks(); ++i) {
-            pass.run(tape.cut.chunk(i), member, barrier);
-            output.record_losses(tape.cut.chunk(i), member, barrier);
-        }
-        pass.finish(member);
+        if (!top.in_tape) output.run(member, barrier);
+        sweeps.run(top.in_tape ? &output : nullptr, member, barrier);
+        output.finish(member);
     });
     return output.total();
 }
 
 template <class Real>
-void predict(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
-             const OutputLayer<Real>& layer, Real* output, Real* final_state) {
-    const Kernels<Real>& k = kernels<Real>();
-    const std::size_t B = sizes.batch, H = sizes.hidden, Q = layer.outputs;
-    typename Tape<Real>::Contents tape(sizes, Cut::of(sizes, sizeof(Real), false), input, false);
-    Team team(threads_wanted(sizes, output_flops(sizes, layer)));
-    const int threads = team.size();
-    Barrier barrier(threads);
-    ForwardPass<Real> pass(tape, Division(sizes, threads), parameters, input, state, nullptr, final_state);
-    const PanelBuffer<Real> weight_t(H, Q);  // W_ho^T
-    const Buffer<Real> bias(panel_count<Real>(Q) * kLanes<Real>);
-    for (std::size_t q = 0; q < bias.size(); ++q) bias[q] = q < Q && layer.bias != nullptr ? layer.bias[q] : Real(0);
+double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+            const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+            const RnnState<Real>& final_state) {
+    typename Tape<Real>::Contents tape(sizes, input, false);
+    Team team(threads_wanted(sizes, sizes.inputs, output_flops(sizes, layer)));
+    Barrier barrier(team.size());
+    const Top<Real> top(sizes, layer.last_only, final_state, false);
+    ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
+    const OutputRows<Real> rows = top.rows(tape);
+    OutputPass<Real> output(rows, team.size(), layer, targets, nullptr);
     team.run([&](int member) {
-        const Range own = share(Q, kLanes<Real>, member, threads);
-        k.transpose(own.size(), H, row_major(layer.weight + own.begin * H, H),
-                    weight_t.matrix().panels_from(own.begin / kLanes<Real>));
+        output.prepare(member, barrier);
+        stack.run(member, barrier, [&](const Chunk& chunk) {
+            if (top.in_tape) output.record_losses(chunk, member, barrier);
+        });
+        top.bring(sizes, member, team.size(), barrier);
+        if (!top.in_tape && rows.chunks() != 0) output.record_losses(rows.chunk(0), member, barrier);
+    });
+    return output.total();
+}
+
+template <class Real>
+void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+             const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state) {
+    typename Tape<Real>::Contents tape(sizes, input, false);
+    Team team(threads_wanted(sizes, sizes.inputs, output_flops(sizes, layer)));
+    Barrier barrier(team.size());
+    const Top<Real> top(sizes, layer.last_only, final_state, false);
+    ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
+    const OutputRows<Real> rows = top.rows(tape);
+    PredictPass<Real> pass(rows, team.size(), layer, output);
+    const Cut& cut = tape.units.back()->cut;
+    team.run([&](int member) {
         pass.prepare(member, barrier);
-        for (std::size_t i = 0; i < tape.cut.chunks(); ++i) {
-            const Chunk chunk = tape.cut.chunk(i);
-            pass.run(chunk, member, barrier);
-            barrier.wait();
-            if (!layer.last_only || i + 1 == tape.cut.chunks()) {
-                // o = b_o + h W_ho^T
-                const std::size_t first = layer.last_only ? (chunk.steps - 1) * B : 0;
-                const Range rows = share(chunk.steps * B - first, 1, member, threads);
-                const Term<Real> term{tape.h(chunk).rows_from(B + first + rows.begin), weight_t.matrix(), H};
-                const std::size_t to = (layer.last_only ? 0 : chunk.first_step * B) + rows.begin;
-                k.product(rows.size(), Q, &term, 1, every_row<Real>(bias.data()), row_major(output + to * Q, Q), {});
-            }
-            barrier.wait();
+        if (!layer.last_only && cut.ragged()) {
+            const Range own = share(sizes.batch, 1, member, team.size());
+            for (std::size_t position = own.begin; position < own.end; ++position)
+                for (std::size_t t = cut.length(position); t < sizes.steps; ++t)
+                    std::fill_n(output + (t * sizes.batch + cut.sample(position)) * layer.outputs, layer.outputs, Real(0));
         }
-        pass.finish(member);
+        stack.run(member, barrier, [&](const Chunk& chunk) {
+            if (top.in_tape) pass.run(chunk, member, barrier);
+        });
+        top.bring(sizes, member, team.size(), barrier);
+        if (!top.in_tape && rows.chunks() != 0) pass.run(rows.chunk(0), member, barrier);
     });
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                                                    \
-    template double loss_and_grad(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*,  \
-                                  const OutputLayer<Real>&, const Targets<Real>&, Real*, const RnnGradients<Real>&, \
-                                  const OutputGradients<Real>&, std::size_t);                                       \
-    template double loss(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*,           \
-                         const OutputLayer<Real>&, const Targets<Real>&, Real*);                                    \
-    template void predict(const RnnSizes&, const RnnParameters<Real>&, const RnnInput<Real>&, const Real*,          \
-                          const OutputLayer<Real>&, Real*, Real*);
+#define PYBPTT_INSTANTIATE(Real)                                                                                                  \
+    template double loss_and_grad(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
+                                  const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&,                          \
+                                  const RnnGradients<Real>&, const OutputGradients<Real>&, std::size_t);                          \
+    template double loss(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \
+                         const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&);                                  \
+    template void predict(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,        \
+                          const OutputLayer<Real>&, Real*, const RnnState<Real>&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)
 

@@ -4,58 +4,55 @@ namespace pybptt {
 namespace {
 
 constexpr std::size_t kBlockBytes = std::size_t{2} << 20;
+constexpr std::size_t kMostRows = 1024;
 constexpr std::size_t kClasses = 1024;
 
-/// Rows with targets in the whole sequence.
-std::size_t target_rows(const RnnSizes& s, bool last_only) {
-    return last_only ? (s.steps == 0 ? 0 : s.batch) : checked_product(s.steps, s.batch);
-}
-
 template <class Real>
-std::size_t rows_of_a_block(const RnnSizes& s, const Cut& cut, const OutputLayer<Real>& layer) {
-    const std::size_t whole = layer.last_only ? s.batch : cut.chunk_steps() * s.batch;
-    const std::size_t fitting = kBlockBytes / sizeof(Real) / std::max<std::size_t>(1, layer.outputs) / kLanes<Real> * kLanes<Real>;
-    return std::min(std::max<std::size_t>(1, whole), std::max<std::size_t>(4 * kLanes<Real>, fitting));
+std::size_t rows_of_a_block(const OutputRows<Real>& rows, std::size_t outputs) {
+    const std::size_t fitting = kBlockBytes / sizeof(Real) / std::max<std::size_t>(1, outputs) / kLanes<Real> * kLanes<Real>;
+    const std::size_t most = std::max<std::size_t>(4 * kLanes<Real>, std::min(fitting, kMostRows));
+    return std::min(std::max<std::size_t>(1, rows.most_rows()), most);
 }
 
 }  // namespace
 
 template <class Real>
-OutputPass<Real>::OutputPass(const typename Tape<Real>::Contents& tape, int threads, const OutputLayer<Real>& layer,
-                             const Targets<Real>& targets, const OutputGradients<Real>* gradients)
+OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, int threads, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+                             const OutputGradients<Real>* gradients, Real* d_array)
     : k_(kernels<Real>()),
-      tape_(tape),
-      s_(tape.sizes),
+      rows_(rows),
       threads_(threads),
       layer_(layer),
       targets_(targets),
-      block_rows_(rows_of_a_block(s_, tape.cut, layer)),
-      weight_(layer.outputs, s_.hidden),
-      h_(block_rows_, s_.hidden),
-      h_t_(s_.hidden, block_rows_),
+      d_array_(d_array),
+      block_rows_(rows_of_a_block(rows, layer.outputs)),
+      weight_(layer.outputs, rows.width()),
+      h_(block_rows_, rows.width()),
+      h_t_(rows.width(), block_rows_),
       o_t_(layer.outputs, block_rows_),
       bias_(layer.outputs),
       d_bias_(layer.outputs),
-      losses_(target_rows(s_, layer.last_only)) {
+      classes_(rows.total()),
+      losses_(rows.total()) {
     if (gradients != nullptr) g_ = *gradients;
+    if (d_array != nullptr) d_h_ = PanelBuffer<Real>(block_rows_, rows.width());
     if (targets.loss == Loss::squared_error) {
         values_ = PanelBuffer<Real>(block_rows_, layer.outputs);
         values_t_ = PanelBuffer<Real>(layer.outputs, block_rows_);
-    } else {
-        classes_ = Buffer<std::int32_t>(losses_.size());
-        for (std::size_t c = 0; c < tape.cut.chunks(); ++c)
-            for_each_block(tape.cut.chunk(c), [&](const Block& block) {
-                for_each_target_run(tape.cut.chunk(c), block, [&](std::size_t row, std::size_t count, std::size_t target) {
-                    for (std::size_t i = 0; i < count; ++i)
-                        classes_[block.first_target + row + i] = std::int32_t(targets.classes[target + i]);
-                });
-            });
+    }
+    std::fill_n(classes_.data(), classes_.size(), -1);
+    for (std::size_t c = 0; c < rows.chunks(); ++c) {
+        const Chunk chunk = rows.chunk(c);
+        rows.for_each_run(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, std::size_t target) {
+            for (std::size_t i = 0; i < n; ++i)
+                classes_[chunk.first_row + row + i] = targets.classes == nullptr ? 0 : std::int32_t(targets.classes[target + i]);
+        });
     }
 }
 
 template <class Real>
 void OutputPass<Real>::prepare(int member, Barrier& barrier) {
-    const std::size_t H = s_.hidden;
+    const std::size_t H = rows_.width();
     const Range own = share(layer_.outputs, kLanes<Real>, member, threads_);
     k_.copy(own.size(), H, row_major(layer_.weight + own.begin * H, H), weight_.matrix().rows_from(own.begin));
     for (std::size_t q = own.begin; q < own.end; ++q) bias_[q] = layer_.bias != nullptr ? layer_.bias[q] : Real(0);
@@ -67,37 +64,29 @@ void OutputPass<Real>::prepare(int member, Barrier& barrier) {
 template <class Real>
 template <class Visit>
 void OutputPass<Real>::for_each_block(const Chunk& chunk, Visit visit) const {
-    const std::size_t B = s_.batch, rows = chunk.steps * B;
-    const bool is_last = chunk.index + 1 == tape_.cut.chunks();
-    const std::size_t first = layer_.last_only ? (is_last ? rows - B : rows) : 0;
-    for (std::size_t row = first; row < rows; row += block_rows_)
-        visit(Block{row, std::min(block_rows_, rows - row), (layer_.last_only ? 0 : chunk.first_step * B) + row - first,
-                    row == first});
-}
-
-/// visit(row in the block, count, index of the first target in the user's array)
-template <class Real>
-template <class Visit>
-void OutputPass<Real>::for_each_target_run(const Chunk& chunk, const Block& block, Visit visit) const {
-    tape_.cut.for_each_run(chunk, block.first_row, block.rows,
-                           [&](std::size_t row, std::size_t count, std::size_t step, std::size_t sample, Slice) {
-                               const std::size_t t = layer_.last_only ? 0 : chunk.first_step + step;
-                               visit(row - block.first_row, count, t * s_.batch + sample);
-                           });
+    for (std::size_t row = 0; row < chunk.rows; row += block_rows_)
+        visit(Block{row, std::min(block_rows_, chunk.rows - row), chunk.first_row + row, row == 0});
 }
 
 template <class Real>
 void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int member, Barrier& barrier) {
     constexpr std::size_t L = kLanes<Real>;
-    const std::size_t H = s_.hidden, Q = layer_.outputs;
+    const std::size_t H = rows_.width(), Q = layer_.outputs;
     const Range lanes = share(block.rows, L, member, threads_);
     const std::size_t panel = lanes.begin / L;
-    // h_t in the order of the rows of dz
-    tape_.cut.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
-                           [&](std::size_t row, std::size_t count, std::size_t, std::size_t, Slice slice) {
-                               k_.copy(count, H, tape_.h(chunk).rows_from(row + slice.begin + slice.size),
-                                       h_.matrix().rows_from(row - block.first_row));
-                           });
+    // h_t in the order of the rows of dz; 0 past a sequence's end
+    std::size_t end = lanes.begin;
+    const auto zero_until = [&](std::size_t row) {
+        k_.zero(row - end, H, h_.matrix().rows_from(end));
+        end = row;
+    };
+    rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
+                       [&](std::size_t row, std::size_t n, Matrix<const Real> h, std::size_t) {
+                           zero_until(row - block.first_row);
+                           k_.copy(n, H, h, h_.matrix().rows_from(row - block.first_row));
+                           end += n;
+                       });
+    zero_until(lanes.end);
     k_.transpose(lanes.size(), H, h_.matrix().rows_from(lanes.begin), h_t_.matrix().panels_from(panel));
     barrier.wait();
     // o^T = W_ho h^T
@@ -111,13 +100,14 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int mem
         k_.softmax_cross_entropy(Q, lanes.size(), bias_.data(), classes_.data() + first, Real(targets_.scale), o,
                                  losses_.data() + first);
     } else {
-        const Block own_rows{block.first_row + lanes.begin, lanes.size(), first, false};
-        for_each_target_run(chunk, own_rows, [&](std::size_t row, std::size_t count, std::size_t target) {
-            k_.copy(count, Q, row_major(targets_.values + target * Q, Q), values_.matrix().rows_from(lanes.begin + row));
-        });
+        rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
+                           [&](std::size_t row, std::size_t n, Matrix<const Real>, std::size_t target) {
+                               k_.copy(n, Q, row_major(targets_.values + target * Q, Q),
+                                       values_.matrix().rows_from(row - block.first_row));
+                           });
         const Matrix<Real> y = values_t_.matrix().panels_from(panel);
         k_.transpose(lanes.size(), Q, values_.matrix().rows_from(lanes.begin), y);
-        k_.squared_error(Q, lanes.size(), bias_.data(), y, Real(targets_.scale), o, losses_.data() + first);
+        k_.squared_error(Q, lanes.size(), bias_.data(), y, classes_.data() + first, Real(targets_.scale), o, losses_.data() + first);
     }
     barrier.wait();
 }
@@ -125,17 +115,13 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int mem
 template <class Real>
 void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& barrier, Matrix<Real> dz) {
     constexpr std::size_t L = kLanes<Real>;
-    const std::size_t H = s_.hidden, Q = layer_.outputs;
-    if (layer_.last_only) {
-        const Range rows = share(chunk.steps * s_.batch, 1, member, threads_);
-        k_.zero(rows.size(), H, dz.rows_from(rows.begin));
-    }
+    const std::size_t H = rows_.width(), Q = layer_.outputs;
     barrier.wait();
     for_each_block(chunk, [&](const Block& block) {
         losses_of(chunk, block, member, barrier);
-        const bool first = chunk.index + 1 == tape_.cut.chunks() && block.is_first;
+        const bool first = chunk.index + 1 == rows_.chunks() && block.is_first;
         const Range lanes = share(block.rows, L, member, threads_);
-        const Matrix<Real> upstream = dz.rows_from(block.first_row + lanes.begin);
+        const Matrix<Real> upstream = d_array_ != nullptr ? d_h_.matrix().rows_from(lanes.begin) : dz.rows_from(block.first_row + lanes.begin);
         // Some classes at a time: their do and W_ho serve both products from the cache.
         for (std::size_t q = 0; q < Q; q += kClasses) {
             const std::size_t classes = std::min(kClasses, Q - q);
@@ -150,8 +136,18 @@ void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& ba
             k_.product(own.size(), H, &term, 1, first ? none<Real>() : Matrix<const Real>(dw), dw, {});
             k_.sum_columns(own.size(), block.rows, d_o.rows_from(own.begin), d_bias_.data() + q + own.begin);
         }
+        if (d_array_ != nullptr)
+            rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
+                               [&](std::size_t row, std::size_t n, Matrix<const Real>, std::size_t to) {
+                                   k_.copy(n, H, d_h_.matrix().rows_from(row - block.first_row), row_major(d_array_ + to * H, H));
+                               });
         barrier.wait();
     });
+}
+
+template <class Real>
+void OutputPass<Real>::run(int member, Barrier& barrier) {
+    if (rows_.chunks() != 0) prepare_chunk(rows_.chunk(0), member, barrier, {});
 }
 
 template <class Real>

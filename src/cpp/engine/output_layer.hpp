@@ -7,27 +7,29 @@
 // is by all three products.
 #pragma once
 
+#include "engine/output_rows.hpp"
 #include "engine/upstream.hpp"
 #include "pybptt/model.hpp"
-#include "runtime/tier.hpp"
 
 namespace pybptt {
 
 template <class Real>
 class OutputPass final : public Upstream<Real> {
 public:
-    /// `gradients` is null for the loss alone.
-    OutputPass(const typename Tape<Real>::Contents& tape, int threads, const OutputLayer<Real>& layer, const Targets<Real>& targets,
-               const OutputGradients<Real>* gradients);
+    /// `gradients` is null for the loss alone. Rows of an array have their gradients written to the same rows of `d_array`.
+    OutputPass(const OutputRows<Real>& rows, int threads, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+               const OutputGradients<Real>* gradients, Real* d_array = nullptr);
 
     /// Ends with a barrier.
     void prepare(int member, Barrier& barrier);
-    /// Upstream of the recurrence; adds to the layer's gradients and records the losses on the way.
+    /// Upstream of the recurrence; adds to the layer's gradients and records the losses on the way. Begins and ends with a barrier.
     void prepare_chunk(const Chunk& chunk, int member, Barrier& barrier, Matrix<Real> dz) override;
     Matrix<const Real> at(const Chunk& chunk, std::size_t s, const Part<Real>& part, const Piece& piece,
                           Matrix<Real> dz) const override {
         return part.of(dz, piece.row(chunk.steps, s));
     }
+    /// The same for the rows of an array.
+    void run(int member, Barrier& barrier);
     /// Records the losses of a chunk alone. Begins and ends with a barrier.
     void record_losses(const Chunk& chunk, int member, Barrier& barrier);
     void finish(int member);
@@ -35,36 +37,35 @@ public:
     double total() const;
 
 private:
-    /// Steps of the chunk that have targets, cut into blocks of rows whose o fits the cache.
+    /// Rows of a chunk whose o fits the cache.
     struct Block {
-        std::size_t first_row, rows;  // of the chunk's dz
+        std::size_t first_row, rows;  // of the chunk
         std::size_t first_target;     // index in classes_ and losses_ of its first row
         bool is_first;                // of the chunk
     };
     template <class Visit>
     void for_each_block(const Chunk& chunk, Visit visit) const;
-    template <class Visit>
-    void for_each_target_run(const Chunk& chunk, const Block& block, Visit visit) const;
     /// o of the block, then its losses and do. Ends with a barrier.
     void losses_of(const Chunk& chunk, const Block& block, int member, Barrier& barrier);
 
     const Kernels<Real>& k_;
-    const typename Tape<Real>::Contents& tape_;
-    const RnnSizes& s_;
+    const OutputRows<Real>& rows_;
     const int threads_;
     const OutputLayer<Real> layer_;
     const Targets<Real> targets_;
     OutputGradients<Real> g_{nullptr, nullptr};
+    Real* d_array_;
     std::size_t block_rows_;
     PanelBuffer<Real> weight_;      // W_ho (Q, H)
     PanelBuffer<Real> h_;           // h_t (block rows, H)
+    PanelBuffer<Real> d_h_;         // do W_ho (block rows, H), for rows of an array
     PanelBuffer<Real> h_t_;         // h^T (H, block rows)
     PanelBuffer<Real> o_t_;         // o^T, then do^T (Q, block rows)
     PanelBuffer<Real> values_;      // y (block rows, Q), for squared error
     PanelBuffer<Real> values_t_;    // y^T (Q, block rows)
     Buffer<Real> bias_;             // (Q,)
     Buffer<Real> d_bias_;           // (Q,)
-    Buffer<std::int32_t> classes_;  // all targets, for cross-entropy
+    Buffer<std::int32_t> classes_;  // all targets (0 for squared error); -1 past a sequence's end
     Buffer<double> losses_;         // one a target row
 };
 

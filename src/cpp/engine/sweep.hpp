@@ -1,7 +1,6 @@
-// The backward pass over time: one product a step carries dh_t from T to 1.
+// The backward pass over time: the products of a step carry dh_t from T to 1.
 //
-//     dh_t = upstream_t + dz_{t+1} W_hh
-//     dz_t = phi'(z_t) * dh_t
+//     dh_t = upstream_t + dz_{t+1} W_hh + what the cell carries        dz_t from dh_t: kernels/cells
 #pragma once
 
 #include "engine/upstream.hpp"
@@ -9,29 +8,50 @@
 
 namespace pybptt {
 
+/// What the sweep of one unit reads beside the upstream, and where its results go. All but the parameters may be null.
+template <class Real>
+struct UnitGradients {
+    UserRows<const Real> d_h, d_c;    // (B, H): derivatives by the final state alone
+    UserRows<const Real> d_cells;     // (T, B, H): by c_t alone
+    RnnParameterGradients<Real> parameters;
+    InputGradient<Real> input;
+    RnnState<Real> state;             // (B, H)
+    UserRows<Real> hidden;            // (T, B, H): dh_t
+};
+
 /// Runs the whole sweep on a team: chunk after chunk from the last to the first, weight gradients while dz is in the cache.
-///   d_state  (B, H), derivative of the loss by h_T alone; null for zero
 template <class Real>
 class Sweep {
 public:
-    Sweep(const typename Tape<Real>::Contents& tape, const Division& division, const Real* d_state,
-          const RnnGradients<Real>& gradients);
+    Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients);
 
     void run(Upstream<Real>& upstream, int member, Barrier& barrier);
 
 private:
+    void start(const Part<Real>& part);
+    void finish(const Part<Real>& part);
     void sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Piece& piece,
                      Barrier& barrier);
+    /// Rows of a (B, H) buffer with the slices apart.
+    Matrix<Real> apart(const PanelBuffer<Real>& buffer, const Part<Real>& part, std::size_t slice, std::size_t position) const {
+        return part.of(buffer.matrix(), tape_.cut.apart_row(slice, position));
+    }
+    /// visit(first position, count, slice): a member's samples, whether active or not.
+    template <class Visit>
+    void for_each_range(const Part<Real>& part, Visit visit) const;
+    /// Terms of dz W_hh for the runs whose products read h_{t-1} (source -1), or a block.
+    int recurrent_terms(Matrix<const Real> dz, const Part<Real>& part, int source, Term<Real>* terms) const;
 
     const Kernels<Real>& k_;
-    const typename Tape<Real>::Contents& tape_;
+    const UnitTape<Real>& tape_;
     const RnnSizes& s_;
+    const Cell<Real>& cell_;
     const Division division_;
-    const Real* d_state_;
-    const RnnGradients<Real> g_;
+    const UnitGradients<Real> g_;
     WeightGradients<Real> weights_;
-    PanelBuffer<Real> dz_;     // (chunk rows, H): dh_t, then dz_t
-    PanelBuffer<Real> carry_;  // (B, H): dL/dh through the later chunks
+    PanelBuffer<Real> dz_;       // (chunk rows, blocks): dh_t in block 0, then dz_t
+    PanelBuffer<Real> carry_h_;  // (B, H): dL/dh through the later chunks
+    PanelBuffer<Real> carry_;    // (B, H): the cell's carry; see Cell
 };
 
 }  // namespace pybptt

@@ -3,11 +3,11 @@
 namespace pybptt {
 
 /// A hash table with open addressing gives each id its slot: O(n) for any vocabulary.
-Tokens::Tokens(const std::int64_t* ids, const Cut& cut, std::size_t batch) {
-    std::size_t n = 0;
-    for (std::size_t c = 0; c < cut.chunks(); ++c) n += cut.chunk(c).steps * batch;
+Tokens::Tokens(const std::int64_t* ids, const Cut& cut) {
+    const std::size_t n = cut.rows();
     slot = Buffer<std::int32_t>(n);
     distinct = Buffer<std::int64_t>(n);
+    if (cut.ragged()) std::fill_n(slot.data(), n, 0);
     std::size_t capacity = 16;
     while (capacity < 2 * n) capacity *= 2;
     const Buffer<std::int32_t> table(capacity);
@@ -22,35 +22,83 @@ Tokens::Tokens(const std::int64_t* ids, const Cut& cut, std::size_t batch) {
         return table[at];
     };
     for (std::size_t c = 0; c < cut.chunks(); ++c) {
-        const Chunk chunk = cut.chunk(c);
-        cut.for_each_run(
-            chunk, 0, chunk.steps * batch, [&](std::size_t row, std::size_t samples, std::size_t step, std::size_t sample, Slice) {
-                for (std::size_t i = 0; i < samples; ++i)
-                    slot[chunk.first_step * batch + row + i] = slot_of(ids[(chunk.first_step + step) * batch + sample + i]);
-            });
+        const Chunk& chunk = cut.chunk(c);
+        cut.for_each_run(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t samples, std::size_t user, Slice) {
+            for (std::size_t i = 0; i < samples; ++i) slot[chunk.first_row + row + i] = slot_of(ids[user + i]);
+        });
     }
 }
 
 template <class Real>
-Tape<Real>::Contents::Contents(const RnnSizes& s, const Cut& c, const RnnInput<Real>& x, bool keep_all)
-    : sizes(s), cut(c), dense(x.tokens == nullptr), keeps_all(keep_all) {
+const Cell<Real>& find_cell(const CellConfig& c) {
+    const Kernels<Real>& k = kernels<Real>();
+    const bool clipped = c.clip != 0;
+    switch (c.kind) {
+        case CellKind::lstm: return k.lstm[c.peephole][c.coupled][clipped];
+        case CellKind::gru: return k.gru[c.reset_after][clipped];
+        case CellKind::elman: break;
+    }
+    return k.elman[int(c.nonlinearity)][clipped];
+}
+
+template <class Real>
+UnitTape<Real>::UnitTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep_all)
+    : sizes(s), cell(find_cell<Real>(s.cell)), cut(std::move(c)), dense(ids == nullptr), keeps_all(keep_all) {
+    sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
     const std::size_t kept = keep_all ? cut.chunks() : std::min<std::size_t>(1, cut.chunks());
-    const std::size_t rows = checked_product(cut.chunk_steps(), s.batch);
-    hidden = PanelBuffer<Real>(rows + s.batch, s.hidden, kept);
+    const std::size_t weights = checked_product(std::size_t(s.cell.gates()), s.hidden);
+    hidden = PanelBuffer<Real>(cut.most_state_rows(), s.hidden, kept);
+    if (has_cell_state()) cells = PanelBuffer<Real>(cut.most_state_rows(), s.hidden, kept);
+    if (has_blocks()) blocks = PanelBuffer<Real>(cut.most_rows(), block_cols<Real>(cell.blocks, s.hidden), kept);
     if (dense)
-        input = PanelBuffer<Real>(rows, s.inputs, kept);
+        input = PanelBuffer<Real>(cut.most_rows(), s.inputs, kept);
     else
-        tokens = Tokens(x.tokens, cut, s.batch);
+        tokens = Tokens(ids, cut);
     if (keep_all) {
-        weight_hh = PanelBuffer<Real>(s.hidden, s.hidden);
-        if (dense) weight_ih = PanelBuffer<Real>(s.hidden, s.inputs);
+        weight_hh = PanelBuffer<Real>(weights, s.hidden);
+        if (dense) weight_ih = PanelBuffer<Real>(weights, s.inputs);
     }
+    peephole = Buffer<Real>(block_cols<Real>(s.cell.peepholes(), s.hidden));
 }
 
 template <class Real>
-std::size_t Tape<Real>::Contents::bytes() const {
-    const std::size_t values = hidden.size() + input.size() + weight_hh.size() + weight_ih.size();
+std::size_t UnitTape<Real>::bytes() const {
+    const std::size_t values = hidden.size() + cells.size() + blocks.size() + input.size() + weight_hh.size() + weight_ih.size() +
+                               peephole.size();
     return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t);
+}
+
+template <class Real>
+std::size_t UnitTape<Real>::bytes(const RnnSizes& s, const Cut& cut, bool dense) {
+    using Panels = PanelBuffer<Real>;
+    const int blocks = find_cell<Real>(s.cell).blocks;
+    const std::size_t n = cut.chunks(), weights = checked_product(std::size_t(s.cell.gates()), s.hidden);
+    std::size_t values = Panels::size_of(cut.most_state_rows(), s.hidden, n) * (s.cell.has_cell_state() ? 2 : 1) +
+                         Panels::size_of(weights, s.hidden) + block_cols<Real>(s.cell.peepholes(), s.hidden);
+    if (blocks > 1) values += Panels::size_of(cut.most_rows(), block_cols<Real>(blocks, s.hidden), n);
+    if (dense) values += Panels::size_of(cut.most_rows(), s.inputs, n) + Panels::size_of(weights, s.inputs);
+    return values * sizeof(Real) + (dense ? 0 : cut.rows() * (sizeof(std::int32_t) + sizeof(std::int64_t)));
+}
+
+template <class Real>
+Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, bool keep_all) : sizes(s) {
+    for (std::size_t i = 0; i < s.units(); ++i) {
+        const RnnSizes one = unit_sizes(s, i);
+        const bool first_layer = i < s.directions;
+        units.push_back(std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, sizeof(Real)),
+                                                         first_layer ? input.tokens : nullptr, keep_all));
+    }
+    sizes.lengths = nullptr;
+}
+
+template <class Real>
+std::size_t tape_bytes(const RnnSizes& s, bool tokens) {
+    std::size_t sum = 0;
+    for (std::size_t i = 0; i < s.units(); ++i) {
+        const RnnSizes one = unit_sizes(s, i);
+        sum += UnitTape<Real>::bytes(one, Cut::of(one, false, sizeof(Real)), !tokens || i >= s.directions);
+    }
+    return sum;
 }
 
 template <class Real>
@@ -67,14 +115,21 @@ const RnnSizes& Tape<Real>::sizes() const {
 }
 template <class Real>
 bool Tape<Real>::has_dense_input() const {
-    return contents_->dense;
+    return contents_->units.front()->dense;
 }
 template <class Real>
 std::size_t Tape<Real>::bytes() const {
-    return contents_->bytes();
+    std::size_t sum = 0;
+    for (const auto& unit : contents_->units) sum += unit->bytes();
+    return sum;
 }
 
-template class Tape<float>;
-template class Tape<double>;
+#define PYBPTT_INSTANTIATE(Real)                                \
+    template const Cell<Real>& find_cell(const CellConfig&);    \
+    template std::size_t tape_bytes<Real>(const RnnSizes&, bool); \
+    template struct UnitTape<Real>;                             \
+    template class Tape<Real>;
+PYBPTT_INSTANTIATE(float)
+PYBPTT_INSTANTIATE(double)
 
 }  // namespace pybptt

@@ -3,14 +3,14 @@
 namespace pybptt {
 
 template <class Real>
-TruncatedSweep<Real>::TruncatedSweep(const typename Tape<Real>::Contents& tape, int threads, std::size_t truncation,
-                                     const RnnGradients<Real>& gradients)
+TruncatedSweep<Real>::TruncatedSweep(const UnitTape<Real>& tape, int threads, std::size_t truncation,
+                                     const RnnParameterGradients<Real>& gradients, const InputGradient<Real>& input)
     : k_(kernels<Real>()),
       tape_(tape),
       s_(tape.sizes),
       threads_(threads),
       truncation_(truncation),
-      weights_(tape, threads, gradients),
+      weights_(tape, threads, gradients, input),
       dz_(s_.steps * s_.batch, s_.hidden),
       e_(s_.steps * s_.batch, s_.hidden),
       e_next_(s_.steps * s_.batch, s_.hidden) {}
@@ -18,7 +18,8 @@ TruncatedSweep<Real>::TruncatedSweep(const typename Tape<Real>::Contents& tape, 
 template <class Real>
 void TruncatedSweep<Real>::run(Upstream<Real>& upstream, int member, Barrier& barrier) {
     const std::size_t B = s_.batch, H = s_.hidden, panels = panel_count<Real>(H);
-    const Cell<Real>& cell = k_.elman[int(s_.nonlinearity)];
+    CellSweep<Real> step{};
+    step.clip = Real(s_.cell.clip);
     weights_.prepare(member);
     if (s_.steps != 0) {
         const Chunk all = tape_.cut.chunk(0);
@@ -34,7 +35,9 @@ void TruncatedSweep<Real>::run(Upstream<Real>& upstream, int member, Barrier& ba
                 k_.product(own.size(), H, &later, 1, none<Real>(), own_e, {});
             }
             // e_tau *= phi'(z_tau),  dz_tau += e_tau
-            cell.backward(own.size(), panels, h.rows_from(own.begin), own_e);
+            step.h = h.rows_from(own.begin);
+            step.dz = own_e;
+            tape_.cell.backward[0](own.size(), panels, step);
             if (j == 0)
                 k_.copy(own.size(), H, own_e, own_dz);
             else

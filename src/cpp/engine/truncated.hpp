@@ -13,18 +13,18 @@
 
 namespace pybptt {
 
-/// The tape must be one chunk and one slice.
+/// The tape must be an Elman cell's, one chunk and one slice.
 template <class Real>
 class TruncatedSweep {
 public:
-    TruncatedSweep(const typename Tape<Real>::Contents& tape, int threads, std::size_t truncation,
-                   const RnnGradients<Real>& gradients);
+    TruncatedSweep(const UnitTape<Real>& tape, int threads, std::size_t truncation, const RnnParameterGradients<Real>& gradients,
+                   const InputGradient<Real>& input);
 
     void run(Upstream<Real>& upstream, int member, Barrier& barrier);
 
 private:
     const Kernels<Real>& k_;
-    const typename Tape<Real>::Contents& tape_;
+    const UnitTape<Real>& tape_;
     const RnnSizes& s_;
     const int threads_;
     const std::size_t truncation_;

@@ -3,82 +3,158 @@
 namespace pybptt {
 
 template <class Real>
-WeightGradients<Real>::WeightGradients(const typename Tape<Real>::Contents& tape, int threads, const RnnGradients<Real>& gradients)
+WeightGradients<Real>::WeightGradients(const UnitTape<Real>& tape, int threads, const RnnParameterGradients<Real>& gradients,
+                                       const InputGradient<Real>& input)
     : k_(kernels<Real>()),
       tape_(tape),
       s_(tape.sizes),
+      cell_(tape.cell),
       threads_(threads),
       g_(gradients),
-      bias_(panel_count<Real>(s_.hidden) * kLanes<Real>) {
-    if (tape.dense && g_.input != nullptr) dx_ = PanelBuffer<Real>(tape.cut.chunk_steps() * s_.batch, s_.inputs);
-    if (!tape.dense) token_row_ = PanelBuffer<Real>(tape.tokens.count, s_.hidden);
+      input_(input),
+      bias_(block_cols<Real>(cell_.blocks, s_.hidden)),
+      peephole_(tape.peephole.size()) {
+    if (tape.dense && input_.rows) dx_ = PanelBuffer<Real>(tape.cut.most_rows(), s_.inputs);
+    if (!tape.dense) token_row_ = PanelBuffer<Real>(tape.tokens.count, block_cols<Real>(s_.cell.gates(), s_.hidden));
 }
 
 template <class Real>
 void WeightGradients<Real>::prepare(int member) {
     const Range own = units(member);
-    const std::size_t panel = own.begin / kLanes<Real>;
+    const std::size_t panel = own.begin / kLanes<Real>, padded = panel_count<Real>(own.size()) * kLanes<Real>;
+    const std::size_t block = block_cols<Real>(1, s_.hidden);
     const bool empty = tape_.cut.chunks() == 0;  // otherwise the first chunk overwrites them
-    if (empty) std::fill_n(g_.weight_hh + own.begin * s_.hidden, own.size() * s_.hidden, Real(0));
-    if (empty || !tape_.dense) std::fill_n(g_.weight_ih + own.begin * s_.inputs, own.size() * s_.inputs, Real(0));
-    std::fill_n(bias_.data() + own.begin, panel_count<Real>(own.size()) * kLanes<Real>, Real(0));
-    if (!tape_.dense) k_.zero(tape_.tokens.count, own.size(), token_row_.matrix().panels_from(panel));
+    for (std::size_t g = 0; g < std::size_t(s_.cell.gates()); ++g) {
+        const std::size_t row = g * s_.hidden + own.begin;
+        if (empty) std::fill_n(g_.weight_hh + row * s_.hidden, own.size() * s_.hidden, Real(0));
+        if (empty || !tape_.dense) std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
+        if (!tape_.dense)
+            k_.zero(tape_.tokens.count, own.size(), token_row_.matrix().panels_from(g * tape_.panels() + panel));
+    }
+    for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, Real(0));
+    for (std::size_t at = own.begin; at < peephole_.size(); at += block) std::fill_n(peephole_.data() + at, padded, Real(0));
+    if (!tape_.dense || !input_.rows || input_.add || !tape_.cut.ragged()) return;
+    const Range samples = share(s_.batch, 1, member, threads_);
+    for (std::size_t position = samples.begin; position < samples.end; ++position)
+        for (std::size_t t = tape_.cut.length(position); t < s_.steps; ++t)
+            std::fill_n(input_.rows.data + (t * s_.batch + tape_.cut.sample(position)) * input_.rows.leading, s_.inputs, Real(0));
 }
 
 template <class Real>
 void WeightGradients<Real>::add(const Chunk& chunk, Matrix<const Real> dz, int member) {
-    const std::size_t H = s_.hidden, D = s_.inputs, S = chunk.steps, rows = S * s_.batch;
     const Range own = units(member);
-    const std::size_t panel = own.begin / kLanes<Real>;
+    if (own.size() != 0) {
+        for (int r = 0; r < cell_.run_count; ++r)
+            for (int i = 0; i < cell_.runs[r].count; ++i) add_gate(chunk, dz, cell_.runs[r], i, own);
+        if (s_.cell.peephole) add_peepholes(chunk, dz, own);
+    }
+    if (input_.rows && tape_.dense) add_input(chunk, dz, member);
+}
+
+template <class Real>
+void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockRun& run, int i, const Range& own) {
+    const std::size_t H = s_.hidden, D = s_.inputs, S = chunk.steps, panels = tape_.panels();
+    const std::size_t block = std::size_t(run.block + i), panel = block * panels + own.begin / kLanes<Real>;
     const Matrix<const Real> own_dz = dz.panels_from(panel);
     const bool first = chunk.index + 1 == tape_.cut.chunks();  // the sweep begins with the last chunk
     const auto sum_so_far = [&](Matrix<const Real> dw) { return first ? none<Real>() : dw; };
-    if (own.size() != 0) {
-        // dW_hh += dz^T h_{t-1}, a term a slice
+    if (run.hidden_gate >= 0) {
+        // dW_hh += dz^T h_{t-1}, a term a slice; or of the block that the product read
+        const std::size_t row = std::size_t(run.hidden_gate + i) * H + own.begin;
+        const Matrix<Real> dw_hh = row_major(g_.weight_hh + row * H, H);
         Term<Real> terms[Cut::kMostSlices];
-        for (std::size_t i = 0; i < tape_.cut.slices(); ++i) {
-            const Slice slice = tape_.cut.slice(i);
-            terms[i] = {own_dz.rows_from(S * slice.begin), tape_.h(chunk).rows_from((S + 1) * slice.begin), S * slice.size};
-        }
-        const Matrix<Real> dw_hh = row_major(g_.weight_hh + own.begin * H, H);
-        k_.product_transposed(own.size(), H, terms, int(tape_.cut.slices()), sum_so_far(dw_hh), dw_hh);
+        int count = 0;
+        if (run.source < 0)
+            for (std::size_t k = 0; k < tape_.cut.slices(); ++k) {
+                const Slice slice = tape_.cut.slice(chunk, k);
+                terms[count++] = {own_dz.rows_from(S * slice.begin), tape_.h(chunk).rows_from((S + 1) * slice.begin), S * slice.size};
+            }
+        else
+            terms[count++] = {own_dz, tape_.saved(chunk).panels_from(std::size_t(run.source) * panels), chunk.rows};
+        k_.product_transposed(own.size(), H, terms, count, sum_so_far(dw_hh), dw_hh);
+    }
+    if (run.input_gate >= 0) {
         // dW_ih += dz^T x; a token's x is one-hot
+        const std::size_t gate = std::size_t(run.input_gate + i);
         if (tape_.dense) {
-            const Term<Real> term{own_dz, tape_.x(chunk), rows};
-            const Matrix<Real> dw_ih = row_major(g_.weight_ih + own.begin * D, D);
+            const Term<Real> term{own_dz, tape_.x(chunk), chunk.rows};
+            const Matrix<Real> dw_ih = row_major(g_.weight_ih + (gate * H + own.begin) * D, D);
             k_.product_transposed(own.size(), D, &term, 1, sum_so_far(dw_ih), dw_ih);
         } else {
-            k_.scatter_add_rows(rows, own.size(), tape_.slots(chunk), own_dz, token_row_.matrix().panels_from(panel));
+            k_.scatter_add_rows(chunk.rows, own.size(), tape_.slots(chunk), own_dz,
+                                token_row_.matrix().panels_from(gate * panels + own.begin / kLanes<Real>));
         }
-        // db += sum dz
-        k_.sum_rows(rows, own.size(), own_dz, bias_.data() + own.begin);
     }
-    if (g_.input != nullptr && tape_.dense) {
-        // dx = dz W_ih, here in the order of the tape's rows
-        const Range own_rows = share(rows, 1, member, threads_);
-        const Term<Real> term{dz.rows_from(own_rows.begin), tape_.weight_ih.matrix(), H};
-        k_.product(own_rows.size(), D, &term, 1, none<Real>(), dx_.matrix().rows_from(own_rows.begin), {});
-        tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(),
-                               [&](std::size_t row, std::size_t count, std::size_t step, std::size_t sample, Slice) {
-                                   Real* to = g_.input + ((chunk.first_step + step) * s_.batch + sample) * D;
-                                   k_.copy(count, D, dx_.matrix().rows_from(row), row_major(to, D));
-                               });
+    // db += sum dz
+    k_.sum_rows(chunk.rows, own.size(), own_dz, bias_.data() + panel * kLanes<Real>);
+}
+
+/// dp_i += sum_t dz_i c_{t-1},  dp_f += sum_t dz_f c_{t-1},  dp_o += sum_t dz_o c_t
+template <class Real>
+void WeightGradients<Real>::add_peepholes(const Chunk& chunk, Matrix<const Real> dz, const Range& own) {
+    const std::size_t S = chunk.steps, panel = own.begin / kLanes<Real>, panels = tape_.panels();
+    const int rows = s_.cell.peepholes();
+    for (std::size_t k = 0; k < tape_.cut.slices(); ++k) {
+        const Slice slice = tape_.cut.slice(chunk, k);
+        const Matrix<const Real> c_before = tape_.c(chunk).rows_from((S + 1) * slice.begin).panels_from(panel);
+        for (int p = 0; p < rows; ++p) {
+            const bool of_output = p + 1 == rows;
+            const std::size_t block = of_output ? std::size_t(cell_.blocks - 1) : std::size_t(p);
+            k_.sum_products(S * slice.size, own.size(), dz.rows_from(S * slice.begin).panels_from(block * panels + panel),
+                            of_output ? c_before.rows_from(slice.size) : c_before,
+                            peephole_.data() + (std::size_t(p) * panels + panel) * kLanes<Real>);
+        }
     }
+}
+
+/// dx = dz W_ih
+template <class Real>
+void WeightGradients<Real>::add_input(const Chunk& chunk, Matrix<const Real> dz, int member) {
+    const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
+    const bool together = H % kLanes<Real> == 0;  // then a run's blocks make one term
+    const Range own_rows = share(chunk.rows, 1, member, threads_);
+    Term<Real> terms[4];
+    int count = 0;
+    for (int r = 0; r < cell_.run_count; ++r) {
+        const BlockRun& run = cell_.runs[r];
+        for (int i = 0; run.input_gate >= 0 && i < (together ? 1 : run.count); ++i)
+            terms[count++] = {dz.rows_from(own_rows.begin).panels_from(std::size_t(run.block + i) * panels),
+                              tape_.weight_ih.matrix().rows_from(std::size_t(run.input_gate + i) * H),
+                              together ? std::size_t(run.count) * H : H};
+    }
+    k_.product(own_rows.size(), D, terms, count, none<Real>(), dx_.matrix().rows_from(own_rows.begin), {});
+    tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(), [&](std::size_t row, std::size_t n, std::size_t user, Slice) {
+        const Matrix<Real> dx = dx_.matrix().rows_from(row);
+        if (input_.mask) k_.multiply(n, D, input_.mask.row(user), dx);
+        (input_.add ? k_.add : k_.copy)(n, D, dx, input_.rows.row(user));
+    });
 }
 
 template <class Real>
 void WeightGradients<Real>::finish(int member) {
     constexpr std::size_t L = kLanes<Real>;
+    const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
     const Range own = units(member);
-    if (g_.bias_ih != nullptr) std::copy_n(bias_.data() + own.begin, own.size(), g_.bias_ih + own.begin);
-    if (g_.bias_hh != nullptr) std::copy_n(bias_.data() + own.begin, own.size(), g_.bias_hh + own.begin);
+    for (int p = 0; p < s_.cell.peepholes(); ++p)
+        std::copy_n(peephole_.data() + std::size_t(p) * panels * L + own.begin, own.size(), g_.peephole + std::size_t(p) * H + own.begin);
+    for (int r = 0; r < cell_.run_count; ++r) {
+        const BlockRun& run = cell_.runs[r];
+        for (int i = 0; i < run.count; ++i) {
+            const Real* db = bias_.data() + std::size_t(run.block + i) * panels * L + own.begin;
+            if (g_.bias_ih != nullptr && run.input_gate >= 0)
+                std::copy_n(db, own.size(), g_.bias_ih + std::size_t(run.input_gate + i) * H + own.begin);
+            if (g_.bias_hh != nullptr && run.hidden_gate >= 0)
+                std::copy_n(db, own.size(), g_.bias_hh + std::size_t(run.hidden_gate + i) * H + own.begin);
+        }
+    }
     if (tape_.dense) return;
     const Matrix<Real> rows = token_row_.matrix();
-    for (std::size_t u = own.begin; u < own.end; ++u) {
-        const Real* from = rows.data + u / L * rows.panel_stride + u % L;
-        for (std::size_t i = 0; i < tape_.tokens.count; ++i)
-            g_.weight_ih[u * s_.inputs + std::size_t(tape_.tokens.distinct[i])] = from[i * L];
-    }
+    for (std::size_t g = 0; g < std::size_t(s_.cell.gates()); ++g)
+        for (std::size_t u = own.begin; u < own.end; ++u) {
+            const Real* from = rows.data + (g * panels + u / L) * rows.panel_stride + u % L;
+            for (std::size_t i = 0; i < tape_.tokens.count; ++i)
+                g_.weight_ih[(g * H + u) * D + std::size_t(tape_.tokens.distinct[i])] = from[i * L];
+        }
 }
 
 template class WeightGradients<float>;

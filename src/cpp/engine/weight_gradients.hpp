@@ -1,19 +1,29 @@
 // The sums over time: once dz_t is known for a chunk of steps, each weight gradient is one product over all its rows.
 //
 //     dW_hh = sum_t dz_t^T h_{t-1},    dW_ih = sum_t dz_t^T x_t,    db = sum_t dz_t,    dx_t = dz_t W_ih
+//
+// for each gate: dz_t is the block that the gate's product is in, and h_{t-1} what that product read.
 #pragma once
 
 #include "engine/division.hpp"
 #include "engine/tape.hpp"
-#include "runtime/tier.hpp"
 
 namespace pybptt {
+
+/// Where dL/dx_t goes: added to what is there or in its place.
+template <class Real>
+struct InputGradient {
+    UserRows<Real> rows;        // (T, B, D); may be null
+    UserRows<const Real> mask;  // that x was multiplied by; may be null
+    bool add = false;
+};
 
 /// Members own rows of the weight gradients (units of dz) over all of time: there is no reduction across threads.
 template <class Real>
 class WeightGradients {
 public:
-    WeightGradients(const typename Tape<Real>::Contents& tape, int threads, const RnnGradients<Real>& gradients);
+    WeightGradients(const UnitTape<Real>& tape, int threads, const RnnParameterGradients<Real>& gradients,
+                    const InputGradient<Real>& input);
 
     void prepare(int member);
     /// Adds one chunk, the last one first; every member's dz must be complete.
@@ -22,15 +32,21 @@ public:
 
 private:
     Range units(int member) const { return share(s_.hidden, kLanes<Real>, member, threads_); }
+    void add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockRun& run, int i, const Range& own);
+    void add_peepholes(const Chunk& chunk, Matrix<const Real> dz, const Range& own);
+    void add_input(const Chunk& chunk, Matrix<const Real> dz, int member);
 
     const Kernels<Real>& k_;
-    const typename Tape<Real>::Contents& tape_;
+    const UnitTape<Real>& tape_;
     const RnnSizes& s_;
+    const Cell<Real>& cell_;
     const int threads_;
-    const RnnGradients<Real> g_;
-    Buffer<Real> bias_;            // db, in whole panels
+    const RnnParameterGradients<Real> g_;
+    const InputGradient<Real> input_;
+    Buffer<Real> bias_;            // db of each block, in whole panels
+    Buffer<Real> peephole_;        // dp, likewise
     PanelBuffer<Real> dx_;         // (chunk rows, D)
-    PanelBuffer<Real> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, H)
+    PanelBuffer<Real> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
 };
 
 }  // namespace pybptt

@@ -30,20 +30,21 @@ void softmax_cross_entropy(size_t classes, size_t cols, const Real* bias, const 
                 largest = largest > value ? largest : value;  // a NaN takes its place
             }
             Real at_target[VL];
-            for (int i = 0; i < lanes; ++i) at_target[i] = column[size_t(target[first + size_t(i)]) * L + size_t(i)];
+            for (int i = 0; i < lanes; ++i)
+                at_target[i] = target[first + size_t(i)] < 0 ? 0 : column[size_t(target[first + size_t(i)]) * L + size_t(i)];
             Vec<Real> sum{};
             for (size_t q = 0; q < classes; ++q) {
                 const Vec<Real> value = exp<Real>(load(column + q * L) - largest);
                 store(column + q * L, value);
                 sum += value;
             }
-            Vec<Real> factor = splat(scale) / sum;
-            for (int i = lanes; i < VL; ++i) factor[i] = 0;
-            for (size_t q = 0; q < classes; ++q) {
-                Vec<Real> value = load(column + q * L) * factor;
-                store(column + q * L, value);
-            }
+            const Vec<Real> factor = splat(scale) / sum;
+            IntVec<Real> counted{};
+            for (int i = 0; i < lanes; ++i) counted[i] = target[first + size_t(i)] < 0 ? 0 : -1;
+            for (size_t q = 0; q < classes; ++q) store(column + q * L, keep<Real>(load(column + q * L) * factor, counted));
             for (int i = 0; i < lanes; ++i) {
+                losses[first + size_t(i)] = 0;
+                if (counted[i] == 0) continue;
                 column[size_t(target[first + size_t(i)]) * L + size_t(i)] -= scale;
                 losses[first + size_t(i)] = log(double(sum[i])) + (double(largest[i]) - double(at_target[i]));
             }
@@ -51,8 +52,8 @@ void softmax_cross_entropy(size_t classes, size_t cols, const Real* bias, const 
 }
 
 template <class Real>
-void squared_error(size_t outputs, size_t cols, const Real* bias, Matrix<const Real> target, Real scale, Matrix<Real> o,
-                   double* losses) {
+void squared_error(size_t outputs, size_t cols, const Real* bias, Matrix<const Real> target, const int32_t* counted_columns,
+                   Real scale, Matrix<Real> o, double* losses) {
     constexpr int VL = kVecLanes<Real>;
     constexpr size_t L = kLanes<Real>;
     for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
@@ -60,14 +61,17 @@ void squared_error(size_t outputs, size_t cols, const Real* bias, Matrix<const R
             const int lanes = lanes_left<Real>(columns_of<Real>(cols, panel), v);
             Real* column = o.data + panel * o.panel_stride + v * VL;
             const Real* wanted = target.data + panel * target.panel_stride + v * VL;
-            Vec<Real> sum{}, factor = splat(Real(2) * scale);
-            for (int i = lanes; i < VL; ++i) factor[i] = 0;
+            const size_t first = panel * L + size_t(v * VL);
+            IntVec<Real> counted{};
+            for (int i = 0; i < lanes; ++i) counted[i] = counted_columns[first + size_t(i)] < 0 ? 0 : -1;
+            const Vec<Real> factor = splat(Real(2) * scale);
+            Vec<Real> sum{};
             for (size_t q = 0; q < outputs; ++q) {
                 const Vec<Real> error = load(column + q * L) + splat(bias[q]) - load(wanted + q * L);
                 sum = fma(error, error, sum);
-                store(column + q * L, error * factor);
+                store(column + q * L, keep<Real>(error * factor, counted));
             }
-            for (int i = 0; i < lanes; ++i) losses[panel * L + size_t(v * VL + i)] = double(sum[i]);
+            for (int i = 0; i < lanes; ++i) losses[first + size_t(i)] = counted[i] == 0 ? 0 : double(sum[i]);
         }
 }
 

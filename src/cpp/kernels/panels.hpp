@@ -20,9 +20,9 @@ PYBPTT_INLINE int columns_of(size_t cols, size_t panel) {
     return int(left < kLanes<Real> ? left : kLanes<Real>);
 }
 
-/// Row after row: a user's array is read or written in its own order.
-template <class Real>
-void copy(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
+/// to = combined(to, from), row after row: a user's array is read or written in its own order.
+template <class Real, class Combine>
+PYBPTT_INLINE void combine_rows(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to, Combine combined) {
     constexpr int VL = kVecLanes<Real>;
     const size_t whole = cols / kLanes<Real>;
     const int rest = int(cols % kLanes<Real>);
@@ -30,13 +30,34 @@ void copy(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
         const Real* source = from.data + row * from.row_stride;
         Real* target = to.data + row * to.row_stride;
         for (size_t panel = 0; panel < whole; ++panel, source += from.panel_stride, target += to.panel_stride)
-            for (int v = 0; v < kPanelVecs; ++v) store_any(target + v * VL, load_any(source + v * VL));
+            for (int v = 0; v < kPanelVecs; ++v) {
+                Real* place = target + v * VL;
+                store_any(place, combined(place, load_any(source + v * VL), VL));
+            }
         if (rest == 0) continue;
         for (int v = 0; v < kPanelVecs; ++v) {
-            const int left = lanes_left<Real>(rest, v);
-            store_first(target + v * VL, load_first(source + v * VL, left), to.padded ? VL : left);
+            const int left = lanes_left<Real>(rest, v), width = to.padded ? VL : left;
+            Real* place = target + v * VL;
+            store_first(place, combined(place, load_first(source + v * VL, left), width), width);
         }
     }
+}
+
+template <class Real>
+void copy(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
+    combine_rows<Real>(rows, cols, from, to, [](Real*, Vec<Real> value, int) __attribute__((always_inline)) { return value; });
+}
+template <class Real>
+void add(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
+    combine_rows<Real>(rows, cols, from, to, [](Real* place, Vec<Real> value, int width) __attribute__((always_inline)) {
+        return load_first(place, width) + value;
+    });
+}
+template <class Real>
+void multiply(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
+    combine_rows<Real>(rows, cols, from, to, [](Real* place, Vec<Real> value, int width) __attribute__((always_inline)) {
+        return load_first(place, width) * value;
+    });
 }
 
 /// Transposes a square of vectors: at each stage, blocks of s lanes change places between the lines i and i + s.
@@ -96,14 +117,6 @@ void zero(size_t rows, size_t cols, Matrix<Real> to) {
     });
 }
 
-template <class Real>
-void add(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
-    for_each_vector<Real>(rows, panel_count<Real>(cols), [&](size_t panel, size_t at) __attribute__((always_inline)) {
-        Real* target = to.data + panel * to.panel_stride + at;
-        store(target, load(target) + load(from.data + panel * from.panel_stride + at));
-    });
-}
-
 /// Four partial sums, so that additions do not wait for one another.
 template <class Real>
 void sum_rows(size_t rows, size_t cols, Matrix<const Real> from, Real* sums) {
@@ -113,6 +126,20 @@ void sum_rows(size_t rows, size_t cols, Matrix<const Real> from, Real* sums) {
             const Real* line = from.data + panel * from.panel_stride + v * kVecLanes<Real>;
             Vec<Real> part[4] = {};
             for (size_t row = 0; row < rows; ++row) part[row % 4] += load(line + row * L);
+            Real* sum = sums + panel * L + size_t(v * kVecLanes<Real>);
+            store(sum, load(sum) + ((part[0] + part[1]) + (part[2] + part[3])));
+        }
+}
+
+template <class Real>
+void sum_products(size_t rows, size_t cols, Matrix<const Real> a, Matrix<const Real> b, Real* sums) {
+    constexpr size_t L = kLanes<Real>;
+    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
+        for (int v = 0; v < kPanelVecs; ++v) {
+            const Real* line_a = a.data + panel * a.panel_stride + v * kVecLanes<Real>;
+            const Real* line_b = b.data + panel * b.panel_stride + v * kVecLanes<Real>;
+            Vec<Real> part[4] = {};
+            for (size_t row = 0; row < rows; ++row) part[row % 4] = fma(load(line_a + row * L), load(line_b + row * L), part[row % 4]);
             Real* sum = sums + panel * L + size_t(v * kVecLanes<Real>);
             store(sum, load(sum) + ((part[0] + part[1]) + (part[2] + part[3])));
         }

@@ -171,6 +171,12 @@ PYBPTT_INLINE V at_least(V x, Real low) {
 }
 #endif
 
+/// x where `mask` is all ones, 0 where it is 0.
+template <class Real>
+PYBPTT_INLINE Vec<Real> keep(Vec<Real> x, IntVec<Real> mask) {
+    return reinterpret_cast<Vec<Real>>(reinterpret_cast<IntVec<Real>>(x) & mask);
+}
+
 /// A NaN in x stays: comparisons with it are false.
 template <class Real>
 PYBPTT_INLINE Vec<Real> clamp(Vec<Real> x, Real low, Real high) {

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "pybptt/nonlinearity.hpp"
+#include "pybptt/cell.hpp"
 
 namespace pybptt {
 
@@ -78,18 +78,57 @@ Matrix<const Real> every_row(const Real* row) {
 /// the product computes. Null data: none. A sequence longer than the caches is otherwise read and written at their misses' pace.
 template <class Real>
 struct Ahead {
-    static constexpr int kMost = 2;
-    Matrix<const Real> matrix[kMost] = {none<Real>(), none<Real>()};
+    static constexpr int kMost = 6;
+    Matrix<const Real> matrix[kMost] = {none<Real>(), none<Real>(), none<Real>(), none<Real>(), none<Real>(), none<Real>()};
     bool to_write = false;  ///< so that no other core keeps a copy
 };
 
-/// A cell's arithmetic at one time step, elementwise over `rows` x `panels`; its file in kernels/cells has the equations.
+/// Blocks of z (units H each) that the same products make. A cell's z_t is cut into blocks of H columns, each whole panels; block b
+/// receives the input's gate input_gate + i and the recurrence's gate hidden_gate + i, for b = block + i; -1: neither.
+struct BlockRun {
+    int block, count;
+    int input_gate, hidden_gate;
+    int source;  ///< what the recurrent product reads: -1 for h_{t-1}, or a block that the cell's first phase has made
+};
+
+/// One step of a cell, forward: views of rows x unit panels. Block b of z is `z` moved by b * block_stride.
+template <class Real>
+struct CellStep {
+    Matrix<Real> z;  ///< z_t; becomes what the tape keeps
+    size_t block_stride;
+    Matrix<const Real> h_before;
+    Matrix<Real> h;
+    Matrix<const Real> c_before;
+    Matrix<Real> c;
+    const Real* peephole;  ///< p_i, p_f, p_o (coupled: p_i, p_o), peephole_stride apart
+    size_t peephole_stride;
+    Real clip;
+};
+
+/// One step back.
+template <class Real>
+struct CellSweep {
+    Matrix<const Real> saved;  ///< what forward left in z
+    size_t saved_stride;
+    Matrix<const Real> h_before, h, c_before, c;
+    Matrix<Real> dz;  ///< its block 0 holds dh_t before; dz_t after, of every block
+    size_t dz_stride;
+    Matrix<Real> carry;  ///< what goes to step t-1 beside the products: see the cell's file
+    const Real* peephole;
+    size_t peephole_stride;
+    Real clip;
+};
+
+/// A cell: how its z_t is made, and its arithmetic at one step, elementwise; its file in kernels/cells has the equations.
 template <class Real>
 struct Cell {
-    /// z_t -> h_t, in place.
-    void (*forward)(size_t rows, size_t panels, Matrix<Real> h);
-    /// dh_t -> dz_t, in place, given h_t.
-    void (*backward)(size_t rows, size_t panels, Matrix<const Real> h, Matrix<Real> dz);
+    int blocks;  ///< of z, and on the tape; an Elman cell's only block is h_t itself
+    int run_count;
+    BlockRun runs[3];
+    bool carries_hidden;  ///< `carry` is a part of dh_{t-1} (GRU) rather than dc_{t-1} (LSTM)
+    int phases;           ///< the second one's runs have a source
+    void (*forward[2])(size_t rows, size_t panels, const CellStep<Real>& step);
+    void (*backward[2])(size_t rows, size_t panels, const CellSweep<Real>& step);  ///< called in the opposite order
 };
 
 /// The kernels of one tier. `rows` and `cols` are the real sizes; all matrices are in panels unless said otherwise.
@@ -105,24 +144,31 @@ struct Kernels {
     void (*copy)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
     /// to = from^T;  from: rows x cols in panels or row-major, to: cols x rows in panels, lanes past its last column 0.
     void (*transpose)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
-    /// to = 0, to += from.
+    /// to = 0;  to += from and to *= from, of layouts as in `copy`.
     void (*zero)(size_t rows, size_t cols, Matrix<Real> to);
     void (*add)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
+    void (*multiply)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
     /// sums[c] += sum over rows of from(r, c), in whole panels.
     void (*sum_rows)(size_t rows, size_t cols, Matrix<const Real> from, Real* sums);
+    /// sums[c] += sum over rows of a(r, c) b(r, c), in whole panels.
+    void (*sum_products)(size_t rows, size_t cols, Matrix<const Real> a, Matrix<const Real> b, Real* sums);
     /// to(r) = from(index[r]) and to(index[r]) += from(r), whole rows: the product with one-hot rows, and with their transpose.
     void (*gather_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
     void (*scatter_add_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
     /// Softmax cross-entropy of columns. o: classes x cols holds o_t - b_o and becomes scale * dL/do_t, 0 in the lanes past
-    /// the last column. losses[c] = -log softmax(o)_{target[c]}; bias: one value a class.
+    /// the last column. losses[c] = -log softmax(o)_{target[c]}; bias: one value a class. A column whose target is -1 does not
+    /// count: loss and gradient are 0.
     void (*softmax_cross_entropy)(size_t classes, size_t cols, const Real* bias, const int32_t* target, Real scale, Matrix<Real> o,
                                   double* losses);
-    /// Squared error of columns, likewise: target: outputs x cols in panels, losses[c] = sum over outputs of (o - y)^2.
-    void (*squared_error)(size_t outputs, size_t cols, const Real* bias, Matrix<const Real> target, Real scale, Matrix<Real> o,
-                          double* losses);
+    /// Squared error of columns, likewise: target: outputs x cols in panels, losses[c] = sum over outputs of (o - y)^2; counted[c]
+    /// is -1 for a column that does not count.
+    void (*squared_error)(size_t outputs, size_t cols, const Real* bias, Matrix<const Real> target, const int32_t* counted,
+                          Real scale, Matrix<Real> o, double* losses);
     /// sums[r] += sum over columns of from(r, c); the lanes past the last column must be 0.
     void (*sum_columns)(size_t rows, size_t cols, Matrix<const Real> from, Real* sums);
-    Cell<Real> elman[kNonlinearities];
+    Cell<Real> elman[kNonlinearities][2];  ///< [nonlinearity][clipped]
+    Cell<Real> lstm[2][2][2];              ///< [peephole][coupled][clipped]
+    Cell<Real> gru[2][2];                  ///< [reset after][clipped]
     /// The activations alone, in place on `count` values at 64-byte alignment (rounded up to whole panels).
     void (*activate)(Nonlinearity nonlinearity, size_t count, Real* values);
 };

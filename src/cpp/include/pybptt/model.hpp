@@ -1,7 +1,7 @@
-// An Elman network with an output layer and a loss: loss and all gradients in one call.
+// A recurrent network with an output layer and a loss: loss and all gradients in one call.
 //
 //   Q    outputs (classes)
-//   o_t  output, (B, Q):  o_t = W_ho h_t + b_o
+//   o_t  output, (B, Q):  o_t = W_ho h_t + b_o, h_t of the last layer, its directions side by side
 //   L    loss:  cross-entropy  sum of -log softmax(o_t)_{y_t},  or squared error  sum of |o_t - y_t|^2,  times `scale`
 #pragma once
 
@@ -14,12 +14,12 @@ enum class Loss { cross_entropy, squared_error };
 template <class Real>
 struct OutputLayer {
     std::size_t outputs;  // Q
-    const Real* weight;   // (Q, H)
+    const Real* weight;   // (Q, K H)
     const Real* bias;     // (Q,), or null for zero
-    bool last_only;       // only o_T is made and counted (many-to-one)
+    bool last_only;       // one output a sequence, from the final states of the last layer (many-to-one)
 };
 
-/// Targets have T steps, or just the last with `last_only`.
+/// Targets have T steps, or none with `last_only`. Those past a sequence's end are not read and do not count.
 template <class Real>
 struct Targets {
     Loss loss;
@@ -30,31 +30,31 @@ struct Targets {
 
 template <class Real>
 struct OutputGradients {
-    Real* weight;  // (Q, H)
+    Real* weight;  // (Q, K H)
     Real* bias;    // (Q,); may be null
 };
 
 constexpr std::size_t kNoTruncation = std::size_t(-1);
 
 /// Returns L and writes all its gradients.
-///   final_state  (B, H): h_T; may be null
-///   truncation   every loss goes back through this many steps past its own, no further: TBPTT(1, truncation + 1). Each step then
-///   has
-///                as many dL/dh_t as losses reach it: gradients.state and gradients.hidden must be null
+///   truncation   every loss goes back through this many steps past its own, no further: TBPTT(1, truncation + 1). For one Elman
+///                unit whose sequences all have T steps, and not `last_only`. Each step then has as many dL/dh_t as losses reach
+///                it: gradients.state and gradients.hidden must be null
 template <class Real>
-double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
-                     const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state,
-                     const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients,
-                     std::size_t truncation = kNoTruncation);
+double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                     const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+                     const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
+                     const OutputGradients<Real>& output_gradients, std::size_t truncation = kNoTruncation);
 
-/// Returns L alone; memory grows with T by some 30 bytes a token and target alone.
+/// Returns L alone; for one unit, memory grows with T by some 30 bytes a token and target alone.
 template <class Real>
-double loss(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
-            const OutputLayer<Real>& layer, const Targets<Real>& targets, Real* final_state);
+double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+            const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+            const RnnState<Real>& final_state);
 
-/// Writes o_t: output is (T, B, Q), or (B, Q) with `last_only`.
+/// Writes o_t: output is (T, B, Q), 0 past a sequence's end, or (B, Q) with `last_only`.
 template <class Real>
-void predict(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
-             const OutputLayer<Real>& layer, Real* output, Real* final_state);
+void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+             const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state);
 
 }  // namespace pybptt

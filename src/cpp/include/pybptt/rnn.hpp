@@ -1,17 +1,20 @@
-// Gradients of an Elman network by backpropagation through time: the public C++ interface.
+// Gradients of recurrent networks by backpropagation through time: the public C++ interface.
 //
 // Words (the same in Python, tests and documents)
 //   T, B, D, H   time steps, batch, input size, hidden size
-//   x_t          input, (B, D); or token ids, (B,), which select columns of W_ih
-//   h_t          hidden state, (B, H); h_0 is given or zero
-//   z_t          pre-activation, (B, H):  z_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh,  h_t = phi(z_t)
+//   L, K         layers, and directions of each (1 or 2); a UNIT is one direction of one layer. Units are in PyTorch's order: layer
+//                0 forward, layer 0 reverse, layer 1 forward, ..
+//   G            gates: 1 (Elman), 4 (LSTM, order i f g o; coupled 3: i g o), 3 (GRU, order r z n)
+//   x_t          input, (B, D); or token ids, (B,), which select columns of W_ih. A layer above the first reads (B, K H)
+//   h_t, c_t     hidden state and LSTM cell state, (B, H); h_0, c_0 are given or zero
+//   z_t          pre-activation, (B, G H):  z_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh; what becomes of it: kernels/cells
 //   dh_t         dL/dh_t, (B, H): the total derivative of the loss by h_t, through every later step; the memoised term
-//   dz_t         dL/dz_t, (B, H)
+//   dz_t         dL/dz_t, (B, G H)
 //   sweep        the backward pass over time, which carries dh_t from T to 1
 //   tape         what forward keeps so that the sweep can run
 //
 // Arrays are plain pointers to row-major, time-major values that the caller owns; none may overlap one that is written.
-// `Real` is float or double. Sizes are not checked against the arrays: the caller does that. Any size may be 0.
+// `Real` is float or double. Sizes are not checked against the arrays: the caller does that. Any size but L and K may be 0.
 // All functions may be called from several threads at once. They throw, before anything is written, std::bad_alloc if memory cannot
 // be had, std::runtime_error for a PYBPTT_TIER and std::invalid_argument for a PYBPTT_NUM_THREADS that is none; nothing else.
 #pragma once
@@ -20,22 +23,29 @@
 #include <cstdint>
 #include <memory>
 
-#include "pybptt/nonlinearity.hpp"
+#include "pybptt/cell.hpp"
 
 namespace pybptt {
 
 struct RnnSizes {
     std::size_t steps, batch, inputs, hidden;  // T, B, D, H
-    Nonlinearity nonlinearity;
+    CellConfig cell{};
+    std::size_t layers = 1, directions = 1;  // L, K
+    /// (B,), each in [0, T]; null: all T. Steps past a sequence's end are not computed: outputs there are 0, the final state is the
+    /// one at its own end, the reverse direction starts there, and whatever the caller's arrays hold there is not read.
+    const std::int64_t* lengths = nullptr;
+
+    std::size_t units() const { return layers * directions; }
 };
 
-/// PyTorch's names, shapes and order. Both biases may be null: then they are zero.
+/// Of one unit; PyTorch's names, shapes and order. Both biases may be null: then they are zero.
 template <class Real>
 struct RnnParameters {
-    const Real* weight_ih;  // (H, D)
-    const Real* weight_hh;  // (H, H)
-    const Real* bias_ih;    // (H,)
-    const Real* bias_hh;    // (H,)
+    const Real* weight_ih;            // (G H, D), or (G H, K H) above the first layer
+    const Real* weight_hh;            // (G H, H)
+    const Real* bias_ih;              // (G H,)
+    const Real* bias_hh;              // (G H,)
+    const Real* peephole = nullptr;  // LSTM with peephole: (3, H), rows i f o; coupled (2, H): i o
 };
 
 /// One of the two is null.
@@ -43,21 +53,53 @@ template <class Real>
 struct RnnInput {
     const Real* dense;           // (T, B, D)
     const std::int64_t* tokens;  // (T, B), each in [0, D)
+    /// (L - 1, T, B, K H): what a layer's output is multiplied by before the next layer reads it (dropout); null for 1.
+    const Real* mask = nullptr;
 };
 
-/// Where gradients go; they are overwritten. All but the two weights may be null: then they are not computed.
+/// (L K, B, H) each; `c` for LSTM alone. Null: zero where it is read, not wanted where it is written.
+template <class Real>
+struct RnnState {
+    Real* h = nullptr;
+    Real* c = nullptr;
+};
+
+/// What forward writes. Any may be null.
+template <class Real>
+struct RnnOutput {
+    Real* output;                   // (T, B, K H): h_1 .. h_T of the last layer, directions side by side
+    RnnState<Real> final_state;     // h_T, c_T of each unit
+    Real* cells = nullptr;          // (L K, T, B, H): c_t, LSTM alone
+};
+
+/// What the sweep starts from: derivatives of the loss by each of forward's results alone. Null for zero.
+template <class Real>
+struct RnnUpstream {
+    const Real* output;                    // (T, B, K H)
+    RnnState<const Real> final_state;      // (L K, B, H)
+    const Real* cells = nullptr;           // (L K, T, B, H)
+};
+
+/// Where one unit's gradients go; they are overwritten. The biases may be null: then they are not computed.
+template <class Real>
+struct RnnParameterGradients {
+    Real* weight_ih;
+    Real* weight_hh;
+    Real* bias_ih;
+    Real* bias_hh;
+    Real* peephole = nullptr;
+};
+
+/// Any may be null: then it is not computed.
 template <class Real>
 struct RnnGradients {
-    Real* weight_ih;  // (H, D)
-    Real* weight_hh;  // (H, H)
-    Real* bias_ih;    // (H,)
-    Real* bias_hh;    // (H,)
-    Real* input;      // (T, B, D): dL/dx_t; dense input only
-    Real* state;      // (B, H): dL/dh_0
-    Real* hidden;     // (T, B, H): dL/dh_t
+    const RnnParameterGradients<Real>* parameters;  // of each unit; not null
+    Real* input = nullptr;                          // (T, B, D): dL/dx_t; dense input only
+    RnnState<Real> state{};                         // (L K, B, H): dL/dh_0, dL/dc_0
+    Real* hidden = nullptr;                         // (L K, T, B, H): dL/dh_t
 };
 
-/// What forward keeps: hidden states, inputs and packed weights, all copies of its own. Reading it changes nothing, so
+/// What forward keeps: states, activations, inputs and packed weights, all copies of its own. Reading it changes nothing, so
 /// several threads may run `backward` on one tape.
 template <class Real>
 class Tape {
@@ -69,6 +111,7 @@ public:
     Tape& operator=(Tape&&) noexcept;
     ~Tape();
 
+    /// Without the lengths.
     const RnnSizes& sizes() const;
     bool has_dense_input() const;
     std::size_t bytes() const;
@@ -78,23 +121,25 @@ private:
     std::unique_ptr<Contents> contents_;
 };
 
-/// Runs the network over all T steps.
-///   state        (B, H): h_0, or null for zero
-///   output       (T, B, H): h_1 .. h_T; may be null
-///   final_state  (B, H): h_T (h_0 if T = 0); may be null
+/// Bytes that the tape of these sizes holds. Token input: `tokens`, and at most as many distinct ids as there are steps.
 template <class Real>
-Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
-                   Real* output, Real* final_state);
+std::size_t tape_bytes(const RnnSizes& sizes, bool tokens);
 
-/// The same without a tape: memory does not grow with T, but for some 20 bytes a token.
+/// Runs the network over all T steps.
+///   parameters  of each unit
 template <class Real>
-void infer(const RnnSizes& sizes, const RnnParameters<Real>& parameters, const RnnInput<Real>& input, const Real* state,
-           Real* output, Real* final_state);
+Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                   const RnnState<const Real>& state, const RnnOutput<Real>& output);
+
+/// The same without a tape: memory does not grow with T (but for some 20 bytes a token) if there is one unit; a stack and two
+/// directions take T B K H values twice.
+template <class Real>
+void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+           const RnnState<const Real>& state, const RnnOutput<Real>& output);
 
 /// The sweep.
-///   d_output     (T, B, H): derivative of the loss by `output` alone; null for zero
-///   d_state      (B, H): derivative of the loss by `final_state` alone; null for zero
+///   mask  the one that forward was given
 template <class Real>
-void backward(const Tape<Real>& tape, const Real* d_output, const Real* d_state, const RnnGradients<Real>& gradients);
+void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients);
 
 }  // namespace pybptt

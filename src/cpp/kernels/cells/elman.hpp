@@ -1,4 +1,4 @@
-// The Elman cell (Elman 1990). The products make z_t; what is left is elementwise:
+// The Elman cell (Elman 1990). The products make z_t, in the place of h_t; what is left is elementwise:
 //
 //     z_t  = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
 //     h_t  = phi(z_t)
@@ -6,31 +6,40 @@
 //     dz_t = phi'(z_t) * dh_t,        phi'(z_t) as a function of h_t
 #pragma once
 
-#include "kernels/activations.hpp"
+#include "kernels/cells/clip.hpp"
 #include "kernels/panels.hpp"
 
 namespace pybptt {
 namespace {
 
-template <class Real, template <class> class Phi>
-void elman_forward(size_t rows, size_t panels, Matrix<Real> h) {
+template <class Real, template <class> class Phi, bool clipped>
+void elman_forward(size_t rows, size_t panels, const CellStep<Real>& a) {
     for_each_vector<Real>(rows, panels, [&](size_t panel, size_t at) __attribute__((always_inline)) {
-        Real* z = h.data + panel * h.panel_stride + at;
-        store(z, Phi<Real>::value(load(z)));  // h_t = phi(z_t)
+        Real* z = a.h.data + panel * a.h.panel_stride + at;
+        store(z, Phi<Real>::value(limit<clipped>(load(z), a.clip)));  // h_t = phi(z_t)
     });
 }
 
-template <class Real, template <class> class Phi>
-void elman_backward(size_t rows, size_t panels, Matrix<const Real> h, Matrix<Real> dz) {
+template <class Real, template <class> class Phi, bool clipped>
+void elman_backward(size_t rows, size_t panels, const CellSweep<Real>& a) {
+    const Inside<Real, Phi, clipped> inside(a.clip);
     for_each_vector<Real>(rows, panels, [&](size_t panel, size_t at) __attribute__((always_inline)) {
-        Real* dh = dz.data + panel * dz.panel_stride + at;
-        store(dh, Phi<Real>::slope(load(h.data + panel * h.panel_stride + at)) * load(dh));  // dz_t = phi'(z_t) * dh_t
+        Real* dh = a.dz.data + panel * a.dz.panel_stride + at;
+        const Vec<Real> h = load(a.h.data + panel * a.h.panel_stride + at);
+        store(dh, inside(h, Phi<Real>::slope(h) * load(dh)));  // dz_t = phi'(z_t) * dh_t
     });
 }
 
-template <class Real, template <class> class Phi>
+template <class Real, template <class> class Phi, bool clipped>
 constexpr Cell<Real> elman_cell() {
-    return {elman_forward<Real, Phi>, elman_backward<Real, Phi>};
+    Cell<Real> cell{};
+    cell.blocks = 1;
+    cell.run_count = 1;
+    cell.runs[0] = {0, 1, 0, 0, -1};
+    cell.phases = 1;
+    cell.forward[0] = elman_forward<Real, Phi, clipped>;
+    cell.backward[0] = elman_backward<Real, Phi, clipped>;
+    return cell;
 }
 
 }  // namespace

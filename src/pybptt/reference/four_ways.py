@@ -1,26 +1,4 @@
-"""Backpropagation through time in plain NumPy: float64, explicit loops, one equation a line.
-
-This module is slow on purpose. It is the oracle that the compiled core is tested against, a text to learn
-from, and the guide for a port to another language. It needs NumPy and nothing else.
-
-===========  ===========================================================================  ================
-T B D H Q    time steps, batch, input size, hidden size, outputs
-x_t          input of step t                                                              (B, D)
-h_t          hidden state; h_0 is given, or zero                                          (B, H)
-z_t          pre-activation                                                               (B, H)
-o_t, y_t     output, and target: a class id (B,) or values (B, Q)                         (B, Q)
-L            the loss: sum, or mean, of one l(o_t, y_t) for each step that counts
-dl_t         dL/dh_t **direct**: what enters h_t from step t's own output                 (B, H)
-dh_t         dL/dh_t **total**: through step t's own output and through every later step  (B, H)
-dz_t         dL/dz_t                                                                      (B, H)
-===========  ===========================================================================  ================
-
-Equations in comments are those of one sequence, vectors standing as columns. The code holds the batch as B
-rows, so the comment's ``W v`` is the code's ``v @ W.T``, and the comment's ``W^T v`` is ``v @ W``. The arrays
-``h``, ``dl``, ``dh`` and ``dz`` have T + 1 entries: ``h[t]`` is h_t and ``h[0]`` is the initial state. Arrays
-from outside start with step 1: x_t is ``x[t - 1]``.
-
-There are four ways to one gradient; `loss_and_grad` takes any of them through a whole model.
+"""One Elman layer in one direction, and four ways to its gradient.
 
 - `backward_two_loops`: from every loss back through every earlier step; O(T^2) matrix products. `bptt` is
   the same as textbooks print it, for one sequence of tokens.
@@ -28,23 +6,21 @@ There are four ways to one gradient; `loss_and_grad` takes any of them through a
 - `forward_accumulation`: dh_t/dtheta carried forward beside h_t; no way back, but H numbers per parameter.
 - `finite_differences`: the loss twice for each parameter; no calculus, so none to get wrong.
 
-Errors, in every function: ValueError for an array of the wrong shape or an unknown option, TypeError for ids
-that are not integers, IndexError for ids out of range. T = 0 and B = 0 are allowed. Results are float64.
-
-To port: write `forward`, then the losses, then `backward`; compare each with this module on random float64
-input before starting the next, and expect 1e-12 relative to the largest entry of each array.
+`loss_and_grad` takes any of them through a whole model. The arrays ``h``, ``dl``, ``dh`` and ``dz`` have
+T + 1 entries: ``h[t]`` is h_t and ``h[0]`` is the initial state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
-Parameters = Mapping[str, ArrayLike]
+from ._arrays import Array, Gradients, Parameters, dense_input, floats, ids, one_of, rows
+from .activations import phi, phi_prime
+from .losses import cross_entropy, loss_and_upstream
 
 
 class Tape(NamedTuple):
@@ -55,55 +31,6 @@ class Tape(NamedTuple):
     h: Array  # (T + 1, B, H): h_0 .. h_T
     nonlinearity: str
     tokens: bool  # the input was token ids, by which nothing can be differentiated
-
-
-class Gradients(NamedTuple):
-    """What a backward pass returns; `forward_accumulation` never forms `input` and `hidden`: None."""
-
-    parameters: dict[str, Array]  # dL/dtheta, with the names and shapes of Tape.parameters
-    input: Array | None  # (T, B, D): dL/dx_t; None for token ids
-    state: Array  # (1, B, H): dL/dh_0
-    hidden: Array | None  # (1, T, B, H): dh_1 .. dh_T
-
-
-def _sigmoid(z: Array) -> Array:
-    e = np.exp(-np.abs(z))  # at most 1: cannot overflow
-    return np.where(z >= 0, 1.0, e) / (1.0 + e)  # 1 / (1 + exp(-z)) = exp(z) / (1 + exp(z))
-
-
-# phi(z), and phi'(z) written through h = phi(z): so backward needs h_t only and forward may forget z_t.
-_PHI: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "tanh": (np.tanh, lambda h: 1.0 - h * h),
-    "relu": (lambda z: np.maximum(z, 0.0), lambda h: np.where(h > 0.0, 1.0, 0.0)),
-    "sigmoid": (_sigmoid, lambda h: h * (1.0 - h)),
-    "identity": (np.positive, np.ones_like),
-}
-
-
-def phi(z: ArrayLike, nonlinearity: str = "tanh") -> Array:
-    """Return h = phi(z) for "tanh", "relu", "sigmoid" or "identity"; any shape, float64.
-
-    Examples
-    --------
-    >>> from pybptt import reference
-    >>> reference.phi([-1.0, 0.0, 2.0], "relu")
-    array([0., 0., 2.])
-    """
-    _one_of("nonlinearity", nonlinearity, _PHI)
-    return _PHI[nonlinearity][0](np.asarray(z, dtype=np.float64))
-
-
-def phi_prime(h: ArrayLike, nonlinearity: str = "tanh") -> Array:
-    """Return phi'(z) given the value h = phi(z); any shape, float64. At its kink relu has slope 0.
-
-    Examples
-    --------
-    >>> from pybptt import reference
-    >>> reference.phi_prime([0.0, 0.5, 1.0], "tanh")
-    array([1.  , 0.75, 0.  ])
-    """
-    _one_of("nonlinearity", nonlinearity, _PHI)
-    return _PHI[nonlinearity][1](np.asarray(h, dtype=np.float64))
 
 
 def forward(
@@ -140,134 +67,18 @@ def forward(
     """
     D, H = np.shape(parameters["weight_ih_l0"])[-1], len(np.asarray(parameters["weight_hh_l0"]))
     shapes = {"weight_ih_l0": (H, D), "weight_hh_l0": (H, H), "bias_ih_l0": (H,), "bias_hh_l0": (H,)}
-    theta = {name: _floats(name, parameters[name], shapes[name]) for name in shapes if name in parameters}
+    theta = {name: floats(name, parameters[name], shapes[name]) for name in shapes if name in parameters}
     W_ih, W_hh = theta["weight_ih_l0"], theta["weight_hh_l0"]
     b = theta.get("bias_ih_l0", np.zeros(H)) + theta.get("bias_hh_l0", np.zeros(H))
-    xs = np.asarray(x)
-    tokens = xs.ndim == 2
-    if tokens:  # one-hot: W_ih x_t is then a column of W_ih, which a fast program gathers instead
-        xs = _ids("x", xs, D, xs.shape)[:, :, None] == np.arange(D)
-    xs = _floats("x", xs, (*xs.shape[:2], D))
+    xs, tokens = dense_input(x, D)
     T, B = xs.shape[:2]
     h = np.zeros((T + 1, B, H))
     if state is not None:
-        h[:1] = _floats("state", state, (1, B, H))
+        h[:1] = floats("state", state, (1, B, H))
     for t in range(1, T + 1):
         z = xs[t - 1] @ W_ih.T + h[t - 1] @ W_hh.T + b  # z_t = W_ih x_t + W_hh h_{t-1} + b,  b = b_ih + b_hh
         h[t] = phi(z, nonlinearity)  # h_t = phi(z_t)
     return h[1:].copy(), h[T:].copy(), Tape(theta, xs, h, nonlinearity, tokens)
-
-
-def output_layer(parameters: Parameters, h: ArrayLike) -> Array:
-    """Return o_t = W_ho h_t + b_o: logits or predictions (..., Q) for states h (..., H).
-
-    W_ho is parameters["output.weight"] (Q, H), and b_o is parameters["output.bias"] (Q,), or zero.
-
-    Examples
-    --------
-    >>> from pybptt import reference
-    >>> reference.output_layer({"output.weight": [[2.0], [3.0]], "output.bias": [0.0, 1.0]}, [[10.0]])
-    array([[20., 31.]])
-    """
-    h = np.asarray(h, dtype=np.float64)
-    Q = len(np.asarray(parameters["output.weight"]))
-    W_ho = _floats("output.weight", parameters["output.weight"], (Q, h.shape[-1]))
-    b_o = _floats("output.bias", parameters.get("output.bias", np.zeros(Q)), (Q,))
-    o: Array = h @ W_ho.T + b_o  # o_t = W_ho h_t + b_o
-    return o
-
-
-def cross_entropy(o: ArrayLike, y: ArrayLike, reduction: str = "mean") -> tuple[float, Array]:
-    """Return the softmax cross-entropy, -log softmax(o)[y], and do (..., Q), its derivative by o.
-
-    o (..., Q) are logits, y (...) class ids in [0, Q). "mean" is over all ids, and 0 if there is none.
-
-    Examples
-    --------
-    >>> from pybptt import reference
-    >>> loss, do = reference.cross_entropy([[0.0, 0.0]], [1])
-    >>> round(loss, 6), do
-    (0.693147, array([[ 0.5, -0.5]]))
-    """
-    o = np.asarray(o, dtype=np.float64)
-    y = _ids("y", y, o.shape[-1], o.shape[:-1])
-    one_hot, scale = y[..., None] == np.arange(o.shape[-1]), _scale(reduction, y.size)
-    o = o - o.max(axis=-1, keepdims=True)  # softmax(o) = softmax(o - c), and exp no longer overflows
-    log_p = o - np.log(np.exp(o).sum(axis=-1, keepdims=True))  # log p_q = o_q - log sum_r exp(o_r)
-    loss = -scale * log_p[one_hot].sum()  # L = -sum_t log p_t[y_t]
-    do = scale * (np.exp(log_p) - one_hot)  # do_t = p_t - onehot(y_t)
-    return float(loss), do
-
-
-def mse(o: ArrayLike, y: ArrayLike, reduction: str = "mean") -> tuple[float, Array]:
-    """Return the squared error of predictions o from targets y, and do, its derivative by o; all (..., Q).
-
-    There is no factor 1/2. "mean" is over all entries of y, and 0 if there is none.
-
-    Examples
-    --------
-    >>> from pybptt import reference
-    >>> reference.mse([[1.0, 3.0]], [[0.0, 0.0]], "sum")
-    (10.0, array([[2., 6.]]))
-    """
-    o = np.asarray(o, dtype=np.float64)
-    y = _floats("y", y, o.shape)
-    scale = _scale(reduction, y.size)
-    loss = scale * ((o - y) ** 2).sum()  # L = sum_t |o_t - y_t|^2
-    do = scale * 2.0 * (o - y)  # do_t = 2 (o_t - y_t)
-    return float(loss), do
-
-
-_LOSSES = {"cross_entropy": cross_entropy, "mse": mse}
-
-
-def loss_and_upstream(
-    parameters: Parameters, output: ArrayLike, y: ArrayLike, *, loss: str, reduction: str, last_only: bool
-) -> tuple[float, Array, dict[str, Array]]:
-    """Put output layer and loss on top of h_1 .. h_T: the part of L that needs no loop over time.
-
-    Parameters
-    ----------
-    parameters : mapping of str to ndarray
-        As for `output_layer`.
-    output : ndarray (T, B, H)
-        h_1 .. h_T.
-    y : ndarray
-        Class ids (T, B) for "cross_entropy", values (T, B, Q) for "mse"; no T axis with last_only.
-    loss : {"cross_entropy", "mse"}
-    reduction : {"mean", "sum"}
-    last_only : bool
-        Many to one: only o_T counts. With T = 0 that is a ValueError.
-
-    Returns
-    -------
-    loss : float
-    d_output : ndarray (T, B, H)
-        dl_1 .. dl_T.
-    gradients : dict of str to ndarray
-        Of output.weight and, if there is one, output.bias.
-
-    Examples
-    --------
-    >>> from pybptt import reference
-    >>> reference.loss_and_upstream(
-    ...     {"output.weight": [[2.0]]}, [[[0.5]]], [[[0.0]]], loss="mse", reduction="sum", last_only=False
-    ... )
-    (1.0, array([[[4.]]]), {'output.weight': array([[1.]])})
-    """
-    _one_of("loss", loss, _LOSSES)
-    output = np.asarray(output, dtype=np.float64)
-    if last_only and len(output) == 0:
-        raise ValueError("last_only: there is no last step, T = 0")
-    h = output[-1] if last_only else output
-    value, do = _LOSSES[loss](output_layer(parameters, h), y, reduction)
-    gradients = {"output.weight": _rows(do).T @ _rows(h)}  # dW_ho = sum_t do_t h_t^T
-    if "output.bias" in parameters:
-        gradients["output.bias"] = _rows(do).sum(axis=0)  # db_o = sum_t do_t
-    d_output = np.zeros_like(output)
-    W_ho = np.asarray(parameters["output.weight"], dtype=np.float64)
-    d_output[-1 if last_only else slice(None)] = do @ W_ho  # dl_t = W_ho^T do_t
-    return value, d_output, gradients
 
 
 def backward_two_loops(
@@ -361,9 +172,9 @@ def backward(tape: Tape, d_output: ArrayLike, d_state: ArrayLike | None = None) 
         dz[t] = phi_prime(h[t], tape.nonlinearity) * dh[t]  # dz_t = phi'(z_t) * dh_t
         dh[t - 1] = dl[t - 1] + dz[t] @ W_hh  # dh_{t-1} = dl_{t-1} + J_t^T dh_t, J_t = diag(phi'(z_t)) W_hh
     # The rest needs no order in time: each sum over t is one product over T B rows.
-    dW_hh = _rows(dz[1:]).T @ _rows(h[:-1])  # dW_hh = sum_t dz_t h_{t-1}^T
-    dW_ih = _rows(dz[1:]).T @ _rows(x)  # dW_ih = sum_t dz_t x_t^T
-    db = _rows(dz[1:]).sum(axis=0)  # db = sum_t dz_t
+    dW_hh = rows(dz[1:]).T @ rows(h[:-1])  # dW_hh = sum_t dz_t h_{t-1}^T
+    dW_ih = rows(dz[1:]).T @ rows(x)  # dW_ih = sum_t dz_t x_t^T
+    db = rows(dz[1:]).sum(axis=0)  # db = sum_t dz_t
     dx = dz[1:] @ W_ih  # dx_t = W_ih^T dz_t
     return Gradients(_named(tape, dW_ih, dW_hh, db), None if tape.tokens else dx, dh[:1], dh[None, 1:])
 
@@ -479,7 +290,7 @@ def loss_and_grad(
     >>> round(loss, 6), list(gradients)  # four equal logits: log 4
     (1.386294, ['weight_ih_l0', 'weight_hh_l0', 'output.weight'])
     """
-    _one_of("method", method, (*_BACKWARD, "finite_differences"))
+    one_of("method", method, (*_BACKWARD, "finite_differences"))
 
     def run(parameters: Parameters) -> tuple[Array, Tape, float, Array, dict[str, Array]]:
         output, h_T, tape = forward(parameters, x, state, nonlinearity)
@@ -521,8 +332,8 @@ def bptt(
     2 [[0.255547]]
     """
     T, D, Q, H = np.size(x), np.shape(U)[-1], len(np.asarray(V)), len(np.asarray(W))
-    U, V, W = _floats("U", U, (H, D)), _floats("V", V, (Q, H)), _floats("W", W, (H, H))
-    x, y = _ids("x", x, D, (T,)), _ids("y", y, Q, (T,))
+    U, V, W = floats("U", U, (H, D)), floats("V", V, (Q, H)), floats("W", W, (H, H))
+    x, y = ids("x", x, D, (T,)), ids("y", y, Q, (T,))
     k = _steps_back(bptt_truncate, T)
     s, do = np.zeros((T + 1, H)), np.zeros((T, Q))  # s[-1], the row after the last step, stays 0
     for t in range(T):
@@ -542,9 +353,9 @@ def bptt(
 def _direct(h: Array, d_output: ArrayLike, d_state: ArrayLike | None) -> Array:
     """Return dl (T + 1, B, H): nothing enters at h_0, d_output from h_1 on, and d_state at h_T."""
     dl = np.zeros_like(h)
-    dl[1:] = _floats("d_output", d_output, h[1:].shape)
+    dl[1:] = floats("d_output", d_output, h[1:].shape)
     if d_state is not None:
-        dl[-1:] += _floats("d_state", d_state, h[:1].shape)
+        dl[-1:] += floats("d_state", d_state, h[:1].shape)
     return dl
 
 
@@ -554,45 +365,7 @@ def _named(tape: Tape, dW_ih: Array, dW_hh: Array, db: Array) -> dict[str, Array
     return {name: gradients[name] for name in tape.parameters}
 
 
-def _rows(a: Array) -> Array:
-    """Flatten every axis but the last, (T, B, N) to (T B, N): row i of two arrays is the same t and b."""
-    return a.reshape(int(np.prod(a.shape[:-1])), a.shape[-1])
-
-
-def _scale(reduction: str, count: int) -> float:
-    _one_of("reduction", reduction, ("mean", "sum"))
-    return 1.0 / max(count, 1) if reduction == "mean" else 1.0
-
-
 def _steps_back(bptt_truncate: int | None, T: int) -> int:
     if bptt_truncate is not None and bptt_truncate < 0:
         raise ValueError(f"bptt_truncate: expected None or at least 0, got {bptt_truncate}")
     return T if bptt_truncate is None else bptt_truncate
-
-
-def _floats(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Array:
-    array = np.array(values, dtype=np.float64)
-    _expect_shape(name, array, shape)
-    return array
-
-
-def _ids(name: str, values: ArrayLike, size: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    ids = np.asarray(values)
-    _expect_shape(name, ids, shape)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(f"{name}: expected integer ids, got {ids.dtype}; convert with .astype(numpy.int64)")
-    outside = (ids < 0) | (ids >= size)
-    if outside.any():
-        where = [int(i) for i in np.argwhere(outside)[0]]
-        raise IndexError(f"{name}: expected ids in [0, {size}), got {ids[tuple(where)]} at {where}")
-    return ids
-
-
-def _expect_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-    if array.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
-
-
-def _one_of(name: str, value: str, known: Mapping[str, Any] | tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")

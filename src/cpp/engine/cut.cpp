@@ -1,0 +1,68 @@
+#include "engine/cut.hpp"
+
+#include <cstdlib>
+#include <numeric>
+
+#include "runtime/memory.hpp"
+
+namespace pybptt {
+
+Cut::Cut(const RnnSizes& s, bool reverse, std::size_t chunk_rows, std::size_t slices)
+    : steps_(s.steps), batch_(s.batch), slices_(slices), reverse_(reverse) {
+    if (s.lengths != nullptr && std::any_of(s.lengths, s.lengths + batch_, [&](std::int64_t n) { return std::size_t(n) != steps_; })) {
+        cut_ragged(s, chunk_rows);
+        return;
+    }
+    const std::size_t longest = batch_ == 0 ? steps_ : chunk_rows / batch_;
+    chunk_steps_ = std::max<std::size_t>(1, std::min(steps_, longest));
+    most_rows_ = checked_product(chunk_steps_, batch_);
+    most_state_rows_ = most_rows_ + batch_;
+}
+
+void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
+    std::vector<std::size_t> sorted(batch_);
+    std::iota(sorted.begin(), sorted.end(), std::size_t{0});
+    std::stable_sort(sorted.begin(), sorted.end(), [&](std::size_t a, std::size_t b) { return s.lengths[a] > s.lengths[b]; });
+    samples_.resize(batch_);
+    lengths_.resize(batch_);
+    for (std::size_t round = 0, dealt = 0; dealt < batch_; ++round)
+        for (std::size_t i = 0; i < slices_; ++i) {
+            const std::size_t position = first_position(i) + round;
+            if (position >= first_position(i + 1)) continue;
+            samples_[position] = sorted[dealt++];
+            lengths_[position] = std::size_t(s.lengths[samples_[position]]);
+        }
+    const auto active_at = [&](std::size_t step) {
+        std::size_t sum = 0;
+        for (std::size_t i = 0; i < slices_; ++i) sum += active(i, step);
+        return sum;
+    };
+    const std::size_t longest = batch_ == 0 ? 0 : std::size_t(s.lengths[sorted[0]]);
+    for (std::size_t first = 0, row = 0; first < longest;) {
+        const std::size_t n = active_at(first), most = std::min(std::max<std::size_t>(1, chunk_rows / n), longest - first);
+        std::size_t steps = 1;
+        while (steps < most && 4 * active_at(first + steps) >= 3 * n) ++steps;
+        chunks_.push_back({chunks_.size(), first, steps, row, steps * n});
+        std::size_t begin = 0;
+        for (std::size_t i = 0; i < slices_; ++i) {
+            begins_.push_back(begin);
+            begin += active(i, first);
+        }
+        begins_.push_back(begin);
+        most_rows_ = std::max(most_rows_, steps * n);
+        most_state_rows_ = std::max(most_state_rows_, (steps + 1) * n);
+        row += steps * n;
+        first += steps;
+    }
+}
+
+Cut Cut::of(const RnnSizes& s, bool reverse, std::size_t value_bytes) {
+    static const char* env = std::getenv("CHUNK");
+    const std::size_t chunk_rows = env ? std::size_t(std::atoi(env)) : 256;
+    // A slice's step reads all of W_hh: the larger it is, the more samples should share it.
+    const std::size_t weight_bytes = std::size_t(s.cell.gates()) * s.hidden * s.hidden * value_bytes;
+    const std::size_t samples = weight_bytes <= (256 << 10) ? 8 : weight_bytes <= (1 << 20) ? 16 : 32;
+    return Cut(s, reverse, chunk_rows, std::min(kMostSlices, std::max<std::size_t>(s.batch >= 8 ? 2 : 1, s.batch / samples)));
+}
+
+}  // namespace pybptt

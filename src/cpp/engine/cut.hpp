@@ -1,0 +1,136 @@
+// How time and the batch are cut up, and where each sample's step lies in the user's arrays.
+//
+// A CHUNK is a run of steps whose h_t, x_t and dz_t are small enough to stay in a core's cache together: the input is
+// projected, the recurrence run, and later dz summed into the weight gradients, chunk by chunk. A SLICE is a run of
+// samples whose rows lie together, so that threads which own different slices never write into each other's neighbourhood:
+// cores that do slow each other down by a third, because each fetches what the other is about to write.
+//
+// In a chunk of S steps, the rows of x and dz are ordered by slice, then step, then sample; those of h and c likewise, with the
+// state before the chunk in front of each slice's first step. For the j-th of a slice's n samples, after g of the slices before:
+//
+//     row of x_s and dz_s    S g + s n + j
+//     row of h before s      (S + 1) g + s n + j      = row of dz_s + g;   h after s: n rows further
+//
+// So within a slice h_{t-1} for all steps of the chunk is the same matrix as h_t, moved by n rows. How both are cut
+// depends on the sizes alone, never on the threads, because it sets the order in which weight gradients are summed.
+//
+// RAGGED batches are sorted by length and dealt out to the slices like cards, so that in every slice the longest come first and
+// all slices shrink together. A chunk has a row for each sample that is active at its first step; the rows of those that end
+// within it are 0 from there on. A chunk ends early when more than a quarter of its samples has ended.
+//
+// The REVERSE direction reads each sequence from its own end: step s of a sequence of n steps is its time n - 1 - s.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels/table.hpp"
+#include "pybptt/rnn.hpp"
+
+namespace pybptt {
+
+struct Chunk {
+    std::size_t index, first_step, steps;
+    std::size_t first_row, rows;  // of x and dz: those of the chunks before, and its own
+};
+
+/// A chunk's samples of one slice. `first` is the first one's position: samples are numbered by slice, in order of length.
+struct Slice {
+    std::size_t index, first;
+    std::size_t begin, size;  // g and n
+};
+
+class Cut {
+public:
+    static constexpr std::size_t kMostSlices = 16;
+    static constexpr std::size_t kApart = 64;  // rows between slices in a buffer that is not a chunk's
+
+    Cut() = default;
+    /// All of one unit: chunks of about `chunk_rows` rows.
+    Cut(const RnnSizes& sizes, bool reverse, std::size_t chunk_rows, std::size_t slices);
+    /// For speed.
+    static Cut of(const RnnSizes& sizes, bool reverse, std::size_t value_bytes);
+
+    std::size_t chunks() const { return ragged() ? chunks_.size() : (steps_ + chunk_steps_ - 1) / chunk_steps_; }
+    Chunk chunk(std::size_t index) const {
+        if (ragged()) return chunks_[index];
+        const std::size_t first = index * chunk_steps_, steps = std::min(chunk_steps_, steps_ - first);
+        return {index, first, steps, first * batch_, steps * batch_};
+    }
+    std::size_t most_rows() const { return most_rows_; }              // of x and dz in any chunk
+    std::size_t most_state_rows() const { return most_state_rows_; }  // of h
+    std::size_t rows() const { return !ragged() ? steps_ * batch_ : chunks_.empty() ? 0 : chunks_.back().first_row + chunks_.back().rows; }
+    std::size_t slices() const { return slices_; }
+    bool ragged() const { return !lengths_.empty(); }
+
+    Slice slice(const Chunk& chunk, std::size_t index) const {
+        const std::size_t first = first_position(index);
+        if (!ragged()) return {index, first, first, first_position(index + 1) - first};
+        const std::size_t* begins = begins_.data() + chunk.index * (slices_ + 1);
+        return {index, first, begins[index], begins[index + 1] - begins[index]};
+    }
+    /// Positions of a slice, whether active or not.
+    std::size_t first_position(std::size_t slice) const { return batch_ * slice / slices_; }
+    /// Its samples that have a step `step`.
+    std::size_t active(std::size_t slice, std::size_t step) const {
+        const std::size_t first = first_position(slice), end = first_position(slice + 1);
+        if (!ragged()) return step < steps_ ? end - first : 0;
+        const auto begin = lengths_.begin();
+        const auto last = std::partition_point(begin + std::ptrdiff_t(first), begin + std::ptrdiff_t(end),
+                                               [&](std::size_t length) { return length > step; });
+        return std::size_t(last - begin) - first;
+    }
+    std::size_t length(std::size_t position) const { return ragged() ? lengths_[position] : steps_; }
+    std::size_t sample(std::size_t position) const { return ragged() ? samples_[position] : position; }
+    /// Row of a (T, B, ..) array.
+    std::size_t user_row(std::size_t step, std::size_t position) const {
+        return (reverse_ ? length(position) - 1 - step : step) * batch_ + sample(position);
+    }
+
+    /// visit(i, count, row): the rows of a (T, B, ..) array of `count` samples from `position` on, as runs that lie together.
+    template <class Visit>
+    void for_each_user_run(std::size_t step, std::size_t position, std::size_t count, Visit visit) const {
+        if (count == 0) return;
+        if (!ragged()) return visit(std::size_t{0}, count, user_row(step, position));
+        for (std::size_t i = 0; i < count; ++i) visit(i, std::size_t{1}, user_row(step, position + i));
+    }
+    /// visit(i, count, sample), likewise for a (B, ..) array.
+    template <class Visit>
+    void for_each_sample_run(std::size_t position, std::size_t count, Visit visit) const {
+        if (count == 0) return;
+        if (!ragged()) return visit(std::size_t{0}, count, position);
+        for (std::size_t i = 0; i < count; ++i) visit(i, std::size_t{1}, samples_[position + i]);
+    }
+    /// visit(row, count, user row, slice): the active ones of the rows [first, first + rows) of x or dz, as runs that lie together.
+    template <class Visit>
+    void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
+        for (std::size_t i = 0; i < slices_; ++i) {
+            const Slice part = slice(chunk, i);
+            const std::size_t begin = chunk.steps * part.begin, end = begin + chunk.steps * part.size;
+            for (std::size_t row = std::max(first, begin); row < std::min(first + rows, end);) {
+                const std::size_t s = (row - begin) / part.size, j = (row - begin) % part.size;
+                const std::size_t count = std::min(part.size - j, std::min(first + rows, end) - row);
+                const std::size_t alive = active(i, chunk.first_step + s);
+                for_each_user_run(chunk.first_step + s, part.first + j, alive <= j ? 0 : std::min(count, alive - j),
+                                  [&](std::size_t at, std::size_t n, std::size_t user) { visit(row + at, n, user, part); });
+                row += count;
+            }
+        }
+    }
+
+    /// Rows of a buffer with one row a sample, slices apart.
+    std::size_t apart_rows() const { return batch_ + (slices_ - 1) * kApart; }
+    std::size_t apart_row(std::size_t slice, std::size_t position) const { return position + slice * kApart; }
+
+private:
+    void cut_ragged(const RnnSizes& sizes, std::size_t chunk_rows);
+
+    std::size_t steps_ = 0, batch_ = 0, chunk_steps_ = 1, slices_ = 1, most_rows_ = 0, most_state_rows_ = 0;
+    bool reverse_ = false;
+    // Of a ragged batch; empty otherwise.
+    std::vector<Chunk> chunks_;
+    std::vector<std::size_t> lengths_, samples_;  // by position
+    std::vector<std::size_t> begins_;             // of each slice in each chunk
+};
+
+}  // namespace pybptt

@@ -1,0 +1,52 @@
+// The rows that an output layer reads: h_t of the last layer as its tape has them, chunk by chunk; or rows of an array, all in
+// one chunk, when they are the outputs of two directions or final states.
+#pragma once
+
+#include "engine/division.hpp"
+#include "engine/tape.hpp"
+
+namespace pybptt {
+
+template <class Real>
+class OutputRows {
+public:
+    /// Of the last layer's only direction.
+    explicit OutputRows(const UnitTape<Real>& tape) : tape_(&tape), width_(tape.sizes.hidden) {}
+    /// `rows` of an array whose rows have `width` values.
+    OutputRows(const Real* array, std::size_t width, std::vector<std::size_t> rows)
+        : array_{array, width}, width_(width), rows_(std::move(rows)) {}
+
+    std::size_t width() const { return width_; }
+    bool in_tape() const { return tape_ != nullptr; }
+    std::size_t chunks() const { return in_tape() ? tape_->cut.chunks() : rows_.empty() ? 0 : 1; }
+    Chunk chunk(std::size_t index) const { return in_tape() ? tape_->cut.chunk(index) : Chunk{0, 0, 1, 0, rows_.size()}; }
+    std::size_t most_rows() const { return in_tape() ? tape_->cut.most_rows() : rows_.size(); }
+    std::size_t total() const { return in_tape() ? tape_->cut.rows() : rows_.size(); }
+
+    /// visit(row, count, h, target): the rows [first, first + rows) of a chunk that count, as runs that lie together in the tape or
+    /// array and in the caller's targets.
+    template <class Visit>
+    void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
+        if (in_tape()) {
+            const Matrix<const Real> h = tape_->h(chunk);
+            tape_->cut.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, std::size_t target, Slice slice) {
+                visit(row, n, h.rows_from(row + slice.begin + slice.size), target);
+            });
+            return;
+        }
+        for (std::size_t row = first; row < first + rows;) {
+            std::size_t n = 1;
+            while (row + n < first + rows && rows_[row + n] == rows_[row] + n) ++n;
+            visit(row, n, array_.row(rows_[row]), rows_[row]);
+            row += n;
+        }
+    }
+
+private:
+    const UnitTape<Real>* tape_ = nullptr;
+    UserRows<const Real> array_;
+    std::size_t width_;
+    std::vector<std::size_t> rows_;
+};
+
+}  // namespace pybptt

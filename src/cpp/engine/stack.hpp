@@ -1,0 +1,58 @@
+// Layers and directions: every unit's forward pass in order, and every unit's sweep in the opposite one.
+//
+// A layer's output goes to an array (T, B, K H), directions side by side, which the next layer reads as its input; dL/dx of
+// a layer is the upstream of the one below, added up over its directions.
+#pragma once
+
+#include "engine/forward.hpp"
+#include "engine/sweep.hpp"
+
+namespace pybptt {
+
+template <class Real>
+class ForwardStack {
+public:
+    ForwardStack(typename Tape<Real>::Contents& tape, int threads, const RnnParameters<Real>* parameters,
+                 const RnnInput<Real>& input, const RnnState<const Real>& state, const RnnOutput<Real>& output);
+
+    /// after_chunk(chunk) follows each chunk of the last unit. Ends with a barrier.
+    template <class AfterChunk>
+    void run(int member, Barrier& barrier, AfterChunk after_chunk) {
+        for (std::size_t i = 0; i < passes_.size(); ++i) {
+            passes_[i]->prepare(member, barrier);
+            const Cut& cut = tape_.units[i]->cut;
+            for (std::size_t c = 0; c < cut.chunks(); ++c) {
+                passes_[i]->run(cut.chunk(c), member, barrier);
+                if (i + 1 == passes_.size()) after_chunk(cut.chunk(c));
+            }
+            barrier.wait();
+        }
+    }
+    void run(int member, Barrier& barrier) {
+        run(member, barrier, [](const Chunk&) {});
+    }
+
+private:
+    typename Tape<Real>::Contents& tape_;
+    Buffer<Real> between_[2];  // (T, B, K H): layers below the last take turns
+    std::vector<std::unique_ptr<ForwardPass<Real>>> passes_;
+};
+
+template <class Real>
+class SweepStack {
+public:
+    /// `d_last` (B, K H), if not null, is the upstream of the last layer's final states in place of the caller's.
+    SweepStack(const typename Tape<Real>::Contents& tape, int threads, const RnnUpstream<Real>& upstream, const Real* mask,
+               const RnnGradients<Real>& gradients, const Real* d_last = nullptr);
+
+    /// `top` is the last layer's upstream in place of the caller's array, or null; a layer of one direction alone has it.
+    void run(Upstream<Real>* top, int member, Barrier& barrier);
+
+private:
+    const typename Tape<Real>::Contents& tape_;
+    Buffer<Real> between_[2];                               // dL/d(a layer's output), (T, B, K H)
+    std::vector<std::unique_ptr<Sweep<Real>>> sweeps_;      // of each unit
+    std::vector<GivenUpstream<Real>> upstreams_;
+};
+
+}  // namespace pybptt

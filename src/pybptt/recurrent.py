@@ -1,0 +1,423 @@
+"""What all recurrent layers have in common: forward over a whole sequence, and backward from a tape."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _core
+from ._arrays import Array, allocate, at_least, fraction, ids, is_array, positive, real, real_dtype, sequence_lengths
+from .gradients import Gradients
+from .parameters import FlatParameters, layout_of
+from .tape import Tape
+
+State = TypeVar("State")
+CELLS = ("rnn", "lstm", "gru")  # in the order of the core's enum
+
+
+class Call(NamedTuple):
+    """The checked arguments of one call, time-major and C-contiguous."""
+
+    x: Array
+    lengths: Array | None
+    mask: Array | None
+    h_0: Array | None
+    c_0: Array | None
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return int(self.x.shape[0])
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return int(self.x.shape[1])
+
+
+class RecurrentLayer(FlatParameters, Generic[State]):
+    """Layers of recurrent cells: `RNN`, `LSTM` and `GRU` say which."""
+
+    _cell: ClassVar[str]
+    _gates: int
+    _has_cells: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        *,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        clip: float | None,
+        dtype: DTypeLike,
+        seed: int | None,
+        peepholes: int = 0,
+        **cell: Any,
+    ) -> None:
+        self.input_size = D = positive("input_size", input_size)
+        self.hidden_size = H = positive("hidden_size", hidden_size)
+        self.num_layers = positive("num_layers", num_layers)
+        self.bias = bool(bias)
+        self.batch_first = bool(batch_first)
+        self.dropout = fraction("dropout", dropout)
+        self.bidirectional = bool(bidirectional)
+        if clip is not None and not (isinstance(clip, (int, float)) and 0 < clip < math.inf):
+            raise ValueError(f"clip: expected a positive number or None, got {clip!r}")
+        self.clip = None if clip is None else float(clip)
+        self.dtype = real_dtype(dtype)
+        shapes: dict[str, tuple[int, ...]] = {}
+        rows = self._gates * H
+        for layer in range(self.num_layers):
+            inputs = D if layer == 0 else self.directions * H
+            for suffix in (f"l{layer}", f"l{layer}_reverse")[: self.directions]:
+                shapes |= {f"weight_ih_{suffix}": (rows, inputs), f"weight_hh_{suffix}": (rows, H)}
+                if self.bias:
+                    shapes |= {f"bias_ih_{suffix}": (rows,), f"bias_hh_{suffix}": (rows,)}
+                if peepholes:
+                    shapes |= {f"weight_peephole_{suffix}": (peepholes, H)}
+        self._layout = layout_of(shapes)
+        self._in_model = False
+        self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
+        bound = 1 / math.sqrt(H)
+        self._flat[:] = np.random.default_rng(seed).uniform(-bound, bound, self._flat.size)
+        self._config = _core.LayerConfig(
+            D,
+            H,
+            self.num_layers,
+            self.directions,
+            self.bias,
+            CELLS.index(self._cell),
+            clip=self.clip or 0.0,
+            **cell,
+        )
+
+    @property
+    def directions(self) -> int:
+        """K: 2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    def _options(self) -> dict[str, Any]:
+        """The keyword arguments of the cell, for `repr`."""
+        return {}
+
+    def __repr__(self) -> str:
+        options = {
+            **self._options(),
+            "bias": self.bias,
+            "batch_first": self.batch_first,
+            "dropout": self.dropout,
+            "bidirectional": self.bidirectional,
+            "clip": self.clip,
+            "dtype": self.dtype.name,
+        }
+        named = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}, {self.num_layers}, {named})"
+
+    def __call__(
+        self, x: Array, state: State | None = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, State]:
+        """Runs the network and keeps nothing.
+
+        L is the number of layers, K of directions: 2 if the layer is bidirectional, else 1.
+
+        Parameters
+        ----------
+        x : ndarray, (T, B, D) of the layer's dtype, or (T, B) of integers
+            Input, or token ids in [0, D), which select columns of W_ih.
+        state : ndarray, (L K, B, H), optional
+            h_0 of every layer and direction, in PyTorch's order; for an LSTM the pair (h_0, c_0). Zero if not
+            given.
+        lengths : integers, (B,), optional
+            Steps of each sequence, in [0, T] and in any order; all have T if not given. Steps past a
+            sequence's end are not computed and whatever `x` holds there is not read. The semantics are those
+            of PyTorch's packed sequences: the output there is 0, the state returned is the one at each
+            sequence's own end, and the reverse direction starts there.
+
+        Returns
+        -------
+        output : ndarray, (T, B, K H)
+            h_1 ... h_T of the last layer, the forward direction first.
+        state : ndarray, (L K, B, H)
+            h_T (LSTM: (h_T, c_T)): what the next call takes to go on.
+
+        Raises
+        ------
+        ValueError, TypeError, IndexError, MemoryError
+            For a wrong shape or length, a wrong dtype, a token out of range, and sizes that can't be
+            allocated.
+
+        Examples
+        --------
+        >>> rnn = pybptt.RNN(3, 8, seed=0)
+        >>> output, state = rnn(np.array([[0], [2], [1]]))  # three tokens, one sequence
+        >>> more, state = rnn(np.array([[2]]), state)
+        """
+        output, final_state, _ = self._run(self._call(x, state, lengths), keep_tape=False, cells=None)
+        return output, final_state
+
+    def forward(
+        self,
+        x: Array,
+        state: State | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        training: bool = False,
+        seed: int | None = None,
+        dropout_mask: Array | None = None,
+    ) -> tuple[Array, State, Tape]:
+        """Runs the network and keeps what `backward` needs.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As for calling the layer.
+        training : bool
+            Whether the outputs of all layers but the last are multiplied by a mask of zeros (with probability
+            `dropout`) and 1 / (1 - `dropout`) (Srivastava et al. 2014), as PyTorch's layers do.
+        seed : int, optional
+            For the mask: the same seed draws the same mask.
+        dropout_mask : ndarray, (L - 1, T, B, K H) of the layer's dtype, optional
+            Factors to multiply by in place of a drawn mask, whatever `training` says; time-major even with
+            `batch_first`.
+
+        Returns
+        -------
+        output : ndarray, (T, B, K H)
+        state : ndarray, (L K, B, H), or a pair of them for an LSTM
+        tape : Tape
+
+        Raises
+        ------
+        ValueError, TypeError, IndexError, MemoryError
+            As for calling the layer.
+
+        Examples
+        --------
+        >>> rnn = pybptt.RNN(3, 8, dtype="float64", seed=0)
+        >>> output, state, tape = rnn.forward(np.ones((20, 4, 3)))
+        """
+        return self._forward(self._call(x, state, lengths, training, seed, dropout_mask), cells=False)
+
+    def _forward(self, call: Call, cells: bool) -> tuple[Array, State, Tape]:
+        shape = (self.num_layers * self.directions, call.steps, call.batch, self.hidden_size)
+        kept = allocate(shape, self.dtype) if cells else None
+        output, final_state, core = self._run(call, keep_tape=True, cells=kept)
+        return output, final_state, Tape(self, core, call.mask, kept)
+
+    def _run(self, call: Call, keep_tape: bool, cells: Array | None) -> tuple[Array, State, Any]:
+        output = allocate((call.steps, call.batch, self.directions * self.hidden_size), self.dtype)
+        h_T, c_T = self._new_state(call.batch)
+        core = _core.forward(
+            self._flat,
+            self._config,
+            call.x,
+            call.lengths,
+            call.mask,
+            call.h_0,
+            call.c_0,
+            output,
+            h_T,
+            c_T,
+            cells,
+            keep_tape,
+        )
+        return output.swapaxes(0, 1) if self.batch_first else output, self._as_state(h_T, c_T), core
+
+    def tape_bytes(
+        self, steps: int, batch: int, *, lengths: ArrayLike | None = None, tokens: bool = False
+    ) -> int:
+        """Memory that a tape will hold; nothing is allocated.
+
+        For each layer and direction of N inputs (D, above the first layer K H) about ``T B (S H + N)`` numbers
+        plus the two weight matrices, G H (H + N). S is 1 for an RNN (h), 6 for an LSTM (i, f, g, o, c, h; 5
+        if coupled) and 5 for a GRU (r, z, n, h, and W_hn h_{t-1} + b_hn or r h_{t-1}). H and N count rounded
+        up to a cache line of 64 bytes; h and c are kept once more a chunk of 256 rows; T B is the sum of
+        the lengths, if they are given, with the ends of the chunks. A drawn mask and ``cells=True`` come on top.
+
+        Parameters
+        ----------
+        steps, batch : int
+            T and B.
+        lengths : integers, (B,), optional
+        tokens : bool
+            Whether the input is token ids: 12 bytes each (an upper bound) instead of the D numbers and W_ih.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        ValueError, TypeError
+            For an argument of another type or out of range.
+        MemoryError
+            For more than the machine can address.
+
+        Examples
+        --------
+        >>> lstm = pybptt.LSTM(16, 64, seed=0)
+        >>> output, state, tape = lstm.forward(np.ones((100, 32, 16), dtype=np.float32))
+        >>> lstm.tape_bytes(100, 32) == tape.nbytes
+        True
+        """
+        steps, batch = at_least("steps", steps, 0), at_least("batch", batch, 0)
+        if max(steps, batch, 1) * max(batch, 1) >= 1 << 62 or steps >= 1 << 62:
+            raise MemoryError(f"a tape of T = {steps} and B = {batch} is too large for this machine")
+        size = _core.tape_bytes_float32 if self.dtype.itemsize == 4 else _core.tape_bytes_float64
+        return size(self._config, steps, batch, sequence_lengths(lengths, steps, batch), bool(tokens))
+
+    def backward(
+        self,
+        tape: Tape,
+        d_output: Array | None = None,
+        d_state: State | None = None,
+        *,
+        hidden: bool = False,
+        input: bool = True,
+    ) -> Gradients[State]:
+        """Backpropagation through time (Werbos 1990): the sweep that memoises dL/dh_t.
+
+        With dh_t = dL/dh_t, the products of a step carry ``dh_t = d_output_t + dz_{t+1} W_hh`` (and what the
+        cell itself carries) from T to 1, and the cell makes dz_t from dh_t; the sums over t,
+        ``dW_hh = sum_t dz_t^T h_{t-1}`` and ``dW_ih = sum_t dz_t^T x_t``, are one product each.
+
+        Parameters
+        ----------
+        tape : Tape
+            From this layer's `forward`. It is not used up.
+        d_output : ndarray, (T, B, K H), optional
+            Derivative of the loss by the output alone; zero if not given. Not read past a sequence's end.
+        d_state : ndarray, (L K, B, H), optional
+            Derivative of the loss by the returned state alone (LSTM: a pair, of h_T and of c_T); zero if not
+            given.
+        hidden : bool
+            Whether to return dL/dh_t for all t, of every layer and direction.
+        input : bool
+            Whether to compute dL/dx_t (for dense input).
+
+        Returns
+        -------
+        Gradients
+
+        Raises
+        ------
+        ValueError, TypeError, MemoryError
+            For a tape of another layer or a wrong shape, a wrong dtype, and sizes that can't be allocated.
+
+        Examples
+        --------
+        >>> rnn = pybptt.RNN(3, 8, seed=0)
+        >>> output, state, tape = rnn.forward(np.ones((20, 4, 3), dtype=np.float32))
+        >>> gradients = rnn.backward(tape, d_output=2 * output)  # of the loss (output ** 2).sum()
+        >>> rnn.flat -= 0.01 * gradients.flat
+        """
+        return self._backward(tape, d_output, d_state, None, hidden, input)
+
+    def _backward(
+        self,
+        tape: Tape,
+        d_output: Array | None,
+        d_state: State | None,
+        d_cells: Array | None,
+        hidden: bool,
+        input: bool,
+    ) -> Gradients[State]:
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape: expected a Tape from this layer's forward, got {type(tape).__name__}")
+        if tape._layer is not self:
+            raise ValueError("tape: expected one from this layer's forward, got another layer's")
+        core, dtype = tape._core, self.dtype
+        steps, batch = core.steps, core.batch
+        units, width = self.num_layers * self.directions, self.directions * self.hidden_size
+        if d_output is not None:
+            shape = (batch, steps, width) if self.batch_first else (steps, batch, width)
+            d_output = real("d_output", d_output, shape, dtype)
+            if self.batch_first:
+                d_output = np.ascontiguousarray(d_output.swapaxes(0, 1))
+        d_h, d_c = self._given_state("d_state", d_state, batch)
+        all_steps = (units, steps, batch, self.hidden_size)
+        if d_cells is not None:
+            d_cells = real("d_cells", d_cells, all_steps, dtype)
+        flat = allocate(self._flat.shape, dtype)
+        dx = allocate((steps, batch, self.input_size), dtype) if input and core.dense else None
+        dh_0, dc_0 = self._new_state(batch)
+        dh = allocate(all_steps, dtype) if hidden else None
+        _core.backward(
+            core, self._config, tape._mask, d_output, d_h, d_c, d_cells, flat, dx, dh_0, dc_0, dh
+        )
+        if self.batch_first and dx is not None:
+            dx = dx.swapaxes(0, 1)
+        return Gradients(flat, self._layout, input=dx, state=self._as_state(dh_0, dc_0), hidden=dh)
+
+    def _new_state(self, batch: int) -> tuple[Array, Array | None]:
+        """Room for a state: h, and c if the cell has one."""
+        shape = (self.num_layers * self.directions, batch, self.hidden_size)
+        return allocate(shape, self.dtype), allocate(shape, self.dtype) if self._has_cells else None
+
+    def _as_state(self, h: Array, c: Array | None) -> State:
+        return cast(State, h if c is None else (h, c))
+
+    def _given_state(self, name: str, state: State | None, batch: int) -> tuple[Array | None, Array | None]:
+        """h and c of a state that a user passes."""
+        if state is None:
+            return None, None
+        shape = (self.num_layers * self.directions, batch, self.hidden_size)
+        if not self._has_cells:
+            return real(name, state, shape, self.dtype), None
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            got = f"{len(state)} values" if isinstance(state, tuple | list) else type(state).__name__
+            raise TypeError(f"{name}: expected the pair (h, c), got {got}")
+        h, c = (real(f"{name}[{i}]", value, shape, self.dtype) for i, value in enumerate(state))
+        return h, c
+
+    def _call(
+        self,
+        x: Any,
+        state: State | None,
+        lengths: ArrayLike | None,
+        training: bool = False,
+        seed: int | None = None,
+        dropout_mask: Array | None = None,
+    ) -> Call:
+        """Checks what a user passes."""
+        x = is_array("x", x, f"{self.dtype.name} or integers")
+        axes = "(B, T" if self.batch_first else "(T, B"
+        if x.dtype.kind in "iu":
+            if x.ndim != 2:
+                raise ValueError(f"x: expected token ids of shape {axes}), got shape {x.shape}")
+        elif x.dtype != self.dtype:
+            raise TypeError(
+                f"x: expected dtype {self.dtype.name}, or integers for token ids, got {x.dtype}; "
+                f"convert with x.astype(np.{self.dtype.name})"
+            )
+        elif x.ndim != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"x: expected shape {axes}, D) with D = {self.input_size}, got {x.shape}")
+        batch, steps = x.shape[:2] if self.batch_first else x.shape[1::-1]
+        checked_lengths = sequence_lengths(lengths, steps, batch)
+        if x.dtype.kind in "iu":
+            x = ids("x", x, self.input_size, time_axis=1 if self.batch_first else 0, lengths=checked_lengths)
+        else:
+            x = np.ascontiguousarray(x.swapaxes(0, 1) if self.batch_first else x)
+        h_0, c_0 = self._given_state("state", state, batch)
+        mask = self._mask(steps, batch, training, seed, dropout_mask)
+        return Call(x, checked_lengths, mask, h_0, c_0)
+
+    def _mask(
+        self, steps: int, batch: int, training: bool, seed: int | None, given: Array | None
+    ) -> Array | None:
+        """What the outputs of all layers but the last are multiplied by; None for ones."""
+        shape = (self.num_layers - 1, steps, batch, self.directions * self.hidden_size)
+        if given is not None:
+            return real("dropout_mask", given, shape, self.dtype).copy()
+        if not training or self.dropout == 0 or self.num_layers == 1:
+            return None
+        drawn = np.random.default_rng(seed).random(shape, dtype=np.float32)
+        factor = 0.0 if self.dropout == 1 else 1 / (1 - self.dropout)
+        return np.multiply(drawn >= np.float32(self.dropout), factor, dtype=self.dtype)

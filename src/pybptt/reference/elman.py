@@ -1,0 +1,57 @@
+"""The cell of Elman (1990), Finding structure in time, Cognitive Science 14, 179-211.
+
+    z_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
+    h_t = phi(z_t)
+
+phi is tanh, relu, sigmoid or the identity. With `clip`, phi takes z_t clipped to [-clip, clip].
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import Array
+from .activations import clipped, clipped_prime, phi, phi_prime
+from .cells import Kept, Shapes, Theta, affine_shapes
+
+
+class Elman(NamedTuple):
+    """Elman's cell."""
+
+    nonlinearity: str
+    clip: float | None
+
+    @property
+    def states(self) -> int:
+        """S = 1: h."""
+        return 1
+
+    def shapes(self, D: int, H: int) -> Shapes:
+        """G = 1."""
+        return affine_shapes(1, D, H)
+
+    def forward_step(self, theta: Theta, x: Array, state: Array) -> tuple[Array, Kept]:
+        """h_{t-1} to h_t."""
+        W_ih, W_hh, b_ih, b_hh = theta.values()
+        (h_prev,) = state
+        z = x @ W_ih.T + b_ih + h_prev @ W_hh.T + b_hh  # z_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
+        h = phi(clipped(z, self.clip), self.nonlinearity)  # h_t = phi(z_t)
+        return np.stack([h]), (x, h_prev, z, h)
+
+    def backward_step(self, theta: Theta, kept: Kept, d_state: Array) -> tuple[Array, Array, Theta]:
+        """dh_t to dh_{t-1}."""
+        W_ih, W_hh, _, _ = theta.values()
+        x, h_prev, z, h = kept
+        (dh,) = d_state
+        dz = phi_prime(h, self.nonlinearity) * clipped_prime(z, self.clip) * dh  # dz_t = phi'(z_t) * dh_t
+        dx = dz @ W_ih  # dx_t = W_ih^T dz_t
+        dh_prev = dz @ W_hh  # dh_{t-1} = W_hh^T dz_t
+        gradients = {
+            "weight_ih": dz.T @ x,  # dW_ih = sum_t dz_t x_t^T
+            "weight_hh": dz.T @ h_prev,  # dW_hh = sum_t dz_t h_{t-1}^T
+            "bias_ih": dz.sum(axis=0),  # db_ih = sum_t dz_t
+            "bias_hh": dz.sum(axis=0),  # db_hh = sum_t dz_t
+        }
+        return dx, np.stack([dh_prev]), gradients

@@ -1,0 +1,372 @@
+"""A network of cells: layers, two directions, sequences of different lengths, dropout between layers.
+
+L layers of K directions each (2 if bidirectional, else 1) are L K runs of a cell over time. Their order, in
+states and in parameters, is PyTorch's: layer 0 forward, layer 0 reverse, layer 1 forward, ... The names of
+their parameters end in ``_l0``, ``_l0_reverse``, ``_l1``, ...
+
+Sequence b has the steps 1 .. T_b, its entry of `lengths`. Later steps are padding: what x, y and derivatives
+hold there is never looked at, and what comes out there is 0.
+
+The forward direction goes from step 1 to T_b, the reverse one from T_b to 1: for it the cells' "step t - 1"
+is step t + 1. Before a run's first step its state is the one given; the final state is that after its last.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._arrays import Array, Gradients, Parameters, State, dense_input, expect_shape, floats, one_of
+from .activations import NONLINEARITIES
+from .cells import Cell, Kept, Theta
+from .elman import Elman
+from .gru import Gru
+from .losses import loss_of_states
+from .lstm import Lstm
+
+
+class Run(NamedTuple):
+    """What `run` returns.
+
+    Examples
+    --------
+    >>> from pybptt import reference
+    >>> parameters = {"weight_ih_l0": [[1.0]], "weight_hh_l0": [[0.5]]}
+    >>> reference.run("rnn", parameters, [[[1.0]], [[0.0]]], nonlinearity="identity").output.ravel()
+    array([1. , 0.5])
+    """
+
+    output: Array  # (T, B, K H): h_t of the last layer, forward direction first; 0 at padding
+    state: State  # (L K, B, H): final h; of an LSTM the pair of final h and c
+    cells: Array | None  # (L K, T, B, H): c_t of an LSTM, 0 at padding; else None
+    trace: Trace
+
+
+class Trace(NamedTuple):
+    """What `run` keeps so that `sweep` can go back: copies of its arguments, and what the cells keep.
+
+    Examples
+    --------
+    >>> from pybptt import reference
+    >>> parameters = {"weight_ih_l0": [[1.0]], "weight_hh_l0": [[0.5]]}
+    >>> reference.run("rnn", parameters, [[[1.0]], [[0.0]]]).trace.lengths
+    array([2])
+    """
+
+    cell: Cell
+    parameters: dict[str, Array]  # the network's: not those of the output layer
+    runs: list[str]  # the ends of parameters' names, "_l0", "_l0_reverse", ...: L K
+    num_layers: int
+    tokens: bool  # the input was token ids, by which nothing can be differentiated
+    lengths: NDArray[np.int64]  # (B,)
+    dropout_mask: Array | None  # (L - 1, T, B, K H)
+    kept: list[list[Kept]]  # (L K, T): of the sequences that have a step t
+
+
+def run(
+    cell: str,
+    parameters: Parameters,
+    x: ArrayLike,
+    *,
+    state: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    lengths: ArrayLike | None = None,
+    dropout_mask: ArrayLike | None = None,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    nonlinearity: str = "tanh",
+    reset_after: bool = True,
+    peephole: bool = False,
+    coupled: bool = False,
+    clip: float | None = None,
+) -> Run:
+    """Run a network of Elman's cells, LSTM cells or GRU cells.
+
+    Parameters
+    ----------
+    cell : {"rnn", "lstm", "gru"}
+    parameters : mapping of str to ndarray
+        For each run weight_ih (G H, D), or (G H, K H) above layer 0, weight_hh (G H, H), bias_ih (G H,),
+        bias_hh (G H,) and weight_peephole (G - 1, H). A bias that is absent is zero. Other names are ignored.
+    x : ndarray (T, B, D) of floats, or (T, B) of integers
+        Dense input, or token ids in [0, D).
+    state : ndarray (L K, B, H), optional; for "lstm" a pair of them, h and c
+        The state that each run starts with; zero if not given.
+    lengths : ndarray (B,) of integers in [0, T], optional
+        T_b, in any order; T if not given. The final state of a sequence of length 0 is the one given.
+    dropout_mask : ndarray (L - 1, T, B, K H), optional
+        Factors by which each layer's output, but for the last, is multiplied before the next layer reads it.
+    num_layers, bidirectional
+        L, and whether K is 2.
+    nonlinearity
+        Of "rnn" alone, as for `phi`.
+    reset_after : bool
+        Of "gru" alone: whether the reset gate acts after the matrix product, as in PyTorch and cuDNN, or
+        before it, as in Cho et al. (2014).
+    peephole, coupled : bool
+        Of "lstm" alone: whether the gates see the cell state, and whether the forget gate is 1 - i.
+    clip : float > 0, optional
+        Clips the argument of every activation to [-clip, clip].
+
+    Returns
+    -------
+    Run
+        A named tuple of output, state, cells and trace.
+
+    Examples
+    --------
+    Two sequences of lengths 3 and 1. Nothing is left of the second one's state after its end.
+
+    >>> from pybptt import reference
+    >>> parameters = {"weight_ih_l0": [[1.0]], "weight_hh_l0": [[0.5]]}
+    >>> x = [[[1.0], [4.0]], [[0.0], [9.0]], [[0.0], [9.0]]]
+    >>> result = reference.run("rnn", parameters, x, lengths=[3, 1], nonlinearity="identity")
+    >>> result.output[:, :, 0]
+    array([[1.  , 4.  ],
+           [0.5 , 0.  ],
+           [0.25, 0.  ]])
+    >>> result.state
+    array([[[0.25],
+            [4.  ]]])
+    """
+    made = _cell(cell, nonlinearity, reset_after, peephole, coupled, clip)
+    if num_layers < 1:
+        raise ValueError(f"num_layers: expected at least 1, got {num_layers}")
+    K = 2 if bidirectional else 1
+    runs = [f"_l{k}{end}" for k in range(num_layers) for end in ("", "_reverse")[:K]]
+    D, H = np.shape(parameters["weight_ih_l0"])[-1], np.shape(parameters["weight_hh_l0"])[-1]
+    T_B = np.shape(x)[:2]
+    counted = _counted(lengths, T_B)
+    # Padding may hold anything: NaN, or ids out of range.
+    x = np.where(counted.reshape(T_B + (1,) * (np.ndim(x) - 2)), x, np.zeros_like(x))
+    xs, tokens = dense_input(x, D)
+    T, B = T_B
+    theta: dict[str, Array] = {}
+    for i, suffix in enumerate(runs):
+        for name, shape in made.shapes(D if i < K else K * H, H).items():
+            if name + suffix in parameters or name.startswith("weight"):
+                theta[name + suffix] = floats(name + suffix, parameters[name + suffix], shape)
+    if dropout_mask is not None:
+        dropout_mask = floats("dropout_mask", dropout_mask, (num_layers - 1, T, B, K * H))
+    final = _states("state", state, made, (len(runs), B, H))
+    history = np.zeros((made.states, len(runs), T, B, H))
+    kept: list[list[Kept]] = [[()] * T for _ in runs]
+    for layer in range(num_layers):
+        for i in range(layer * K, layer * K + K):  # its runs, which read the same xs
+            of_run = _of_run(made, theta, runs[i], H)
+            for t in _times(runs[i], T):
+                has = counted[t - 1]  # the sequences that have a step t; the others' states wait
+                now, kept[i][t - 1] = made.forward_step(of_run, xs[t - 1, has], final[:, i, has])
+                final[:, i, has] = history[:, i, t - 1, has] = now
+        output = np.concatenate(history[0, layer * K : layer * K + K], axis=-1)  # of both directions
+        xs = output
+        if layer < num_layers - 1 and dropout_mask is not None:
+            xs = output * dropout_mask[layer]
+    trace = Trace(made, theta, runs, num_layers, tokens, counted.sum(axis=0), dropout_mask, kept)
+    return Run(output, _as_given(final), history[1] if made.states == 2 else None, trace)
+
+
+def sweep(
+    trace: Trace,
+    d_output: ArrayLike | None = None,
+    d_state: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    d_cells: ArrayLike | None = None,
+) -> Gradients:
+    """Go back over time once for each run, the last layer's first, carrying dh_t, and dc_t of an LSTM.
+
+    Parameters
+    ----------
+    trace : Trace
+        From `run`.
+    d_output : ndarray (T, B, K H), optional
+        Derivatives of the loss by the output alone; zero if not given, as are the others.
+    d_state : ndarray (L K, B, H), optional; for "lstm" a pair of them
+        By the final state.
+    d_cells : ndarray (L K, T, B, H), optional
+        By c_t of every run; for "lstm" alone.
+
+    Returns
+    -------
+    Gradients
+        A named tuple of parameters, input, state and hidden.
+
+    Examples
+    --------
+    The loss is the second layer's output at step 2: (w_hh w + w w_hh) w x_1 + w w x_2 with all weights w = 1.
+
+    >>> from pybptt import reference
+    >>> parameters = {f"weight_{a}_l{k}": [[1.0]] for k in (0, 1) for a in ("ih", "hh")}
+    >>> x = [[[1.0]], [[0.0]]]
+    >>> trace = reference.run("rnn", parameters, x, num_layers=2, nonlinearity="identity").trace
+    >>> g = reference.sweep(trace, [[[0.0]], [[1.0]]])
+    >>> g.input.ravel(), g.hidden[:, :, 0, 0]
+    (array([2., 1.]), array([[2., 1.],
+           [1., 1.]]))
+    """
+    cell, runs, S = trace.cell, trace.runs, trace.cell.states
+    LK, L, T, B = len(runs), trace.num_layers, len(trace.kept[0]), len(trace.lengths)
+    H, K = trace.parameters["weight_hh_l0"].shape[1], LK // L
+    if S == 1 and d_cells is not None:
+        raise ValueError("d_cells: only an LSTM has cells")
+    direct = np.zeros((S, LK, T, B, H))  # what enters h_t and c_t from outside their own run
+    if d_cells is not None:
+        direct[1] = floats("d_cells", d_cells, (LK, T, B, H))
+    carried = _states("d_state", d_state, cell, (LK, B, H))  # what enters from step t + 1 of their own run
+    above = np.zeros((T, B, K * H)) if d_output is None else floats("d_output", d_output, (T, B, K * H))
+    counted = _counted(trace.lengths, (T, B))
+    gradients = {name: np.zeros_like(theta) for name, theta in trace.parameters.items()}
+    hidden = np.zeros((LK, T, B, H))
+    for layer in reversed(range(L)):
+        dx = np.zeros((T, B, trace.parameters[f"weight_ih_l{layer}"].shape[1]))
+        direct[0, layer * K : layer * K + K] = np.split(above, K, axis=-1)
+        for i in range(layer * K, layer * K + K):
+            of_run = _of_run(cell, trace.parameters, runs[i], H)
+            for t in reversed(_times(runs[i], T)):
+                has = counted[t - 1]
+                now = direct[:, i, t - 1, has] + carried[:, i, has]  # dh_t = dl_t + J_{t+1}^T dh_{t+1}
+                hidden[i, t - 1, has] = now[0]
+                dx_t, carried[:, i, has], added = cell.backward_step(of_run, trace.kept[i][t - 1], now)
+                dx[t - 1, has] += dx_t  # a sum over the directions, which read the same input
+                for name, gradient in added.items():
+                    if name + runs[i] in gradients:
+                        gradients[name + runs[i]] += gradient
+        above = dx
+        if layer > 0 and trace.dropout_mask is not None:
+            above = dx * trace.dropout_mask[layer - 1]
+    return Gradients(gradients, None if trace.tokens else dx, _as_given(carried), hidden)
+
+
+def run_loss_and_grad(
+    cell: str,
+    parameters: Parameters,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    loss: str = "cross_entropy",
+    reduction: str = "mean",
+    last_only: bool = False,
+    **options: Any,
+) -> tuple[float, Gradients, State]:
+    """Return loss, gradients and final state of a network, output layer and loss together.
+
+    Parameters
+    ----------
+    cell, x
+        As for `run`.
+    parameters : mapping of str to ndarray
+        The network's, and output.weight (Q, K H) and output.bias (Q,); that, too, is zero if absent.
+    y : ndarray
+        Class ids (T, B) for "cross_entropy", values (T, B, Q) for "mse"; no T axis with last_only.
+    loss : {"cross_entropy", "mse"}
+    reduction : {"mean", "sum"}
+        Of the losses at steps t <= T_b: padding has no loss and is not counted.
+    last_only : bool
+        One loss a sequence: the output layer reads the final state of the last layer, of both directions one
+        after the other if there are two. With T = 0 that is a ValueError.
+    **options
+        The others of `run`.
+
+    Returns
+    -------
+    loss : float
+    gradients : Gradients
+        With the output layer's parameters after the network's.
+    state : ndarray (L K, B, H); for "lstm" a pair of them
+
+    Examples
+    --------
+    The second sequence has one target, of which it is certain; for the first one's two all logits are 0. So
+    the loss is (log 2 + log 2 + 0) / 3.
+
+    >>> from pybptt import reference
+    >>> parameters = {"weight_ih_l0": [[0.0, 99.0]], "weight_hh_l0": [[0.0]]}
+    >>> parameters["output.weight"] = [[0.0], [999.0]]
+    >>> x, y = [[0, 1], [0, -1]], [[1, 1], [0, -1]]
+    >>> loss, gradients, _ = reference.run_loss_and_grad("rnn", parameters, x, y, lengths=[2, 1])
+    >>> round(loss, 6), gradients.parameters["output.weight"].ravel()
+    (0.462098, array([0., 0.]))
+    """
+    output, final, _, trace = run(cell, parameters, x, **options)
+    T, B, KH = output.shape
+    h_last = final[0] if isinstance(final, tuple) else final
+    d_output, d_h = np.zeros_like(output), np.zeros_like(h_last)
+    K = KH // h_last.shape[-1]
+    if last_only and T == 0:
+        raise ValueError("last_only: there is no last step, T = 0")
+    if last_only:
+        h = np.concatenate(h_last[-K:], axis=-1)  # (B, K H)
+        value, dh, top = loss_of_states(parameters, h, y, loss, reduction)
+        d_h[-K:] = np.split(dh, K, axis=-1)
+    else:
+        counted = _counted(trace.lengths, (T, B))
+        ys = np.asarray(y)
+        expect_shape("y", ys, (T, B, *ys.shape[2:]))
+        value, d_output[counted], top = loss_of_states(
+            parameters, output[counted], ys[counted], loss, reduction
+        )
+    g = sweep(trace, d_output, (d_h, np.zeros_like(d_h)) if isinstance(final, tuple) else d_h)
+    return value, g._replace(parameters=g.parameters | top), final
+
+
+def _cell(
+    cell: str, nonlinearity: str, reset_after: bool, peephole: bool, coupled: bool, clip: float | None
+) -> Cell:
+    """Make the cell, refusing the options of another one."""
+    one_of("cell", cell, ("rnn", "lstm", "gru"))
+    one_of("nonlinearity", nonlinearity, NONLINEARITIES)
+    for name, owner, used in (
+        ("nonlinearity", "rnn", nonlinearity != "tanh"),
+        ("reset_after", "gru", not reset_after),
+        ("peephole", "lstm", peephole),
+        ("coupled", "lstm", coupled),
+    ):
+        if used and cell != owner:
+            raise ValueError(f"{name}: an option of {owner!r}, got cell {cell!r}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip: expected None or more than 0, got {clip}")
+    if cell == "rnn":
+        return Elman(nonlinearity, clip)
+    return Lstm(peephole, coupled, clip) if cell == "lstm" else Gru(reset_after, clip)
+
+
+def _counted(lengths: ArrayLike | None, T_B: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return (T, B): whether sequence b has a step t, t <= T_b."""
+    if len(T_B) != 2:
+        raise ValueError(f"x: expected shape (T, B, D), or (T, B) for token ids, got {T_B}")
+    T, B = T_B
+    T_b = np.full(B, T) if lengths is None else np.asarray(lengths)
+    if T_b.shape != (B,):
+        raise ValueError(f"lengths: expected shape ({B},), got {T_b.shape}")
+    if not np.issubdtype(T_b.dtype, np.integer):
+        raise TypeError(f"lengths: expected integers, got {T_b.dtype}")
+    if ((T_b < 0) | (T_b > T)).any():
+        raise ValueError(f"lengths: expected 0 to {T}, got {T_b.tolist()}")
+    return np.arange(1, T + 1)[:, None] <= T_b
+
+
+def _of_run(cell: Cell, parameters: dict[str, Array], suffix: str, H: int) -> Theta:
+    """Return one run's parameters without its suffix, zeros standing for biases that there are not."""
+    shapes = cell.shapes(parameters["weight_ih" + suffix].shape[1], H)
+    return {name: parameters.get(name + suffix, np.zeros(shape)) for name, shape in shapes.items()}
+
+
+def _times(suffix: str, T: int) -> range:
+    """Return the steps in the order in which a run takes them."""
+    return range(T, 0, -1) if suffix.endswith("_reverse") else range(1, T + 1)
+
+
+def _states(name: str, values: Any, cell: Cell, shape: tuple[int, int, int]) -> Array:
+    """Return (S, L K, B, H) for h or (h, c); zero for None."""
+    if values is None:
+        return np.zeros((cell.states, *shape))
+    if cell.states == 1:
+        return floats(name, values, shape)[None]
+    if len(values) != 2:
+        raise ValueError(f"{name}: expected the pair (h, c), got {len(values)} arrays")
+    return np.stack([floats(f"{name}, {part}", v, shape) for part, v in zip("hc", values, strict=True)])
+
+
+def _as_given(states: Array) -> State:
+    """Return h, or (h, c), of an array (S, L K, B, H)."""
+    return states[0] if len(states) == 1 else (states[0], states[1])

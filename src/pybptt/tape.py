@@ -1,0 +1,56 @@
+"""What forward keeps for backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._arrays import Array
+
+
+class Tape:
+    """What a layer's `forward` keeps for `backward`: states, inputs and weights, all copies of its own.
+
+    A tape may be used any number of times, by several threads at once. Changing the input, the output, the
+    mask or the parameters afterwards does not change it.
+
+    Attributes
+    ----------
+    steps, batch : int
+        T and B.
+    nbytes : int
+        Memory that it holds; the layer's `tape_bytes` says it beforehand, and has the formula.
+    cells : ndarray, (L K, T, B, H), or None
+        c_t of every layer and direction, with ``forward(..., cells=True)`` of an LSTM.
+
+    Examples
+    --------
+    >>> output, state, tape = pybptt.RNN(2, 3, seed=0).forward(np.zeros((5, 1, 2), dtype=np.float32))
+    >>> tape.steps, tape.batch
+    (5, 1)
+    """
+
+    __slots__ = ("_core", "_layer", "_mask", "cells")
+
+    def __init__(self, layer: Any, core: Any, mask: Array | None, cells: Array | None) -> None:
+        self._layer = layer
+        self._core = core
+        self._mask = mask
+        self.cells = cells
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return int(self._core.steps)
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return int(self._core.batch)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        return int(self._core.nbytes) + sum(a.nbytes for a in (self._mask, self.cells) if a is not None)
+
+    def __repr__(self) -> str:
+        return f"Tape(steps={self.steps}, batch={self.batch}, nbytes={self.nbytes})"
