@@ -1,6 +1,5 @@
 #include "engine/cut.hpp"
 
-#include <cstdlib>
 #include <numeric>
 
 #include "runtime/memory.hpp"
@@ -56,13 +55,13 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
     }
 }
 
-Cut Cut::of(const RnnSizes& s, bool reverse, std::size_t value_bytes) {
-    static const char* env = std::getenv("CHUNK");
-    const std::size_t chunk_rows = env ? std::size_t(std::atoi(env)) : 256;
-    // A slice's step reads all of W_hh: the larger it is, the more samples should share it.
-    const std::size_t weight_bytes = std::size_t(s.cell.gates()) * s.hidden * s.hidden * value_bytes;
-    const std::size_t samples = weight_bytes <= (256 << 10) ? 8 : weight_bytes <= (1 << 20) ? 16 : 32;
-    return Cut(s, reverse, chunk_rows, std::min(kMostSlices, std::max<std::size_t>(s.batch >= 8 ? 2 : 1, s.batch / samples)));
+Cut Cut::of(const RnnSizes& s, bool reverse, int blocks, std::size_t value_bytes) {
+    // A row of a chunk: z and dz, h and x, and c.
+    const std::size_t row_bytes = std::max<std::size_t>(1, (2 * std::size_t(blocks) + 2) * s.hidden * value_bytes);
+    const std::size_t chunk_rows = std::clamp<std::size_t>(kChunkBytes / row_bytes, 256, 512);
+    // A slice's step reads all of W_hh, so samples share it; but some members of a team should have slices of their own.
+    const std::size_t least = s.batch >= 8 ? 2 : 1;
+    return Cut(s, reverse, chunk_rows, std::clamp(s.batch / kSliceSamples, least, kMostSlices));
 }
 
 }  // namespace pybptt

@@ -40,16 +40,25 @@ struct Slice {
     std::size_t begin, size;  // g and n
 };
 
+/// Rows of an array: consecutive ones, or those of an index.
+struct Rows {
+    std::size_t first;
+    const std::size_t* index = nullptr;
+
+    std::size_t operator[](std::size_t i) const { return index != nullptr ? index[i] : first + i; }
+};
+
 class Cut {
 public:
-    static constexpr std::size_t kMostSlices = 16;
+    static constexpr std::size_t kChunkBytes = std::size_t{5} << 19;
+    static constexpr std::size_t kSliceSamples = 32, kMostSlices = 16;
     static constexpr std::size_t kApart = 64;  // rows between slices in a buffer that is not a chunk's
 
     Cut() = default;
     /// All of one unit: chunks of about `chunk_rows` rows.
     Cut(const RnnSizes& sizes, bool reverse, std::size_t chunk_rows, std::size_t slices);
-    /// For speed.
-    static Cut of(const RnnSizes& sizes, bool reverse, std::size_t value_bytes);
+    /// For speed: chunks that fit a core's L2 cache, slices of some samples. `blocks`: of the cell.
+    static Cut of(const RnnSizes& sizes, bool reverse, int blocks, std::size_t value_bytes);
 
     std::size_t chunks() const { return ragged() ? chunks_.size() : (steps_ + chunk_steps_ - 1) / chunk_steps_; }
     Chunk chunk(std::size_t index) const {
@@ -87,12 +96,18 @@ public:
         return (reverse_ ? length(position) - 1 - step : step) * batch_ + sample(position);
     }
 
-    /// visit(i, count, row): the rows of a (T, B, ..) array of `count` samples from `position` on, as runs that lie together.
+    /// visit(i, count, rows): the rows of a (T, B, ..) array of `count` samples from `position` on, in as few runs as can be told.
     template <class Visit>
     void for_each_user_run(std::size_t step, std::size_t position, std::size_t count, Visit visit) const {
+        constexpr std::size_t kMost = 64;
         if (count == 0) return;
-        if (!ragged()) return visit(std::size_t{0}, count, user_row(step, position));
-        for (std::size_t i = 0; i < count; ++i) visit(i, std::size_t{1}, user_row(step, position + i));
+        if (!ragged()) return visit(std::size_t{0}, count, Rows{user_row(step, position)});
+        for (std::size_t i = 0; i < count; i += kMost) {
+            const std::size_t n = std::min(kMost, count - i);
+            std::size_t index[kMost];
+            for (std::size_t k = 0; k < n; ++k) index[k] = user_row(step, position + i + k);
+            visit(i, n, Rows{0, index});
+        }
     }
     /// visit(i, count, sample), likewise for a (B, ..) array.
     template <class Visit>
@@ -101,7 +116,7 @@ public:
         if (!ragged()) return visit(std::size_t{0}, count, position);
         for (std::size_t i = 0; i < count; ++i) visit(i, std::size_t{1}, samples_[position + i]);
     }
-    /// visit(row, count, user row, slice): the active ones of the rows [first, first + rows) of x or dz, as runs that lie together.
+    /// visit(row, count, rows of a (T, B, ..) array, slice): the active ones of the rows [first, first + rows) of x or dz.
     template <class Visit>
     void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
         for (std::size_t i = 0; i < slices_; ++i) {
@@ -112,7 +127,7 @@ public:
                 const std::size_t count = std::min(part.size - j, std::min(first + rows, end) - row);
                 const std::size_t alive = active(i, chunk.first_step + s);
                 for_each_user_run(chunk.first_step + s, part.first + j, alive <= j ? 0 : std::min(count, alive - j),
-                                  [&](std::size_t at, std::size_t n, std::size_t user) { visit(row + at, n, user, part); });
+                                  [&](std::size_t at, std::size_t n, const Rows& user) { visit(row + at, n, user, part); });
                 row += count;
             }
         }

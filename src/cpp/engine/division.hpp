@@ -29,6 +29,9 @@ inline int threads_wanted(const RnnSizes& s, std::size_t multiplied_inputs, doub
 }
 
 struct Division {
+    /// A step of so few rows waits for its weights, if they are too large for the cache.
+    static constexpr std::size_t kFewRows = 16;
+
     int threads;
     bool by_columns;     // or by samples
     bool project_ahead;  // W_ih x_t for a whole chunk at once, or with each step
@@ -67,7 +70,11 @@ struct UserRows {
     std::size_t leading = 0;
 
     explicit operator bool() const { return data != nullptr; }
-    Matrix<Real> row(std::size_t row) const { return row_major(data + row * leading, leading); }
+    Matrix<Real> at(const Rows& rows) const {
+        Matrix<Real> m = row_major(data + rows.first * leading, leading);
+        m.index = rows.index;
+        return m;
+    }
 };
 
 /// A member's part of (samples of the batch) x (units of h_t).
@@ -100,13 +107,10 @@ struct Part {
     }
     /// Its columns of a matrix, from a row on.
     Matrix<Real> of(Matrix<Real> m, std::size_t row) const { return m.rows_from(row).panels_from(panels.begin); }
-    Matrix<const Real> of_const(Matrix<const Real> m, std::size_t row) const {
-        return m.rows_from(row).panels_from(panels.begin);
-    }
-    /// Its columns of a user's (.., H) array, from a row on.
+    /// Its columns of rows of a user's (.., H) array.
     template <class Value>
-    Matrix<Value> of(const UserRows<Value>& array, std::size_t row) const {
-        return row_major(array.data + row * array.leading + first_col, array.leading);
+    Matrix<Value> of(const UserRows<Value>& array, const Rows& rows) const {
+        return array.at(rows).panels_from(panels.begin);
     }
     /// Columns, in whole panels, that products of a run of gates or blocks write, one call for all of them where they lie together:
     /// visit(block or gate after the first, panel after the first, cols).

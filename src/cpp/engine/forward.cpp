@@ -119,7 +119,7 @@ void ForwardPass<Real>::bring_state(const Chunk& chunk, const Part<Real>& part, 
             k_.copy(n, part.cols, part.of(kept.matrix(before.index), there.row(before.steps + 1, before.steps)), to);
         } else if (given != nullptr) {
             tape_.cut.for_each_sample_run(piece.positions.begin, n, [&](std::size_t i, std::size_t count, std::size_t sample) {
-                k_.copy(count, part.cols, part.of(UserRows<const Real>{given, s_.hidden}, sample), to.rows_from(i));
+                k_.copy(count, part.cols, part.of(UserRows<const Real>{given, s_.hidden}, Rows{sample}), to.rows_from(i));
             });
         } else {
             k_.zero(n, part.cols, to);
@@ -148,9 +148,9 @@ void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, 
         const std::size_t n = piece.active(tape_.cut, chunk.first_step + s);
         const Matrix<Real> x_t = x.rows_from(piece.row(S, s));
         tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin, n,
-                                    [&](std::size_t i, std::size_t count, std::size_t row) {
-                                        k_.copy(count, D, a_.x.row(row), x_t.rows_from(i));
-                                        if (a_.mask) k_.multiply(count, D, a_.mask.row(row), x_t.rows_from(i));
+                                    [&](std::size_t i, std::size_t count, const Rows& rows) {
+                                        k_.copy(count, D, a_.x.at(rows), x_t.rows_from(i));
+                                        if (a_.mask) k_.multiply(count, D, a_.mask.at(rows), x_t.rows_from(i));
                                     });
         k_.zero(piece.size - n, D, x_t.rows_from(n));
     }
@@ -214,9 +214,10 @@ void ForwardPass<Real>::make_z(const Chunk& chunk, const Part<Real>& part, const
             const Matrix<Real> z_t = z.panels_from(to);
             Ahead<Real> ahead;
             ahead.to_write = true;
+            ahead.backwards = s % 2 != 0 && n <= Division::kFewRows;
             if (s + 1 < S) ahead.matrix[0] = z_at(chunk, piece, s + 1).panels_from(to);
             if (!tape_.has_blocks() && a_.output && !tape_.cut.ragged())
-                ahead.matrix[1] = part.of(a_.output, tape_.cut.user_row(chunk.first_step + s, piece.positions.begin));
+                ahead.matrix[1] = part.of(a_.output, Rows{tape_.cut.user_row(chunk.first_step + s, piece.positions.begin)});
             k_.product(n, cols, terms, count, begun ? Matrix<const Real>(z_t) : every_row<Real>(bias_.data() + to * L), z_t, ahead);
         });
     }
@@ -251,9 +252,9 @@ void ForwardPass<Real>::run_piece(const Chunk& chunk, const Part<Real>& part, co
             cell_.forward[phase](n, part.panels.size(), step);  // z_t -> h_t
         }
         tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin, n,
-                                    [&](std::size_t i, std::size_t count, std::size_t row) {
-                                        if (a_.output) k_.copy(count, part.cols, step.h.rows_from(i), part.of(a_.output, row));
-                                        if (a_.cells) k_.copy(count, part.cols, step.c.rows_from(i), part.of(a_.cells, row));
+                                    [&](std::size_t i, std::size_t count, const Rows& rows) {
+                                        if (a_.output) k_.copy(count, part.cols, step.h.rows_from(i), part.of(a_.output, rows));
+                                        if (a_.cells) k_.copy(count, part.cols, step.c.rows_from(i), part.of(a_.cells, rows));
                                     });
         if (n != piece.size) {  // what has ended is 0 to the weight gradients
             k_.zero(piece.size - n, part.cols, step.h.rows_from(n));
@@ -281,7 +282,7 @@ void ForwardPass<Real>::write_final_state(const Chunk& chunk, const Part<Real>& 
         const UserRows<Real> rows{to, s_.hidden};
         cut.for_each_sample_run(piece.positions.begin + first, piece.size - first, [&](std::size_t i, std::size_t count, std::size_t sample) {
             const std::size_t steps = cut.length(piece.positions.begin + first + i) - chunk.first_step;
-            k_.copy(count, part.cols, part.of(from, piece.row(S + 1, steps) + first + i), part.of(rows, sample));
+            k_.copy(count, part.cols, part.of(from, piece.row(S + 1, steps) + first + i), part.of(rows, Rows{sample}));
         });
     };
     write(tape_.h(chunk), a_.final_state.h);

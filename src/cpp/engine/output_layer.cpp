@@ -43,9 +43,9 @@ OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, int threads, const Ou
     std::fill_n(classes_.data(), classes_.size(), -1);
     for (std::size_t c = 0; c < rows.chunks(); ++c) {
         const Chunk chunk = rows.chunk(c);
-        rows.for_each_run(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, std::size_t target) {
+        rows.for_each_run(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& target) {
             for (std::size_t i = 0; i < n; ++i)
-                classes_[chunk.first_row + row + i] = targets.classes == nullptr ? 0 : std::int32_t(targets.classes[target + i]);
+                classes_[chunk.first_row + row + i] = targets.classes == nullptr ? 0 : std::int32_t(targets.classes[target[i]]);
         });
     }
 }
@@ -81,7 +81,7 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int mem
         end = row;
     };
     rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
-                       [&](std::size_t row, std::size_t n, Matrix<const Real> h, std::size_t) {
+                       [&](std::size_t row, std::size_t n, Matrix<const Real> h, const Rows&) {
                            zero_until(row - block.first_row);
                            k_.copy(n, H, h, h_.matrix().rows_from(row - block.first_row));
                            end += n;
@@ -101,8 +101,8 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int mem
                                  losses_.data() + first);
     } else {
         rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
-                           [&](std::size_t row, std::size_t n, Matrix<const Real>, std::size_t target) {
-                               k_.copy(n, Q, row_major(targets_.values + target * Q, Q),
+                           [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& target) {
+                               k_.copy(n, Q, UserRows<const Real>{targets_.values, Q}.at(target),
                                        values_.matrix().rows_from(row - block.first_row));
                            });
         const Matrix<Real> y = values_t_.matrix().panels_from(panel);
@@ -138,8 +138,8 @@ void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& ba
         }
         if (d_array_ != nullptr)
             rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
-                               [&](std::size_t row, std::size_t n, Matrix<const Real>, std::size_t to) {
-                                   k_.copy(n, H, d_h_.matrix().rows_from(row - block.first_row), row_major(d_array_ + to * H, H));
+                               [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& to) {
+                                   k_.copy(n, H, d_h_.matrix().rows_from(row - block.first_row), UserRows<Real>{d_array_, H}.at(to));
                                });
         barrier.wait();
     });

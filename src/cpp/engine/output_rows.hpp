@@ -23,23 +23,18 @@ public:
     std::size_t most_rows() const { return in_tape() ? tape_->cut.most_rows() : rows_.size(); }
     std::size_t total() const { return in_tape() ? tape_->cut.rows() : rows_.size(); }
 
-    /// visit(row, count, h, target): the rows [first, first + rows) of a chunk that count, as runs that lie together in the tape or
-    /// array and in the caller's targets.
+    /// visit(row, count, h, targets): the rows [first, first + rows) of a chunk that count, and their rows of the caller's arrays.
     template <class Visit>
     void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
         if (in_tape()) {
             const Matrix<const Real> h = tape_->h(chunk);
-            tape_->cut.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, std::size_t target, Slice slice) {
-                visit(row, n, h.rows_from(row + slice.begin + slice.size), target);
+            tape_->cut.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, const Rows& targets, Slice slice) {
+                visit(row, n, h.rows_from(row + slice.begin + slice.size), targets);
             });
             return;
         }
-        for (std::size_t row = first; row < first + rows;) {
-            std::size_t n = 1;
-            while (row + n < first + rows && rows_[row + n] == rows_[row] + n) ++n;
-            visit(row, n, array_.row(rows_[row]), rows_[row]);
-            row += n;
-        }
+        const Rows all{0, rows_.data() + first};
+        if (rows != 0) visit(first, rows, array_.at(all), all);
     }
 
 private:

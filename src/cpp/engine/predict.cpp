@@ -34,13 +34,13 @@ void PredictPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
     barrier.wait();
     for (std::size_t first = own.begin; first < own.end; first += block_rows_) {
         const std::size_t rows = std::min(block_rows_, own.end - first);
-        rows_.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real> from, std::size_t) {
+        rows_.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real> from, const Rows&) {
             k_.copy(n, H, from, h.rows_from(row - first));
         });
         const Term<Real> term{h, weight_t_.matrix(), H};  // rows past a sequence's end are not copied out
         k_.product(rows, Q, &term, 1, every_row<Real>(bias_.data()), o, {});
-        rows_.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, std::size_t to) {
-            k_.copy(n, Q, o.rows_from(row - first), row_major(output_ + to * Q, Q));
+        rows_.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& to) {
+            k_.copy(n, Q, o.rows_from(row - first), UserRows<Real>{output_, Q}.at(to));
         });
     }
     barrier.wait();

@@ -34,7 +34,7 @@ void Sweep<Real>::start(const Part<Real>& part) {
             const Matrix<Real> to = apart(buffer, part, slice, position);
             if (!given) return k_.zero(count, part.cols, to);
             tape_.cut.for_each_sample_run(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
-                k_.copy(n, part.cols, part.of(given, sample), to.rows_from(i));
+                k_.copy(n, part.cols, part.of(given, Rows{sample}), to.rows_from(i));
             });
         };
         bring(carry_h_, g_.d_h);
@@ -51,7 +51,7 @@ void Sweep<Real>::finish(const Part<Real>& part) {
             if (to == nullptr) return;
             const UserRows<Real> rows{to, s_.hidden};
             tape_.cut.for_each_sample_run(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
-                k_.copy(n, part.cols, apart(buffer, part, slice, position + i), part.of(rows, sample));
+                k_.copy(n, part.cols, apart(buffer, part, slice, position + i), part.of(rows, Rows{sample}));
             });
         };
         give(carry_h_, g_.state.h);
@@ -132,6 +132,7 @@ void Sweep<Real>::sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream
         // dh_t = upstream_t + dz_{t+1} W_hh
         if (later != 0) {
             Ahead<Real> ahead;
+            ahead.backwards = s % 2 != 0 && later <= Division::kFewRows;
             if (!tape_.has_blocks()) ahead.matrix[0] = step.h_before;
             if (s != 0) ahead.matrix[1] = upstream.at(chunk, s - 1, part, piece, dz);
             for (int b = 0; tape_.has_blocks() && b < cell_.blocks; ++b)
@@ -147,7 +148,7 @@ void Sweep<Real>::sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream
         if (cell_.carries_hidden) k_.add(n, part.cols, step.carry, dz_t);
         if (g_.d_cells || g_.hidden)
             tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin, n,
-                                        [&](std::size_t i, std::size_t count, std::size_t user) {
+                                        [&](std::size_t i, std::size_t count, const Rows& user) {
                                             if (g_.d_cells)
                                                 k_.add(count, part.cols, part.of(g_.d_cells, user), step.carry.rows_from(i));
                                             if (g_.hidden) k_.copy(count, part.cols, dz_t.rows_from(i), part.of(g_.hidden, user));

@@ -23,8 +23,8 @@ Tokens::Tokens(const std::int64_t* ids, const Cut& cut) {
     };
     for (std::size_t c = 0; c < cut.chunks(); ++c) {
         const Chunk& chunk = cut.chunk(c);
-        cut.for_each_run(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t samples, std::size_t user, Slice) {
-            for (std::size_t i = 0; i < samples; ++i) slot[chunk.first_row + row + i] = slot_of(ids[user + i]);
+        cut.for_each_run(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t samples, const Rows& user, Slice) {
+            for (std::size_t i = 0; i < samples; ++i) slot[chunk.first_row + row + i] = slot_of(ids[user[i]]);
         });
     }
 }
@@ -85,7 +85,7 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, b
     for (std::size_t i = 0; i < s.units(); ++i) {
         const RnnSizes one = unit_sizes(s, i);
         const bool first_layer = i < s.directions;
-        units.push_back(std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, sizeof(Real)),
+        units.push_back(std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks, sizeof(Real)),
                                                          first_layer ? input.tokens : nullptr, keep_all));
     }
     sizes.lengths = nullptr;
@@ -96,7 +96,7 @@ std::size_t tape_bytes(const RnnSizes& s, bool tokens) {
     std::size_t sum = 0;
     for (std::size_t i = 0; i < s.units(); ++i) {
         const RnnSizes one = unit_sizes(s, i);
-        sum += UnitTape<Real>::bytes(one, Cut::of(one, false, sizeof(Real)), !tokens || i >= s.directions);
+        sum += UnitTape<Real>::bytes(one, Cut::of(one, false, find_cell<Real>(s.cell).blocks, sizeof(Real)), !tokens || i >= s.directions);
     }
     return sum;
 }

@@ -123,10 +123,10 @@ void WeightGradients<Real>::add_input(const Chunk& chunk, Matrix<const Real> dz,
                               together ? std::size_t(run.count) * H : H};
     }
     k_.product(own_rows.size(), D, terms, count, none<Real>(), dx_.matrix().rows_from(own_rows.begin), {});
-    tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(), [&](std::size_t row, std::size_t n, std::size_t user, Slice) {
+    tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(), [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
         const Matrix<Real> dx = dx_.matrix().rows_from(row);
-        if (input_.mask) k_.multiply(n, D, input_.mask.row(user), dx);
-        (input_.add ? k_.add : k_.copy)(n, D, dx, input_.rows.row(user));
+        if (input_.mask) k_.multiply(n, D, input_.mask.at(user), dx);
+        (input_.add ? k_.add : k_.copy)(n, D, dx, input_.rows.at(user));
     });
 }
 

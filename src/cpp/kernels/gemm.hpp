@@ -168,6 +168,8 @@ struct Groups {
     size_t count, size, larger;
     Groups(size_t things, size_t most) : count((things + most - 1) / most), size(things / count), larger(things % count) {}
     size_t operator[](size_t group) const { return size + (group < larger); }
+    /// Where a group begins.
+    size_t first(size_t group) const { return group * size + (group < larger ? group : larger); }
 };
 
 template <class Real>
@@ -212,8 +214,10 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
         for (size_t i = 0, row = 0; i < heights.count; row += heights[i], ++i)
             for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) run_tile(row, heights[i], panel, widths[j]);
     } else {
-        for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j)
+        for (size_t k = 0; k < widths.count; ++k) {
+            const size_t j = ahead.backwards ? widths.count - 1 - k : k, panel = widths.first(j);
             for (size_t i = 0, row = 0; i < heights.count; row += heights[i], ++i) run_tile(row, heights[i], panel, widths[j]);
+        }
     }
 }
 

@@ -27,8 +27,8 @@ PYBPTT_INLINE void combine_rows(size_t rows, size_t cols, Matrix<const Real> fro
     const size_t whole = cols / kLanes<Real>;
     const int rest = int(cols % kLanes<Real>);
     for (size_t row = 0; row < rows; ++row) {
-        const Real* source = from.data + row * from.row_stride;
-        Real* target = to.data + row * to.row_stride;
+        const Real* source = from.row(row);
+        Real* target = to.row(row);
         for (size_t panel = 0; panel < whole; ++panel, source += from.panel_stride, target += to.panel_stride)
             for (int v = 0; v < kPanelVecs; ++v) {
                 Real* place = target + v * VL;

@@ -29,22 +29,28 @@ constexpr size_t panel_count(size_t cols) {
 }
 
 /// A view of a matrix, in panels or row-major (a user's array): element (r, c) is at
-/// data[(c / lanes) * panel_stride + r * row_stride + c % lanes]. Strides are in elements.
+/// data[(c / lanes) * panel_stride + r * row_stride + c % lanes]. Strides are in elements. With an index, r stands for index[r]:
+/// copy, add and multiply know it, nothing else does.
 template <class Real>
 struct Matrix {
     Real* data;
     size_t row_stride;
     size_t panel_stride;
     bool padded;  ///< in panels: the lanes past the last column may be written
+    const size_t* index = nullptr;
 
     Matrix() = default;
-    Matrix(Real* data, size_t row_stride, size_t panel_stride, bool padded)
-        : data(data), row_stride(row_stride), panel_stride(panel_stride), padded(padded) {}
+    Matrix(Real* data, size_t row_stride, size_t panel_stride, bool padded, const size_t* index = nullptr)
+        : data(data), row_stride(row_stride), panel_stride(panel_stride), padded(padded), index(index) {}
     template <class Other>
-    Matrix(const Matrix<Other>& m) : Matrix(m.data, m.row_stride, m.panel_stride, m.padded) {}
+    Matrix(const Matrix<Other>& m) : Matrix(m.data, m.row_stride, m.panel_stride, m.padded, m.index) {}
 
-    Matrix rows_from(size_t row) const { return {data + row * row_stride, row_stride, panel_stride, padded}; }
-    Matrix panels_from(size_t panel) const { return {data + panel * panel_stride, row_stride, panel_stride, padded}; }
+    Real* row(size_t r) const { return data + (index != nullptr ? index[r] : r) * row_stride; }
+    Matrix rows_from(size_t row) const {
+        if (index != nullptr) return {data, row_stride, panel_stride, padded, index + row};
+        return {data + row * row_stride, row_stride, panel_stride, padded};
+    }
+    Matrix panels_from(size_t panel) const { return {data + panel * panel_stride, row_stride, panel_stride, padded, index}; }
 };
 template <class Real>
 Matrix<Real> in_panels(Real* data, size_t panel_stride) {
@@ -81,6 +87,9 @@ struct Ahead {
     static constexpr int kMost = 6;
     Matrix<const Real> matrix[kMost] = {none<Real>(), none<Real>(), none<Real>(), none<Real>(), none<Real>(), none<Real>()};
     bool to_write = false;  ///< so that no other core keeps a copy
+    /// From the last panel to the first: steps that take turns find in the cache what the one before used last, when the weights
+    /// are too large for it.
+    bool backwards = false;
 };
 
 /// Blocks of z (units H each) that the same products make. A cell's z_t is cut into blocks of H columns, each whole panels; block b
