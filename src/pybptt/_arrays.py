@@ -66,13 +66,12 @@ def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     return np.ascontiguousarray(array) if shape else array
 
 
-def ids(
-    name: str, value: Array, limit: int, *, time_axis: int = 0, lengths: Array | None = None
-) -> Array:
+def ids(name: str, value: Array, limit: int, *, time_axis: int = 0, lengths: Array | None = None) -> Array:
     """Integers as int64 (the core's index type), C-contiguous, time-major if they are (B, T).
 
     The core checks that they are in [0, limit); here that is done only where its message would be wrong: for
-    values that int64 does not hold, and other axes than the core's. Past a sequence's end they may be anything.
+    values that int64 does not hold, and other axes than the core's. Past a sequence's end they may be
+    anything.
     """
     if time_axis == 1 or value.ndim == 1 or value.dtype == np.uint64:
         out = (value < 0) | (value >= limit)
@@ -99,9 +98,7 @@ def sequence_lengths(lengths: ArrayLike | None, steps: int, batch: int) -> Array
         raise ValueError(f"lengths: expected shape {(batch,)}, one for each sequence, got {array.shape}")
     wrong = np.flatnonzero((array < 0) | (array > steps))
     if wrong.size:
-        raise ValueError(
-            f"lengths: expected values in [0, {steps}], got {array[wrong[0]]} at [{wrong[0]}]"
-        )
+        raise ValueError(f"lengths: expected values in [0, {steps}], got {array[wrong[0]]} at [{wrong[0]}]")
     return np.ascontiguousarray(array, dtype=np.int64)
 
 

@@ -16,11 +16,13 @@ _Array = npt.NDArray[Any]
 
 
 def check_gradients(
-    model: SequenceModel,
+    model: SequenceModel[Any],
     x: _Array,
     y: _Array,
-    state: _Array | None = None,
+    state: Any = None,
     *,
+    lengths: npt.ArrayLike | None = None,
+    dropout_mask: _Array | None = None,
     step: float = 1e-5,
     samples: int | None = 100,
     seed: int = 0,
@@ -35,8 +37,8 @@ def check_gradients(
     model : SequenceModel, float64
         Its parameters are moved meanwhile, and are exactly what they were when the function ends,
         also when it ends with an error. They must not be used elsewhere in the meantime.
-    x, y, state
-        As for `SequenceModel.loss_and_grad`.
+    x, y, state, lengths, dropout_mask
+        As for `SequenceModel.loss_and_grad`. There is no dropout without a mask.
     step : float
         How far each parameter is moved. The error of the differences themselves is about
         ``step**2`` times the third derivative plus ``1e-16 * L / step``.
@@ -79,7 +81,8 @@ def check_gradients(
     if samples is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, or None for every entry; got {samples}")
 
-    analytic = model.loss_and_grad(x, y, state)[1].parameters
+    given: dict[str, Any] = {"lengths": lengths, "dropout_mask": dropout_mask}
+    analytic = model.loss_and_grad(x, y, state, training=False, **given)[1].parameters
     rng = np.random.default_rng(seed)
     errors = {}
     before = flat.copy()
@@ -92,9 +95,9 @@ def check_gradients(
                 at = np.unravel_index(entry, parameter.shape)
                 value = parameter[at]
                 parameter[at] = value + step
-                above = model.loss(x, y, state)[0]
+                above = model.loss(x, y, state, **given)[0]
                 parameter[at] = value - step
-                below = model.loss(x, y, state)[0]
+                below = model.loss(x, y, state, **given)[0]
                 parameter[at] = value
                 numeric[i] = (above - below) / (2 * step)
             errors[name] = _relative_error(analytic[name], numeric, entries)

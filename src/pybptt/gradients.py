@@ -10,7 +10,6 @@ import numpy as np
 from ._arrays import Array
 from .parameters import Layout, views
 
-
 State = TypeVar("State")
 
 
@@ -30,8 +29,8 @@ class Gradients(Generic[State]):
     state : ndarray, (L K, B, H)
         dL/dh_0 of every layer and direction; for an LSTM the pair (dL/dh_0, dL/dc_0).
     hidden : ndarray, (L K, T, B, H), or None
-        dL/dh_t, the total derivative through every later step (in the reverse direction: every earlier one), at
-        index t - 1, 0 past a sequence's end; None if it was not asked for.
+        dL/dh_t, the total derivative through every later step (in the reverse direction: every earlier one),
+        at index t - 1, 0 past a sequence's end; None if it was not asked for.
 
     Examples
     --------

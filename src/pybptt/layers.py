@@ -41,8 +41,8 @@ class RNN(RecurrentLayer[Array]):
         Whether every layer also reads the sequence from its end, with parameters of its own; the output has
         both directions side by side.
     clip : float, optional
-        Bound of what phi receives, z_t clipped to [-clip, clip] (ONNX's attribute ``clip``); the derivative is
-        0 outside.
+        Bound of what phi receives, z_t clipped to [-clip, clip] (ONNX's attribute ``clip``); the derivative
+        is 0 outside.
     dtype : {"float32", "float64"}
         Of parameters, inputs, outputs and gradients.
     seed : int, optional
@@ -54,8 +54,8 @@ class RNN(RecurrentLayer[Array]):
         All parameters. Assigning to it copies the values into the same memory, so ``rnn.flat -= step`` works.
     parameters : dict of str to ndarray
         Views into `flat`, in this order: ``weight_ih_l0`` (H, D), ``weight_hh_l0`` (H, H), ``bias_ih_l0``
-        (H,), ``bias_hh_l0`` (H,); then the same with ``_l0_reverse`` if bidirectional, and so on with ``_l1``,
-        whose ``weight_ih`` is (H, K H).
+        (H,), ``bias_hh_l0`` (H,); then the same with ``_l0_reverse`` if bidirectional, and so on with
+        ``_l1``, whose ``weight_ih`` is (H, K H).
 
     Raises
     ------
@@ -133,8 +133,8 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         Coupled input and forget gates: f = 1 - i (CIFG in Greff et al. 2017; ONNX's ``input_forget``). There
         are three gates then, i g o.
     clip : float, optional
-        Bound of what sigma and tanh receive (ONNX's attribute ``clip``): z with the peephole terms, and c_t as
-        the argument of h_t's tanh; c_t itself is carried on as it is. The derivative is 0 outside.
+        Bound of what sigma and tanh receive (ONNX's attribute ``clip``): z with the peephole terms, and c_t
+        as the argument of h_t's tanh; c_t itself is carried on as it is. The derivative is 0 outside.
 
     Attributes
     ----------

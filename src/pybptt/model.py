@@ -155,14 +155,20 @@ class SequenceModel(FlatParameters, Generic[State]):
         return output, self.layer._as_state(h_T, c_T)
 
     def loss(
-        self, x: Array, y: Array, state: State | None = None, *, lengths: ArrayLike | None = None
+        self,
+        x: Array,
+        y: Array,
+        state: State | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        dropout_mask: Array | None = None,
     ) -> tuple[float, State]:
-        """The loss alone, without dropout; keeps nothing.
+        """The loss alone; keeps nothing.
 
         Parameters
         ----------
-        x, y, state, lengths
-            As for `loss_and_grad`.
+        x, y, state, lengths, dropout_mask
+            As for `loss_and_grad`. There is no dropout without a mask.
 
         Returns
         -------
@@ -179,7 +185,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         >>> model = pybptt.SequenceModel(pybptt.RNN(3, 8, seed=0), 5, loss="mse", last_only=True, seed=1)
         >>> loss, state = model.loss(np.array([[0], [2], [1]]), np.zeros((1, 5), dtype=np.float32))
         """
-        call = self._checked(x, state, lengths)
+        call = self._checked(x, state, lengths, dropout_mask=dropout_mask)
         y, scale = self._targets(y, call)
         h_T, c_T = self.layer._new_state(call.batch)
         loss = _core.loss(
@@ -190,6 +196,7 @@ class SequenceModel(FlatParameters, Generic[State]):
             y,
             scale,
             lengths=call.lengths,
+            mask=call.mask,
             h_0=call.h_0,
             c_0=call.c_0,
             h_T=h_T,
@@ -222,11 +229,11 @@ class SequenceModel(FlatParameters, Generic[State]):
         state : ndarray, (L K, B, H), optional
             h_0, for an LSTM the pair (h_0, c_0); zero if not given.
         lengths : integers, (B,), optional
-            Steps of each sequence, as for calling the layer. What `x` and `y` hold past a sequence's end is not
-            read and does not count.
+            Steps of each sequence, as for calling the layer. What `x` and `y` hold past a sequence's end is
+            not read and does not count.
         training, seed, dropout_mask
-            As for the layer's `forward`, but that dropout is on unless ``training=False``. It has no effect on a
-            layer with ``dropout=0``.
+            As for the layer's `forward`, but that dropout is on unless ``training=False``. It has no effect
+            on a layer with ``dropout=0``.
         hidden, input : bool
             Whether to return dL/dh_t for all t, and dL/dx_t for dense input, too.
 
@@ -282,9 +289,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         )
         if layer.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
-        gradients = Gradients(
-            flat, self._layout, input=dx, state=layer._as_state(d_h_0, d_c_0), hidden=dh
-        )
+        gradients = Gradients(flat, self._layout, input=dx, state=layer._as_state(d_h_0, d_c_0), hidden=dh)
         return loss, gradients, layer._as_state(h_T, c_T)
 
     def _checked(
@@ -308,7 +313,8 @@ class SequenceModel(FlatParameters, Generic[State]):
         swap = self.layer.batch_first and not self.last_only
         steps, batch = call.steps, call.batch
         shape = (batch,) if self.last_only else (batch, steps) if swap else (steps, batch)
-        count = batch if self.last_only else steps * batch if call.lengths is None else int(call.lengths.sum())
+        counted = steps * batch if call.lengths is None else int(call.lengths.sum())
+        count = batch if self.last_only else counted
         if self.loss_name == "mse":
             y = real("y", y, (*shape, self.output_size), self.dtype)
             y = np.ascontiguousarray(y.swapaxes(0, 1)) if swap else y

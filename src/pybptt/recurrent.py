@@ -9,7 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
-from ._arrays import Array, allocate, at_least, fraction, ids, is_array, positive, real, real_dtype, sequence_lengths
+from ._arrays import (
+    Array,
+    allocate,
+    at_least,
+    fraction,
+    ids,
+    is_array,
+    positive,
+    real,
+    real_dtype,
+    sequence_lengths,
+)
 from .gradients import Gradients
 from .parameters import FlatParameters, layout_of
 from .tape import Tape
@@ -235,11 +246,15 @@ class RecurrentLayer(FlatParameters, Generic[State]):
     ) -> int:
         """Memory that a tape will hold; nothing is allocated.
 
-        For each layer and direction of N inputs (D, above the first layer K H) about ``T B (S H + N)`` numbers
-        plus the two weight matrices, G H (H + N). S is 1 for an RNN (h), 6 for an LSTM (i, f, g, o, c, h; 5
-        if coupled) and 5 for a GRU (r, z, n, h, and W_hn h_{t-1} + b_hn or r h_{t-1}). H and N count rounded
-        up to a cache line of 64 bytes; h and c are kept once more a chunk of 256 rows; T B is the sum of
-        the lengths, if they are given, with the ends of the chunks. A drawn mask and ``cells=True`` come on top.
+        For each layer and direction of N inputs (D, above the first layer K H) about ``T B (S H + N)``
+        numbers plus the two weight matrices, G H (H + N). S is 1 for an RNN (h), 6 for an LSTM (i, f, g, o,
+        c, h; 5 if coupled) and 5 for a GRU (r, z, n, h, and W_hn h_{t-1} + b_hn or r h_{t-1}). H and N count
+        rounded up to a cache line of 64 bytes; T B up to whole chunks of 256 to 512 rows, each with B rows
+        more of h and c; T B is the sum of the lengths, if they are given. A dropout mask and ``cells=True``
+        come on top.
+
+        `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t for
+        each layer and direction, and T B K H numbers for a stack of two layers, twice that for more.
 
         Parameters
         ----------
@@ -349,9 +364,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         dx = allocate((steps, batch, self.input_size), dtype) if input and core.dense else None
         dh_0, dc_0 = self._new_state(batch)
         dh = allocate(all_steps, dtype) if hidden else None
-        _core.backward(
-            core, self._config, tape._mask, d_output, d_h, d_c, d_cells, flat, dx, dh_0, dc_0, dh
-        )
+        _core.backward(core, self._config, tape._mask, d_output, d_h, d_c, d_cells, flat, dx, dh_0, dc_0, dh)
         if self.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
         return Gradients(flat, self._layout, input=dx, state=self._as_state(dh_0, dc_0), hidden=dh)
@@ -370,7 +383,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             return None, None
         shape = (self.num_layers * self.directions, batch, self.hidden_size)
         if not self._has_cells:
-            return real(name, state, shape, self.dtype), None
+            return real(name, cast(Array, state), shape, self.dtype), None
         if not isinstance(state, tuple | list) or len(state) != 2:
             got = f"{len(state)} values" if isinstance(state, tuple | list) else type(state).__name__
             raise TypeError(f"{name}: expected the pair (h, c), got {got}")
@@ -414,10 +427,13 @@ class RecurrentLayer(FlatParameters, Generic[State]):
     ) -> Array | None:
         """What the outputs of all layers but the last are multiplied by; None for ones."""
         shape = (self.num_layers - 1, steps, batch, self.directions * self.hidden_size)
+        mask: Array
         if given is not None:
-            return real("dropout_mask", given, shape, self.dtype).copy()
+            mask = real("dropout_mask", given, shape, self.dtype).copy()
+            return mask
         if not training or self.dropout == 0 or self.num_layers == 1:
             return None
         drawn = np.random.default_rng(seed).random(shape, dtype=np.float32)
         factor = 0.0 if self.dropout == 1 else 1 / (1 - self.dropout)
-        return np.multiply(drawn >= np.float32(self.dropout), factor, dtype=self.dtype)
+        mask = np.multiply(drawn >= np.float32(self.dropout), factor, dtype=self.dtype)
+        return mask

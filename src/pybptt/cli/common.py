@@ -6,7 +6,16 @@ import argparse
 import math
 from collections.abc import Iterable, Sequence
 
-__all__ = ["CommandError", "natural", "non_negative", "positive", "print_table", "threads", "whole"]
+__all__ = [
+    "CommandError",
+    "natural",
+    "non_negative",
+    "positive",
+    "print_table",
+    "probability",
+    "threads",
+    "whole",
+]
 
 
 class CommandError(Exception):
@@ -46,6 +55,14 @@ def positive(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0 and finite, got {text}")
+    return value
+
+
+def probability(text: str) -> float:
+    """Option type: a number in [0, 1]."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
     return value
 
 

@@ -1,9 +1,9 @@
 """Check the core's gradients on text against plain NumPy, and show the speed-up.
 
-The plain NumPy is pybptt.reference, in float64: BPTT as textbooks have it, two nested loops over time, and
-the memoised sweep. The error of a gradient is its largest difference from that of the two loops, relative
-to its largest entry. The bound grows with the root of the number of terms summed. Exit code 1 if an error
-is beyond it.
+The plain NumPy is pybptt.reference, in float64: for one layer of the rnn cell BPTT as textbooks have it, two
+nested loops over time, and for all networks the memoised sweep. The error of a gradient is its largest
+difference from that of the slowest of these, relative to its largest entry. The bound grows with the root of
+the number of terms summed. Exit code 1 if an error is beyond it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import RNN, SequenceModel, bptt, get_num_threads, reference, set_num_threads
+from .. import SequenceModel, bptt, get_num_threads, reference, set_num_threads
 from .common import CommandError, natural, print_table, threads, whole
 from .text import Corpus, read_text
+from .training import Settings, new_layer
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,6 +35,8 @@ LOOPS, SWEEP, CORE64, CORE32 = "two loops, NumPy", "sweep, NumPy", "pybptt float
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text (default: Python's standard library)")
+    parser.add_argument("--cell", choices=("rnn", "lstm", "gru"), default="rnn", help="(default rnn)")
+    parser.add_argument("--layers", metavar="N", type=natural, default=1, help="(default 1)")
     parser.add_argument("--hidden", metavar="N", type=natural, default=100, help="hidden units (default 100)")
     parser.add_argument("--batch", metavar="N", type=natural, default=4, help="sequences (default 4)")
     parser.add_argument("--window", metavar="N", type=natural, default=200, help="their length (default 200)")
@@ -51,27 +54,44 @@ def run(args: argparse.Namespace) -> int:
     x, y = corpus.train[: args.window], corpus.train[1 : args.window + 1]
     symbols = len(corpus.alphabet)
 
-    models = {
-        dtype: SequenceModel(
-            RNN(symbols, args.hidden, dtype=dtype, seed=args.seed), symbols, seed=args.seed + 1
+    models: dict[str, SequenceModel[Any]] = {}
+    for dtype in ("float32", "float64"):
+        settings = Settings(
+            cell=args.cell, layers=args.layers, hidden=args.hidden, dtype=dtype, seed=args.seed
         )
-        for dtype in ("float32", "float64")
-    }
+        models[dtype] = SequenceModel(new_layer(settings, symbols), symbols, seed=args.seed + 1)
     models["float64"].flat = models["float32"].flat.astype(np.float64)  # so that one reference serves both
 
-    print(f"{args.batch} x {args.window} characters, {args.hidden} tanh units, {get_num_threads()} threads")
-    sizes = args.batch * args.window, args.hidden
-    right = _compare("loss and gradients of pybptt.SequenceModel", _model_ways(models, x, y), *sizes)
-    sizes = args.window, args.hidden
-    right &= _compare(
-        "pybptt.bptt, the first sequence", _bptt_ways(models, x[:, 0].copy(), y[:, 0].copy()), *sizes
+    plain = args.cell == "rnn" and args.layers == 1
+    print(
+        f"{args.batch} x {args.window} characters, {args.layers} x {args.hidden} {args.cell} units, "
+        f"{get_num_threads()} threads"
     )
+    ways = _model_ways(models, x, y) if plain else _network_ways(models, x, y, args.cell, args.layers)
+    terms = args.batch * args.window
+    right = _compare("loss and gradients of pybptt.SequenceModel", ways, terms, args.hidden)
+    if plain:
+        ways = _bptt_ways(models, x[:, 0].copy(), y[:, 0].copy())
+        right &= _compare("pybptt.bptt, the first sequence", ways, args.window, args.hidden)
     if not right:
         raise CommandError("an error is beyond the bound", code=1)
     return 0
 
 
-def _model_ways(models: dict[str, SequenceModel], x: _Array, y: _Array) -> _Ways:
+def _network_ways(
+    models: dict[str, SequenceModel[Any]], x: _Array, y: _Array, cell: str, layers: int
+) -> _Ways:
+    def core(dtype: str) -> _Gradients:
+        return models[dtype].loss_and_grad(x, y)[1].parameters
+
+    def plain() -> _Gradients:
+        parameters = models["float64"].parameters
+        return reference.run_loss_and_grad(cell, parameters, x, y, num_layers=layers)[1].parameters
+
+    return {SWEEP: plain, CORE64: lambda: core("float64"), CORE32: lambda: core("float32")}
+
+
+def _model_ways(models: dict[str, SequenceModel[Any]], x: _Array, y: _Array) -> _Ways:
     def plain(method: str) -> _Gradients:
         return reference.loss_and_grad(models["float64"].parameters, x, y, method=method)[1]
 
@@ -86,7 +106,7 @@ def _model_ways(models: dict[str, SequenceModel], x: _Array, y: _Array) -> _Ways
     }
 
 
-def _bptt_ways(models: dict[str, SequenceModel], x: _Array, y: _Array) -> _Ways:
+def _bptt_ways(models: dict[str, SequenceModel[Any]], x: _Array, y: _Array) -> _Ways:
     def way(function: Callable[..., tuple[_Array, ...]], dtype: str) -> _Gradients:
         parameters = models[dtype].parameters
         weights = (parameters[name] for name in ("weight_ih_l0", "output.weight", "weight_hh_l0"))
@@ -100,11 +120,11 @@ def _bptt_ways(models: dict[str, SequenceModel], x: _Array, y: _Array) -> _Ways:
 
 
 def _compare(title: str, ways: _Ways, terms: int, hidden: int) -> bool:
-    """Print errors against the two loops, and times; return whether all errors are within their bounds."""
+    """Print errors against the first way, and times; return whether all errors are within their bounds."""
     results, seconds = {}, {}
     for name, way in ways.items():
         results[name], seconds[name] = _timed(way)
-    expected = results.pop(LOOPS)
+    expected = results.pop(next(iter(ways)))
     errors = {
         name: {key: _error(result[key], expected[key]) for key in expected}
         for name, result in results.items()

@@ -1,8 +1,8 @@
 """Train a character model on text and watch it; by default on the source of Python's standard library.
 
-The network is one recurrent layer and an output layer; it reads a character and predicts the next. The
-text is cut into --batch parallel streams that advance by --window characters a step. The state is carried
-from window to window, the gradient is not: back-propagation is truncated at the window's beginning.
+The network is recurrent layers (--cell, --layers) and an output layer; it reads a character and predicts the
+next. The text is cut into --batch parallel streams that advance by --window characters a step. The state is
+carried from window to window, the gradient is not: back-propagation is truncated at the window's beginning.
 Adam; the gradient is clipped to norm 1; the learning rate rises during the first twentieth of the run and
 then falls to 0 along half a cosine. Characters rarer than 1 in 100,000 become one unknown character. The last
 5 % of the text is held out.
@@ -28,7 +28,7 @@ import numpy as np
 
 from .. import SequenceModel, get_num_threads, set_num_threads
 from . import checkpoint
-from .common import CommandError, natural, non_negative, positive, print_table, threads, whole
+from .common import CommandError, natural, non_negative, positive, print_table, probability, threads, whole
 from .progress import progress
 from .text import Alphabet, Corpus, bigram_loss, read_text, unigram_loss
 from .training import MAX_NORM, Settings, Training
@@ -36,7 +36,8 @@ from .training import MAX_NORM, Settings, Training
 __all__ = ["add_arguments", "run"]
 
 EVALUATIONS = 20  # in a whole run
-FIXED = ("hidden", "nonlinearity", "dtype", "seed", "batch", "window")  # a saved run can't go on with others
+# A saved run can't go on with others.
+FIXED = ("cell", "layers", "dropout", "hidden", "nonlinearity", "dtype", "seed", "batch", "window")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("text and network")
     network.add_argument("--text", metavar="FILE", help="UTF-8 text (default: Python's standard library)")
     network.add_argument(
+        "--cell", choices=("rnn", "lstm", "gru"), help=f"of the recurrent layers (default {default.cell})"
+    )
+    network.add_argument(
+        "--layers", metavar="N", type=natural, help=f"recurrent layers (default {default.layers})"
+    )
+    network.add_argument(
+        "--dropout",
+        metavar="P",
+        type=probability,
+        help=f"probability of a zero between layers, in training (default {default.dropout})",
+    )
+    network.add_argument(
         "--hidden", metavar="N", type=natural, help=f"hidden units (default {default.hidden})"
     )
     network.add_argument(
         "--nonlinearity",
         choices=("tanh", "relu", "sigmoid", "identity"),
-        help=f"of the hidden units (default {default.nonlinearity})",
+        help=f"of the rnn cell's units (default {default.nonlinearity})",
     )
     network.add_argument("--dtype", choices=("float32", "float64"), help=f"(default {default.dtype})")
     network.add_argument(
@@ -125,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     losses = {
         "unigram table": unigram_loss(corpus),
         "bigram table": bigram,
-        f"this network ({settings.hidden} {settings.nonlinearity})": training.held_out_loss(),
+        f"this network ({_network(settings)})": training.held_out_loss(),
     }
     print_table(
         ("on held-out text", "perplexity", "bits a character"),
@@ -145,8 +158,15 @@ def run(args: argparse.Namespace) -> int:
     return 0 if completed else 130
 
 
+def _network(settings: Settings) -> str:
+    """The network in a few words: "256 tanh", "2 x 128 lstm"."""
+    units = settings.nonlinearity if settings.cell == "rnn" else settings.cell
+    layers = "" if settings.layers == 1 else f"{settings.layers} x "
+    return f"{layers}{settings.hidden} {units}"
+
+
 def sample(
-    model: SequenceModel,
+    model: SequenceModel[Any],
     alphabet: Alphabet,
     prompt: str,
     length: int,
@@ -194,6 +214,8 @@ def _settings(args: argparse.Namespace, facts: dict[str, Any]) -> Settings:
         base = Settings(**facts["settings"]) if args.load else Settings()
     except (KeyError, TypeError):
         raise CommandError(f"{args.load} lacks the settings of its run") from None
+    if args.nonlinearity and replace(base, **given).cell != "rnn":
+        raise CommandError("--nonlinearity is of the rnn cell; the others have their own")
     for name in FIXED:
         if args.load and given.get(name, getattr(base, name)) != getattr(base, name):
             raise CommandError(

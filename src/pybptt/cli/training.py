@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import RNN, SequenceModel, clip_by_norm
+from .. import GRU, LSTM, RNN, SequenceModel, clip_by_norm
 from ..optim import Adam
 from . import checkpoint
 from .common import CommandError
 from .text import Corpus
 
-__all__ = ["Settings", "Training"]
+__all__ = ["Settings", "Training", "new_layer"]
 
 _Array = npt.NDArray[Any]
 
@@ -30,6 +30,9 @@ class Settings:
     """What defines a run; the defaults are those of the command. `minutes` comes before `steps` if given."""
 
     text: str | None = None
+    cell: str = "rnn"
+    layers: int = 1
+    dropout: float = 0.0
     hidden: int = 256
     nonlinearity: str = "tanh"
     dtype: str = "float32"
@@ -61,8 +64,8 @@ class Training:
         Steps taken; it also tells the position in the text.
     seconds : float
         Time spent in steps, evaluations not counted.
-    state : ndarray, (1, batch, hidden)
-        The hidden state that the next window starts from.
+    state : ndarray, (layers, batch, hidden), or a pair of them for an LSTM
+        The state that the next window starts from.
     recent : ndarray of float64, (3,)
         Sums since the last evaluation: of the losses, of the gradients' norms, of the steps.
     history : ndarray of float64, (evaluations, 4)
@@ -79,16 +82,11 @@ class Training:
                 f"its training part has {len(corpus.train) - 1} characters a stream"
             )
         symbols = len(corpus.alphabet)
-        layer = RNN(
-            symbols,
-            settings.hidden,
-            nonlinearity=settings.nonlinearity,
-            dtype=settings.dtype,
-            seed=settings.seed,
+        self.model: SequenceModel[Any] = SequenceModel(
+            new_layer(settings, symbols), symbols, seed=settings.seed + 1
         )
-        self.model = SequenceModel(layer, symbols, seed=settings.seed + 1)
         self.optimiser = Adam(self.model.flat)
-        self.state: _Array = np.zeros((1, settings.batch, settings.hidden), settings.dtype)
+        self.state: Any = self._zero_state()
         self.step = 0
         self.seconds = 0.0
         self.recent = np.zeros(3)
@@ -123,9 +121,11 @@ class Training:
         window = self.settings.window
         at = self.step % self.windows * window
         if at == 0:
-            self.state[...] = 0
+            self.state = self._zero_state()
         ids = self.corpus.train[at : at + window + 1]
-        loss, gradients, self.state = self.model.loss_and_grad(ids[:-1], ids[1:], self.state)
+        loss, gradients, self.state = self.model.loss_and_grad(
+            ids[:-1], ids[1:], self.state, seed=self.settings.seed * 1_000_003 + self.step
+        )
         # Not linalg.norm: the bits of a BLAS sum depend on how many threads share it.
         norm = math.sqrt(np.square(gradients.flat).sum())
         if not math.isfinite(loss + norm):
@@ -159,7 +159,8 @@ class Training:
     def save(self, path: str) -> None:
         """Write everything that `restore` needs, the parameters by their names."""
         optimiser = {f"optimiser.{name}": array for name, array in self.optimiser.state_dict().items()}
-        own = {"state": self.state, "recent": self.recent, "history": self.history}
+        own = {"recent": self.recent, "history": self.history}
+        own |= _by_name(self.state)
         facts = {
             "settings": asdict(self.settings),
             "alphabet": self.corpus.alphabet.characters,
@@ -185,13 +186,39 @@ class Training:
         try:
             for name, parameter in self.model.parameters.items():
                 _copy_into(parameter, arrays[name])
-            _copy_into(self.state, arrays["state"])
+            for name, array in _by_name(self.state).items():
+                _copy_into(array, arrays[name])
             _copy_into(self.recent, arrays["recent"])
             self.history = arrays["history"].reshape(-1, self.history.shape[1])
             self.optimiser.load_state_dict({name.removeprefix("optimiser."): arrays[name] for name in arrays})
             self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         except (KeyError, TypeError, ValueError) as error:
             raise CommandError(f"{path} doesn't fit its own settings: {error}") from None
+
+    def _zero_state(self) -> Any:
+        settings = self.settings
+        shape = settings.layers, settings.batch, settings.hidden
+        h, c = np.zeros(shape, settings.dtype), np.zeros(shape, settings.dtype)
+        return (h, c) if settings.cell == "lstm" else h
+
+
+def new_layer(settings: Settings, symbols: int) -> RNN | LSTM | GRU:
+    """The recurrent layers that the settings describe."""
+    options: dict[str, Any] = {
+        "num_layers": settings.layers,
+        "dropout": settings.dropout,
+        "dtype": settings.dtype,
+        "seed": settings.seed,
+    }
+    if settings.cell == "lstm":
+        return LSTM(symbols, settings.hidden, **options)
+    if settings.cell == "gru":
+        return GRU(symbols, settings.hidden, **options)
+    return RNN(symbols, settings.hidden, nonlinearity=settings.nonlinearity, **options)
+
+
+def _by_name(state: Any) -> dict[str, _Array]:
+    return {"state": state[0], "state.c": state[1]} if isinstance(state, tuple) else {"state": state}
 
 
 def _copy_into(target: _Array, source: _Array) -> None:
