@@ -28,11 +28,11 @@ class Paraboloid:
         self.wrong = wrong
         self.calls = 0
 
-    def loss(self, x, y, state=None):
+    def loss(self, x, y, state=None, **given):
         self.calls += 1
         return float((self.curvature * self.flat**2).sum()), state
 
-    def loss_and_grad(self, x, y, state=None):
+    def loss_and_grad(self, x, y, state=None, **given):
         flat = 2 * self.curvature * self.flat
         if self.wrong is not None:
             flat[self.wrong] += 1.0
@@ -57,7 +57,7 @@ def test_the_state_is_used():
     state = np.random.default_rng(4).standard_normal((1, 3, 5))
     seen = []
     real = model.loss
-    model.loss = lambda x, y, state=None: seen.append(state) or real(x, y, state)
+    model.loss = lambda x, y, state=None, **given: seen.append(state) or real(x, y, state, **given)
     check_gradients(model, x, y, state, samples=1)
     assert all(one is state for one in seen)
 
@@ -73,7 +73,7 @@ def test_one_wrong_entry_is_found(wrong):
 def test_a_gradient_left_at_zero_is_found():
     model = Paraboloid()
     zero = {name: np.zeros_like(parameter) for name, parameter in model.parameters.items()}
-    model.loss_and_grad = lambda x, y, state=None: (0.0, SimpleNamespace(parameters=zero), state)
+    model.loss_and_grad = lambda *_, **given: (0.0, SimpleNamespace(parameters=zero), None)
     assert check_gradients(model, None, None) == {"a": pytest.approx(1.0), "b": pytest.approx(1.0)}
 
 
@@ -126,12 +126,12 @@ def test_the_parameters_are_restored_after_an_error(error, calls):
     before = model.flat.copy()
     real, count = model.loss, 0
 
-    def failing(*args):
+    def failing(*args, **given):
         nonlocal count
         count += 1
         if count == calls:
             raise error
-        return real(*args)
+        return real(*args, **given)
 
     model.loss = failing
     with pytest.raises(error):

@@ -23,13 +23,14 @@ MODULES.remove("pybptt.__main__")  # importing it runs it
 
 
 def public_objects():
-    """Everything that a user may call or hold, of the package and of its modules optim and reference."""
-    for owner in (pybptt, pybptt.optim, pybptt.reference):
+    """Everything that a user may call or hold, of the package and of onnx, optim and reference."""
+    for owner in (pybptt, pybptt.onnx, pybptt.optim, pybptt.reference):
         names = getattr(owner, "__all__", [n for n in vars(owner) if not n.startswith("_")])
         for name in names:
             thing = getattr(owner, name)
             if inspect.isroutine(thing) or inspect.isclass(thing):
-                if thing.__module__.startswith("pybptt"):
+                # What a module without __all__ imports is not its own.
+                if thing.__module__.startswith("pybptt" if hasattr(owner, "__all__") else owner.__name__):
                     yield f"{owner.__name__}.{name}", thing
             elif inspect.ismodule(thing) and thing.__name__.startswith("pybptt"):
                 yield f"{owner.__name__}.{name}", thing
@@ -68,6 +69,8 @@ def test_importing_is_light():
 def test_it_exports_what_it_says():
     assert pybptt.__all__ == sorted(pybptt.__all__, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
     assert set(pybptt.__all__) == {
+        "GRU",
+        "LSTM",
         "RNN",
         "Gradients",
         "SequenceModel",
@@ -78,6 +81,7 @@ def test_it_exports_what_it_says():
         "clip_by_norm",
         "config",
         "get_num_threads",
+        "onnx",
         "optim",
         "reference",
         "set_num_threads",
@@ -123,7 +127,7 @@ def test_everything_public_has_an_example(name):
     if thing in (pybptt.reference.Tape, pybptt.reference.Gradients):
         return  # records, made by functions that have examples
     assert ">>>" in inspect.getdoc(thing)
-    if thing in (pybptt.RNN, pybptt.SequenceModel):
+    if thing in (pybptt.RNN, pybptt.LSTM, pybptt.GRU, pybptt.SequenceModel):
         for function in functions_of(thing):
             assert function.__name__ == "__init__" or ">>>" in inspect.getdoc(function), function
 
@@ -141,10 +145,13 @@ def test_examples_are_found():
     for module in (
         "",
         ".layers",
+        ".recurrent",
+        ".parameters",
         ".model",
         ".gradients",
         ".textbook",
         ".machine",
+        ".onnx",
         ".optim",
         ".reference",
         ".checks",
@@ -197,7 +204,10 @@ def test_show_config(capsys, set_threads):
 
 def test_objects_say_what_they_are():
     rnn = pybptt.RNN(3, 8, nonlinearity="relu", bias=False, batch_first=True, dtype="float64")
-    text = "RNN(3, 8, nonlinearity='relu', bias=False, batch_first=True, dtype='float64')"
+    text = (
+        "RNN(3, 8, 1, nonlinearity='relu', bias=False, batch_first=True, dropout=0.0, bidirectional=False, "
+        "clip=None, dtype='float64')"
+    )
     assert repr(rnn) == text
     model = pybptt.SequenceModel(rnn, 5, loss="mse", reduction="sum", last_only=True)
     assert repr(model) == f"SequenceModel({text}, 5, loss='mse', reduction='sum', last_only=True)"

@@ -253,8 +253,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         more of h and c; T B is the sum of the lengths, if they are given. A dropout mask and ``cells=True``
         come on top.
 
-        `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t for
-        each layer and direction, and T B K H numbers for a stack of two layers, twice that for more.
+        `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t
+        for each layer and direction, and T B K H numbers for a stack of two layers, twice that for more.
 
         Parameters
         ----------

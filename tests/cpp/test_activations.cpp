@@ -1,4 +1,4 @@
-// The activations: the largest error, special values, and the Elman cell that is made of them. In every tier.
+// The activations: the largest error and special values, in every tier.
 #include "accuracy.hpp"
 
 namespace pybptt::test {
@@ -11,7 +11,6 @@ constexpr std::uint64_t kFloatStride = 251, kDoubles = 400'000;
 #endif
 
 constexpr Nonlinearity kAll[] = {Nonlinearity::tanh, Nonlinearity::relu, Nonlinearity::sigmoid, Nonlinearity::identity};
-const char* const kNames[] = {"tanh", "relu", "sigmoid", "identity"};
 
 template <class Real>
 Accuracy<Real> measure_some();
@@ -30,17 +29,6 @@ Real activated(const Kernels<Real>& k, Nonlinearity nonlinearity, Real x) {
     alignas(kPanelBytes) Real values[kLanes<Real>] = {x};
     k.activate(nonlinearity, 1, values);
     return values[0];
-}
-
-/// phi(z), and phi' as a function of h = phi(z).
-template <class Real>
-Wider<Real> exact_slope(Nonlinearity nonlinearity, Wider<Real> h) {
-    switch (nonlinearity) {
-        case Nonlinearity::tanh: return 1 - h * h;
-        case Nonlinearity::relu: return h > 0;
-        case Nonlinearity::sigmoid: return h * (1 - h);
-        default: return 1;
-    }
 }
 
 TEST_SUITE_BEGIN("activations");
@@ -112,41 +100,6 @@ TEST_CASE_TEMPLATE("tanh is odd, and no result leaves its range", Real, float, d
             }
         }
     });
-}
-
-TEST_CASE_TEMPLATE("the Elman cell: h = phi(z) and dz = phi'(z) dh", Real, float, double) {
-    using Exact = Wider<Real>;
-    Random random(32);
-    for (const Nonlinearity nonlinearity : kAll)
-        for (const std::size_t rows : {1, 2, 5, 12})
-            for (const std::size_t panels : {1, 2, 3}) {
-                const std::size_t cols = panels * kLanes<Real>;
-                const TestMatrix<Real> z(rows, cols, Layout::panels), dh(rows, cols, Layout::panels);
-                z.fill(random.reals(4));
-                dh.fill(random.reals());
-                for_each_tier<Real>([&](const Kernels<Real>& k) {
-                    CAPTURE(kNames[int(nonlinearity)]);
-                    const Cell<Real>& cell = k.elman[int(nonlinearity)];
-                    const TestMatrix<Real> h(rows, cols, Layout::panels), dz(rows, cols, Layout::panels);
-                    cell.forward(rows, panels, h.copy_of(z).view());
-                    cell.backward(rows, panels, h.view(), dz.copy_of(dh).view());
-                    const auto expected_h = [&](std::size_t r, std::size_t c) {
-                        const Exact x = z(r, c);
-                        return nonlinearity == Nonlinearity::relu       ? std::max(x, Exact(0))
-                               : nonlinearity == Nonlinearity::identity ? x
-                                                                        : exact_value(nonlinearity, z(r, c));
-                    };
-                    const auto expected_dz = [&](std::size_t r, std::size_t c) {
-                        return exact_slope<Real>(nonlinearity, Exact(h(r, c))) * Exact(dh(r, c));
-                    };
-                    const bool exact = nonlinearity == Nonlinearity::relu || nonlinearity == Nonlinearity::identity;
-                    const auto allowed = [&](std::size_t, std::size_t) { return exact ? Exact(0) : 4 * Exact(kEpsilon<Real>); };
-                    CHECK(difference(h, expected_h, allowed) == "");
-                    CHECK(difference(dz, expected_dz, allowed) == "");
-                    CHECK(h.guards_hold());
-                    CHECK(dz.guards_hold());
-                });
-            }
 }
 
 TEST_SUITE_END();

@@ -1,7 +1,7 @@
 // Forward, backward and the model against the textbook (network.hpp), in the tier that PYBPTT_TIER names.
 #include "allocations.hpp"
+#include "engine/tape.hpp"
 #include "network.hpp"
-#include "runtime/memory.hpp"
 
 namespace pybptt::test {
 namespace {
@@ -9,136 +9,312 @@ namespace {
 struct Shape {
     std::size_t T, B, D, H, Q;
 };
-/// One, odd numbers, around the 16 floats or 8 doubles of a panel and the 12 rows of a tile, several chunks of 512 rows.
+/// One, odd numbers, around the 16 floats or 8 doubles of a panel and the 12 rows of a tile, several chunks.
 constexpr Shape kShapes[] = {{1, 1, 1, 1, 1},     {2, 3, 5, 7, 4},   {7, 1, 17, 16, 3}, {3, 2, 1, 15, 16},  {5, 13, 1, 31, 33},
                              {3, 33, 19, 65, 17}, {9, 12, 16, 8, 2}, {600, 1, 3, 5, 2}, {41, 26, 4, 17, 9}, {2, 530, 3, 9, 5}};
+/// Small ones for what has many variants: one chunk and several, one slice and several.
+constexpr Shape kSmall[] = {{4, 9, 5, 17, 3}, {1, 2, 3, 4, 2}, {70, 9, 2, 3, 4}, {6, 70, 2, 5, 2}, {7, 3, 17, 16, 5}};
 /// T, B or D may be 0 and a layer is still a layer. So may H, and Q with a squared error.
 constexpr Shape kEmpty[] = {{0, 3, 4, 5, 2}, {3, 0, 4, 5, 2}, {3, 2, 0, 5, 2}, {3, 2, 4, 0, 2}, {0, 0, 0, 0, 1}, {0, 1, 1, 1, 1}};
 
-Network network(const Shape& s, Nonlinearity nonlinearity, std::size_t variant) {
+CellConfig elman(Nonlinearity nonlinearity, double clip = 0) {
+    CellConfig cell;
+    cell.nonlinearity = nonlinearity;
+    cell.clip = clip;
+    return cell;
+}
+CellConfig lstm(bool peephole, bool coupled, double clip = 0) {
+    CellConfig cell;
+    cell.kind = CellKind::lstm;
+    cell.peephole = peephole;
+    cell.coupled = coupled;
+    cell.clip = clip;
+    return cell;
+}
+CellConfig gru(bool reset_after, double clip = 0) {
+    CellConfig cell;
+    cell.kind = CellKind::gru;
+    cell.reset_after = reset_after;
+    cell.clip = clip;
+    return cell;
+}
+constexpr double kClip = 0.6;  // of a third of all values, in the networks below
+const std::vector<CellConfig> kElman = {elman(Nonlinearity::tanh), elman(Nonlinearity::relu), elman(Nonlinearity::sigmoid),
+                                        elman(Nonlinearity::identity)};
+const std::vector<CellConfig> kCells = {elman(Nonlinearity::tanh), lstm(false, false), gru(true),       gru(false),
+                                        lstm(true, false),         lstm(false, true),  lstm(true, true)};
+const std::vector<CellConfig> kClipped = {elman(Nonlinearity::tanh, kClip),
+                                          elman(Nonlinearity::relu, kClip),
+                                          elman(Nonlinearity::sigmoid, kClip),
+                                          elman(Nonlinearity::identity, kClip),
+                                          lstm(false, false, kClip),
+                                          lstm(true, true, kClip),
+                                          gru(true, kClip),
+                                          gru(false, kClip)};
+
+/// What is not the cell or a size, chosen by the bits of `variant`.
+constexpr std::size_t kVariants = 256;
+Network network(const Shape& s, const CellConfig& cell, std::size_t variant, std::size_t layers = 1, std::size_t directions = 1) {
     Network n;
-    n.sizes = {s.T, s.B, s.D, s.H, nonlinearity};
+    n.sizes = {s.T, s.B, s.D, s.H, cell, layers, directions};
     n.outputs = s.Q;
     n.tokens = (variant & 1) != 0 && s.D != 0;
     n.bias = (variant & 2) == 0;
     n.initial_state = (variant & 4) == 0;
     n.last_only = (variant & 8) != 0;
     n.loss = (variant & 16) != 0 ? Loss::squared_error : Loss::cross_entropy;
+    n.ragged = (variant & 32) != 0;
+    n.masked = (variant & 64) != 0 && layers > 1;
+    n.d_every_step = (variant & 128) == 0;
     return n.fill(variant + 100 * s.H + s.T);
 }
-constexpr std::size_t kVariants = 32;
-constexpr Nonlinearity kAll[] = {Nonlinearity::tanh, Nonlinearity::relu, Nonlinearity::sigmoid, Nonlinearity::identity};
+/// Values at which a derivative jumps must be further away than float rounds.
+Network clear_of_kinks(Network n) {
+    for (std::uint64_t seed = 1; textbook_layer(n).nearest_kink < 1e-5; ++seed) {
+        REQUIRE(seed < 200);
+        n.fill(seed);
+    }
+    return n;
+}
 
-/// test(network) for all shapes; variants and nonlinearities take turns, so that every pair of choices comes up.
-template <class Test>
-void for_each_network(Test test) {
-    std::size_t turn = 0;
-    for (const Shape& shape : kShapes)
-        for (std::size_t i = 0; i < 8; ++i, ++turn) {
-            const Network n = network(shape, kAll[turn % 4], turn * 13 % kVariants);
-            CAPTURE(n.describe());
-            test(n);
-        }
-    for (const Shape& shape : kEmpty)
-        for (std::size_t i = 0; i < 8; ++i, ++turn) {
-            const Network n = network(shape, Nonlinearity::tanh, turn * 13 % kVariants);
-            CAPTURE(n.describe());
-            test(n);
-        }
+template <class Real>
+void check_layer(const Network& n, const Result& expected) {
+    const Result got = core_layer<Real>(n);
+    CHECK(difference(expected, got, tolerance<Real>(n)) == "");
+    // What else is asked for changes nothing.
+    CHECK(difference(got, core_layer<Real>(n, Ask::least), 0) == "");
+    CHECK(difference(expected, core_infer<Real>(n), tolerance<Real>(n)) == "");
+}
+template <class Real>
+void check_model(const Network& n, const Result& expected) {
+    const Result got = core_model<Real>(n);
+    CHECK(difference(expected, got, tolerance<Real>(n)) == "");
+    CHECK(difference(got, core_model<Real>(n, kNoTruncation, Ask::least), 0) == "");
+    CHECK(difference(expected, core_loss<Real>(n), tolerance<Real>(n)) == "");
+    CHECK(difference(expected, core_predict<Real>(n), tolerance<Real>(n)) == "");
+}
+void check(const Network& n) {
+    CAPTURE(n.describe());
+    const Result layer = textbook_layer(n), model = textbook_model(n);
+    check_layer<float>(n, layer);
+    check_layer<double>(n, layer);
+    check_model<float>(n, model);
+    check_model<double>(n, model);
 }
 
 TEST_SUITE_BEGIN("engine");
 
-TEST_CASE_TEMPLATE("forward and backward are the textbook's", Real, float, double) {
-    for_each_network([](const Network& n) {
-        const Result expected = textbook_layer(n), got = core_layer<Real>(n);
-        CHECK(difference(expected, got, tolerance<Real>(n)) == "");
-        // What else is asked for changes nothing.
-        CHECK(difference(got, core_layer<Real>(n, Ask::least), 0) == "");
-        CHECK(difference(expected, core_infer<Real>(n), tolerance<Real>(n)) == "");
-    });
+TEST_CASE("the textbook's derivatives are those of its loss") {
+    for (const std::vector<CellConfig>* cells : {&kElman, &kCells, &kClipped})
+        for (const CellConfig& cell : *cells) {
+            Network n = network({4, 3, 2, 3, 3}, cell, 32 + 64 + (cell.clip != 0 ? 16 : 0), 2, 2);
+            n = clear_of_kinks(n);
+            CAPTURE(n.describe());
+            const Result expected = textbook_model(n);
+            const auto check_slope = [&](double& value, double slope) {
+                const double before = value, step = 1e-6;
+                value = before + step;
+                const double above = textbook_model(n).loss[0];
+                value = before - step;
+                const double below = textbook_model(n).loss[0];
+                value = before;
+                CHECK(slope == doctest::Approx((above - below) / (2 * step)).epsilon(1e-6));
+            };
+            for (std::size_t i = 0; i < n.units.size(); ++i)
+                for (Values UnitValues::* const of : {&UnitValues::weight_ih, &UnitValues::weight_hh, &UnitValues::bias_ih,
+                                                      &UnitValues::bias_hh, &UnitValues::peephole})
+                    for (std::size_t at = i; at < (n.units[i].*of).size(); at += 7)
+                        check_slope((n.units[i].*of)[at], (expected.units[i].*of)[at]);
+            for (Values Network::* const of : {&Network::x, &Network::h, &Network::c})
+                for (std::size_t at = 1; at < (n.*of).size(); at += 5)
+                    check_slope((n.*of)[at], (of == &Network::x ? expected.x : of == &Network::h ? expected.h : expected.c)[at]);
+        }
 }
 
-TEST_CASE_TEMPLATE("loss, its gradients and predictions are the textbook's", Real, float, double) {
-    for_each_network([](const Network& n) {
-        const Result expected = textbook_model(n), got = core_model<Real>(n);
-        CHECK(difference(expected, got, tolerance<Real>(n)) == "");
-        CHECK(difference(got, core_model<Real>(n, kNoTruncation, Ask::least), 0) == "");
-        CHECK(difference(expected, core_loss<Real>(n), tolerance<Real>(n)) == "");
-        CHECK(difference(expected, core_predict<Real>(n), tolerance<Real>(n)) == "");
-    });
+TEST_CASE("these shapes do make several chunks and slices") {
+    Result result;
+    const Tape<float> long_one = core_forward<float>(network(kSmall[2], kCells[1], 0), result);
+    CHECK(long_one.contents().units[0]->cut.chunks() > 1);
+    CHECK(long_one.contents().units[0]->cut.slices() > 1);
+    const Tape<float> wide_one = core_forward<float>(network(kSmall[3], kCells[1], 32), result);
+    CHECK(wide_one.contents().units[0]->cut.chunks() > 1);
+    CHECK(wide_one.contents().units[0]->cut.slices() > 1);
+}
+
+TEST_CASE("one Elman unit of any size is the textbook's") {
+    std::size_t turn = 0;
+    for (const Shape& shape : kShapes)
+        for (std::size_t i = 0; i < 8; ++i, ++turn) check(network(shape, kElman[turn % 4], turn * 13 % 32));
+}
+
+TEST_CASE("one unit of every cell and any size is the textbook's") {
+    std::size_t turn = 0;
+    for (const Shape& shape : kShapes)
+        for (std::size_t i = 0; i < 2; ++i, ++turn) check(network(shape, kCells[1 + turn % 6], turn * 37 % kVariants));
+}
+
+TEST_CASE("layers and directions are the textbook's") {
+    std::size_t turn = 0;
+    for (const CellConfig& cell : kCells)
+        for (std::size_t layers = 1; layers <= 3; ++layers)
+            for (std::size_t directions = 1; directions <= 2; ++directions)
+                for (std::size_t i = 0; i < 2; ++i, ++turn)
+                    check(network(kSmall[turn % 5], cell, turn * 89 % kVariants, layers, directions));
+}
+
+TEST_CASE("clipped networks are the textbook's") {
+    std::size_t turn = 0;
+    for (const CellConfig& cell : kClipped)
+        for (const auto& [layers, directions] : {std::pair{1, 1}, {2, 1}, {1, 2}}) {
+            const Network n = network(kSmall[turn % 5], cell, turn * 89 % kVariants, std::size_t(layers), std::size_t(directions));
+            ++turn;
+            check(clear_of_kinks(n));
+        }
+}
+
+TEST_CASE("networks with nothing in them are networks") {
+    std::size_t turn = 0;
+    for (const Shape& shape : kEmpty)
+        for (const CellConfig& cell : kCells)
+            for (std::size_t layers = 1; layers <= 2; ++layers, ++turn)
+                check(network(shape, cell, turn * 89 % kVariants, layers, 1 + turn % 2));
+}
+
+TEST_CASE("sequences of no steps, of one, and all of the same length") {
+    std::size_t turn = 0;
+    for (const CellConfig& cell : {elman(Nonlinearity::tanh), lstm(true, false), gru(false)})
+        for (const std::size_t B : {1, 3, 8, 17})
+            for (const std::int64_t length : {0, 1, 4, 5})
+                for (std::size_t directions = 1; directions <= 2; ++directions, ++turn) {
+                    Network n = network({5, B, 3, 5, 3}, cell, (turn * 89 % kVariants) | 32, 1 + turn % 2, directions);
+                    std::fill(n.lengths.begin(), n.lengths.end(), length);
+                    check(n);
+                }
+}
+
+TEST_CASE_TEMPLATE("a sequence's results do not depend on what it is in a batch with", Real, float, double) {
+    for (const CellConfig& cell : {elman(Nonlinearity::relu), lstm(false, false), gru(true)}) {
+        const Network all = network({30, 21, 3, 9, 2}, cell, 32, 2, 2);
+        const Result together = core_layer<Real>(all);
+        for (const std::size_t b : {0, 7, 10, 20}) {
+            const std::size_t T = all.length(b), B = all.sizes.batch;
+            Network one = all;
+            one.ragged = false;
+            one.lengths.clear();
+            one.sizes.steps = T;
+            one.sizes.batch = 1;
+            const auto sample = [&](const Values& from, std::size_t columns, std::size_t steps) {
+                Values to;
+                for (std::size_t row = 0; row < from.size() / columns; ++row)
+                    if (row % B == b && (steps == 0 || row / B % steps < T))
+                        to.insert(to.end(), from.begin() + std::ptrdiff_t(row * columns),
+                                  from.begin() + std::ptrdiff_t((row + 1) * columns));
+                return to;
+            };
+            const std::size_t D = all.sizes.inputs, H = all.sizes.hidden, S = all.sizes.steps;
+            one.x = sample(all.x, D, S);
+            one.d_output = sample(all.d_output, all.width(), S);
+            one.d_cells = sample(all.d_cells, H, S);
+            for (Values Network::* const state : {&Network::h, &Network::c, &Network::d_h, &Network::d_c})
+                one.*state = sample(all.*state, H, 0);
+            const Result alone = core_layer<Real>(one);
+            Result expected;
+            expected.output = sample(together.output, all.width(), S);
+            expected.cells = sample(together.cells, H, S);
+            expected.hidden = sample(together.hidden, H, S);
+            expected.x = sample(together.x, D, S);
+            expected.final_h = sample(together.final_h, H, 0);
+            expected.final_c = sample(together.final_c, H, 0);
+            expected.h = sample(together.h, H, 0);
+            expected.c = sample(together.c, H, 0);
+            CAPTURE(b);
+            CHECK(difference(expected, alone, tolerance<Real>(all)) == "");
+        }
+    }
 }
 
 TEST_CASE_TEMPLATE("truncated gradients are the textbook's", Real, float, double) {
     for (const Shape& shape : {Shape{7, 3, 5, 17, 4}, Shape{40, 1, 3, 9, 2}, Shape{60, 11, 2, 16, 3}, Shape{1, 2, 2, 3, 2}})
         for (const std::size_t truncation :
              {std::size_t(0), std::size_t(1), std::size_t(2), std::size_t(5), shape.T - 2, shape.T - 1, shape.T + 3})
-            for (const std::size_t variant : {0, 1, 6, 24}) {
-                const Network n = network(shape, kAll[(truncation + variant) % 4], variant);
+            for (const std::size_t variant : {0, 1, 6, 16}) {
+                const Network n = network(shape, kElman[(truncation + variant) % 4], variant);
                 CAPTURE(n.describe());
                 CAPTURE(truncation);
                 const Result expected = textbook_model(n, truncation), got = core_model<Real>(n, truncation, Ask::gradients);
                 CHECK(difference(expected, got, tolerance<Real>(n)) == "");
             }
+    for (const std::size_t truncation : {0, 2, 5}) {
+        const Network n = clear_of_kinks(network({7, 3, 5, 17, 4}, elman(Nonlinearity::tanh, kClip), truncation));
+        CHECK(difference(textbook_model(n, truncation), core_model<Real>(n, truncation, Ask::gradients), tolerance<Real>(n)) == "");
+    }
 }
 
 TEST_CASE_TEMPLATE("no result depends on what was in memory before", Real, float, double) {
-    for (const Shape& shape : {Shape{3, 33, 19, 65, 17}, Shape{600, 1, 3, 5, 2}})
-        for (const std::size_t variant : {0, 1, 8, 16}) {
-            const Network n = network(shape, Nonlinearity::tanh, variant);
-            CAPTURE(n.describe());
-            const Result layer = core_layer<Real>(n), model = core_model<Real>(n),
-                         truncated = core_model<Real>(n, 2, Ask::gradients);
-            fill_new_memory_with(0);
-            CHECK(difference(layer, core_layer<Real>(n), 0) == "");
-            CHECK(difference(model, core_model<Real>(n), 0) == "");
-            CHECK(difference(truncated, core_model<Real>(n, 2, Ask::gradients), 0) == "");
-            fill_new_memory_with(kGuardByte);
-        }
+    std::size_t turn = 0;
+    for (const Shape& shape : {Shape{3, 33, 19, 65, 17}, Shape{300, 2, 3, 5, 2}})
+        for (const CellConfig& cell : {elman(Nonlinearity::tanh), lstm(true, false), gru(true), gru(false)})
+            for (const std::size_t variant : {0, 1, 8 + 32, 16 + 32}) {
+                const Network n = network(shape, cell, variant, 1 + turn % 2, 1 + turn / 2 % 2);
+                ++turn;
+                CAPTURE(n.describe());
+                const auto run = [&] {
+                    std::vector<Result> all = {core_layer<Real>(n), core_model<Real>(n), core_infer<Real>(n), core_loss<Real>(n),
+                                               core_predict<Real>(n)};
+                    if (cell.kind == CellKind::elman && n.sizes.units() == 1 && !n.ragged && !n.last_only)
+                        all.push_back(core_model<Real>(n, 2, Ask::gradients));
+                    return all;
+                };
+                const std::vector<Result> before = run();
+                fill_new_memory_with(0);
+                const std::vector<Result> after = run();
+                fill_new_memory_with(kGuardByte);
+                for (std::size_t i = 0; i < before.size(); ++i) CHECK(difference(before[i], after[i], 0) == "");
+            }
 }
 
 TEST_CASE_TEMPLATE("NaN and infinity in one sample leave the other samples' states alone", Real, float, double) {
-    Network n = network({5, 4, 3, 20, 3}, Nonlinearity::tanh, 0);
-    const Result clean = core_layer<Real>(n);
-    const std::size_t H = n.sizes.hidden, B = n.sizes.batch, bad = 2;
-    n.x[(1 * B + bad) * n.sizes.inputs] = std::numeric_limits<double>::quiet_NaN();
-    const Result got = core_layer<Real>(n);
-    for (std::size_t t = 0; t < n.sizes.steps; ++t)
-        for (std::size_t b = 0; b < B; ++b)
-            for (std::size_t u = 0; u < H; ++u) {
-                const std::size_t i = (t * B + b) * H + u;
-                if (b == bad && t >= 1)
-                    REQUIRE(std::isnan(got.output[i]));
-                else
-                    REQUIRE(got.output[i] == clean.output[i]);
-                if (b != bad) REQUIRE(got.hidden[i] == clean.hidden[i]);
-            }
-    CHECK(std::isnan(got.weight_hh[0]));
+    for (const CellConfig& cell : {elman(Nonlinearity::tanh), lstm(false, false), gru(true), gru(false, kClip)}) {
+        Network n = network({5, 4, 3, 20, 3}, cell, 0);
+        const Result clean = core_layer<Real>(n);
+        const std::size_t H = n.sizes.hidden, B = n.sizes.batch, bad = 2;
+        n.x[(1 * B + bad) * n.sizes.inputs] = std::numeric_limits<double>::quiet_NaN();
+        const Result got = core_layer<Real>(n);
+        CAPTURE(n.describe());
+        for (std::size_t t = 0; t < n.sizes.steps; ++t)
+            for (std::size_t b = 0; b < B; ++b)
+                for (std::size_t u = 0; u < H; ++u) {
+                    const std::size_t i = (t * B + b) * H + u;
+                    if (b == bad && t >= 1)
+                        REQUIRE(std::isnan(got.output[i]));
+                    else
+                        REQUIRE(got.output[i] == clean.output[i]);
+                    if (b != bad) REQUIRE(got.hidden[i] == clean.hidden[i]);
+                }
+        CHECK(std::isnan(got.units[0].weight_hh[0]));
+    }
 }
 
-TEST_CASE_TEMPLATE("a tape keeps what it needs, and serves more than once", Real, float, double) {
-    const Network n = network({6, 5, 7, 18, 3}, Nonlinearity::tanh, 0);
-    const auto [T, B, D, H, phi] = n.sizes;
-    Fenced<Real> weight_ih(n.weight_ih), weight_hh(n.weight_hh), bias(n.bias_ih), x(n.x), state(n.state), output(T * B * H);
-    const Tape<Real> tape = forward<Real>(n.sizes, {weight_ih.data(), weight_hh.data(), bias.data(), bias.data()},
-                                          {x.data(), nullptr}, state.data(), output.data(), nullptr);
-    CHECK(tape.sizes().hidden == H);
-    CHECK(tape.has_dense_input());
-    CHECK(tape.bytes() >= (T * B * (D + H) + H * (D + H)) * sizeof(Real));
-    const Fenced<Real> d_output(n.d_output);
-    const auto gradients = [&] {
-        const Fenced<Real> to_ih(H * D), to_hh(H * H), to_x(T * B * D);
-        backward<Real>(tape, d_output.data(), nullptr,
-                       {to_ih.data(), to_hh.data(), nullptr, nullptr, to_x.data(), nullptr, nullptr});
-        Result result;
-        result.weight_ih = to_ih.values();
-        result.weight_hh = to_hh.values();
-        result.x = to_x.values();
-        return result;
-    };
-    const Result first = gradients();
-    for (const auto* array : {&weight_ih, &weight_hh, &bias, &x, &state, &output}) std::fill(array->begin(), array->end(), Real(7));
-    CHECK(difference(first, gradients(), 0) == "");
+TEST_CASE_TEMPLATE("a tape holds what it says, and serves more than once", Real, float, double) {
+    std::size_t turn = 0;
+    for (const CellConfig& cell : kCells)
+        for (const Shape& shape : {Shape{6, 5, 7, 18, 3}, Shape{40, 20, 2, 5, 3}})
+            for (const std::size_t variant : {0, 1, 32, 33}) {
+                const Network n = network(shape, cell, variant, 1 + turn % 3, 1 + turn / 3 % 2);
+                ++turn;
+                CAPTURE(n.describe());
+                Result first, again;
+                const Tape<Real> tape = core_forward<Real>(n, first);
+                CHECK(tape.sizes().hidden == shape.H);
+                CHECK(tape.sizes().layers == n.sizes.layers);
+                CHECK(tape.sizes().lengths == nullptr);
+                CHECK(tape.has_dense_input() == !n.tokens);
+                CHECK(tape.bytes() == core_tape_bytes<Real>(n));
+                if (!n.ragged) CHECK(tape.bytes() >= n.rows() * n.sizes.units() * shape.H * sizeof(Real));
+                core_backward(tape, n, first);
+                core_backward(tape, n, again);
+                CHECK(difference(first, again, 0) == "");
+            }
 }
 
 TEST_SUITE_END();

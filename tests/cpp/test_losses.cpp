@@ -1,4 +1,6 @@
 // The losses of the output layer against their definitions, in every tier. A column is one step of one sequence.
+#include <initializer_list>
+
 #include "support.hpp"
 
 namespace pybptt::test {
@@ -17,6 +19,17 @@ Fenced<std::int32_t> random_classes(std::size_t count, std::size_t classes, Rand
     Fenced<std::int32_t> row(count);
     for (std::int32_t& target : row) target = std::int32_t(random.below(classes));
     return row;
+}
+
+/// Some columns become ones that do not count; what they hold is no number.
+template <class Real>
+void leave_out_some(const Fenced<std::int32_t>& target, Random& random, std::initializer_list<const TestMatrix<Real>*> matrices) {
+    for (std::size_t c = 0; c < target.size(); ++c) {
+        if (random.below(3) != 0) continue;
+        target[c] = -1;
+        for (const TestMatrix<Real>* m : matrices)
+            for (std::size_t q = 0; q < m->rows(); ++q) (*m)(q, c) = std::numeric_limits<Real>::quiet_NaN();
+    }
 }
 
 /// Rounding of a sum of n numbers, and of a few more operations.
@@ -55,6 +68,7 @@ TEST_CASE_TEMPLATE("softmax cross-entropy", Real, float, double) {
                 o.fill(random.reals(size)).fill_padding(Real(1));
                 const Fenced<Real> bias = random_row<Real>(classes, random);
                 const Fenced<std::int32_t> target = random_classes(cols, classes, random);
+                if (size != 50) leave_out_some<Real>(target, random, {&o});
                 for_each_tier<Real>([&](const Kernels<Real>& k) {
                     CAPTURE(classes);
                     CAPTURE(cols);
@@ -63,6 +77,11 @@ TEST_CASE_TEMPLATE("softmax cross-entropy", Real, float, double) {
                     const Fenced<double> losses(cols);
                     k.softmax_cross_entropy(classes, cols, bias.data(), target.data(), scale, d_o.copy_of(o).view(), losses.data());
                     for (std::size_t c = 0; c < cols; ++c) {
+                        if (target[c] < 0) {
+                            REQUIRE(losses[c] == 0);
+                            for (std::size_t q = 0; q < classes; ++q) REQUIRE(d_o(q, c) == 0);
+                            continue;
+                        }
                         const std::size_t y = std::size_t(target[c]);
                         const CrossEntropy<Real> expected(o, bias, c, y);
                         REQUIRE(std::abs(losses[c] - expected.loss) <= rounding<Real>(classes) * (1 + expected.loss));
@@ -111,19 +130,28 @@ TEST_CASE_TEMPLATE("squared error", Real, float, double) {
     using Exact = Wider<Real>;
     Random random(22);
     const Real scale = Real(0.25);
+    std::size_t turn = 0;
     for (const std::size_t outputs : kClasses)
         for (const std::size_t cols : kColumns) {
             const TestMatrix<Real> o(outputs, cols, Layout::panels), y(outputs, cols, Layout::panels);
             o.fill(random.reals()).fill_padding(Real(1));
             y.fill(random.reals()).fill_padding(0);
             const Fenced<Real> bias = random_row<Real>(outputs, random);
+            const Fenced<std::int32_t> counted(cols);
+            std::fill(counted.begin(), counted.end(), 0);
+            if (turn++ % 3 != 0) leave_out_some<Real>(counted, random, {&o, &y});
             for_each_tier<Real>([&](const Kernels<Real>& k) {
                 CAPTURE(outputs);
                 CAPTURE(cols);
                 const TestMatrix<Real> d_o(outputs, cols, Layout::panels);
                 const Fenced<double> losses(cols);
-                k.squared_error(outputs, cols, bias.data(), y.view(), scale, d_o.copy_of(o).view(), losses.data());
+                k.squared_error(outputs, cols, bias.data(), y.view(), counted.data(), scale, d_o.copy_of(o).view(), losses.data());
                 for (std::size_t c = 0; c < cols; ++c) {
+                    if (counted[c] < 0) {
+                        REQUIRE(losses[c] == 0);
+                        for (std::size_t q = 0; q < outputs; ++q) REQUIRE(d_o(q, c) == 0);
+                        continue;
+                    }
                     Exact loss = 0;
                     for (std::size_t q = 0; q < outputs; ++q) {
                         const Exact error = Exact(o(q, c)) + Exact(bias[q]) - Exact(y(q, c));
@@ -147,13 +175,14 @@ TEST_CASE_TEMPLATE("the losses of a column do not depend on the other columns", 
     y.fill(random.reals()).fill_padding(0);
     const Fenced<Real> bias = random_row<Real>(classes, random);
     const Fenced<std::int32_t> target = random_classes(cols, classes, random);
+    leave_out_some<Real>(target, random, {&o, &y});
     for_each_tier<Real>([&](const Kernels<Real>& k) {
         for (const bool squared : {false, true}) {
             const auto run = [&](std::size_t first, std::size_t count, const TestMatrix<Real>& d_o, const Fenced<double>& losses) {
                 const Matrix<Real> part = d_o.view().panels_from(first / L);
                 if (squared)
-                    k.squared_error(classes, count, bias.data(), y.view().panels_from(first / L), Real(1), part,
-                                    losses.data() + first);
+                    k.squared_error(classes, count, bias.data(), y.view().panels_from(first / L), target.data() + first, Real(1),
+                                    part, losses.data() + first);
                 else
                     k.softmax_cross_entropy(classes, count, bias.data(), target.data() + first, Real(1), part,
                                             losses.data() + first);

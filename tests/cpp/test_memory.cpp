@@ -74,15 +74,17 @@ TEST_CASE("a size that is none throws") {
 /// One size after another so large that a tape cannot be had: no array is touched, so null pointers do.
 TEST_CASE_TEMPLATE("networks too large for memory throw and leave the threads usable", Real, float, double) {
     const std::size_t large = std::size_t{1} << 40, huge = std::size_t{1} << 62;
-    for (const RnnSizes& sizes : {RnnSizes{1, large, 1, large, Nonlinearity::tanh}, RnnSizes{1, 1, 1, large, Nonlinearity::tanh},
-                                  RnnSizes{1, kHuge, 1, 1, Nonlinearity::tanh}, RnnSizes{2, huge, 1, 1, Nonlinearity::tanh},
-                                  RnnSizes{huge, huge, 1, 1, Nonlinearity::tanh}, RnnSizes{1, 1, 1, huge, Nonlinearity::tanh},
-                                  RnnSizes{1, 1, huge, 1, Nonlinearity::tanh}}) {
+    for (const RnnSizes& sizes :
+         {RnnSizes{1, large, 1, large}, RnnSizes{1, 1, 1, large}, RnnSizes{1, kHuge, 1, 1}, RnnSizes{2, huge, 1, 1},
+          RnnSizes{huge, huge, 1, 1}, RnnSizes{1, 1, 1, huge}, RnnSizes{1, 1, huge, 1}}) {
         CAPTURE(sizes.batch);
         CAPTURE(sizes.hidden);
-        CHECK_THROWS_AS(forward<Real>(sizes, {}, {}, nullptr, nullptr, nullptr), std::bad_alloc);
-        CHECK_THROWS_AS(infer<Real>(sizes, {}, {}, nullptr, nullptr, nullptr), std::bad_alloc);
-        CHECK_THROWS_AS(loss<Real>(sizes, {}, {}, nullptr, {1, nullptr, nullptr, false}, {}, nullptr), std::bad_alloc);
+        const RnnParameters<Real> none{};
+        CHECK_THROWS_AS(forward<Real>(sizes, &none, {}, {}, {}), std::bad_alloc);
+        CHECK_THROWS_AS(infer<Real>(sizes, &none, {}, {}, {}), std::bad_alloc);
+        CHECK_THROWS_AS(loss<Real>(sizes, &none, {}, {}, {1, nullptr, nullptr, false}, {}, {}), std::bad_alloc);
+        CHECK_THROWS_AS(predict<Real>(sizes, &none, {}, {}, {1, nullptr, nullptr, false}, nullptr, {}), std::bad_alloc);
+        CHECK_THROWS_AS(tape_bytes<Real>(sizes, false), std::bad_alloc);
     }
     CHECK(Team(2).size() == 2);
 }
@@ -106,19 +108,96 @@ int fail_each_allocation(Call call) {
 }
 
 TEST_CASE_TEMPLATE("whichever allocation fails, nothing is written or lost", Real, float, double) {
-    for (const bool tokens : {false, true}) {
-        Network n;
-        n.sizes = {60, 20, 5, 21, Nonlinearity::tanh};
-        n.outputs = 7;
-        n.tokens = tokens;
+    CellConfig lstm, gru;
+    lstm.kind = CellKind::lstm;
+    lstm.peephole = true;
+    gru.kind = CellKind::gru;
+    const auto try_all = [](Network n) {
         n.fill(1);
-        CHECK(fail_each_allocation([&] { return core_layer<Real>(n); }) > 5);
-        CHECK(fail_each_allocation([&] { return core_infer<Real>(n); }) > 3);
-        CHECK(fail_each_allocation([&] { return core_model<Real>(n); }) > 10);
-        CHECK(fail_each_allocation([&] { return core_model<Real>(n, 3, Ask::gradients); }) > 10);
-        CHECK(fail_each_allocation([&] { return core_loss<Real>(n); }) > 5);
-        CHECK(fail_each_allocation([&] { return core_predict<Real>(n); }) > 3);
+        CAPTURE(n.describe());
+        CHECK(fail_each_allocation([&] { return core_layer<Real>(n); }) > 10);
+        CHECK(fail_each_allocation([&] { return core_infer<Real>(n); }) > 5);
+        CHECK(fail_each_allocation([&] { return core_model<Real>(n); }) > 15);
+        CHECK(fail_each_allocation([&] { return core_loss<Real>(n); }) > 10);
+        CHECK(fail_each_allocation([&] { return core_predict<Real>(n); }) > 5);
+    };
+    Network n;
+    n.outputs = 7;
+    n.sizes = {60, 10, 5, 9};
+    try_all(n);
+    n.fill(1);
+    CHECK(fail_each_allocation([&] { return core_model<Real>(n, 3, Ask::gradients); }) > 10);
+    n = {};
+    n.outputs = 3;
+    n.sizes = {40, 9, 5, 3, lstm, 2, 2};
+    n.tokens = n.ragged = true;
+    try_all(n);
+    n = {};
+    n.sizes = {9, 3, 2, 3, gru, 2, 1};
+    n.ragged = n.last_only = true;
+    n.loss = Loss::squared_error;
+    try_all(n);
+}
+
+/// Bytes that a call takes beside what lives already.
+template <class Call>
+std::size_t bytes_of(Call call) {
+    release_cached_memory();
+    const std::size_t before = bytes_allocated();
+    call();
+    return bytes_allocated() - before;
+}
+
+/// A unit with arrays of its own, all of ones, for calls whose results do not matter.
+template <class Real>
+struct Ones {
+    Ones(const CellConfig& cell, std::size_t T, std::size_t B, bool ragged, bool with_tokens)
+        : sizes{T, B, 3, 16, cell},
+          weights(std::size_t(cell.gates()) * sizes.hidden * sizes.hidden, Real(0.01)),
+          gradients(2 * weights.size()),
+          x(T * B * sizes.inputs, 1),
+          d_output(T * B * sizes.hidden, 1),
+          tokens(with_tokens ? T * B : 0, 1),
+          lengths(B, std::int64_t(T)),
+          parameters{weights.data(), weights.data(), nullptr, nullptr},
+          to{gradients.data(), gradients.data() + weights.size(), nullptr, nullptr} {
+        for (std::size_t b = 0; ragged && b < B; ++b) lengths[b] -= std::int64_t(b + 1);
+        sizes.lengths = lengths.data();
     }
+    RnnInput<Real> input() const { return {tokens.empty() ? x.data() : nullptr, tokens.empty() ? nullptr : tokens.data()}; }
+
+    RnnSizes sizes;
+    std::vector<Real> weights, gradients, x, d_output;
+    std::vector<std::int64_t> tokens, lengths;
+    RnnParameters<Real> parameters;
+    RnnParameterGradients<Real> to;
+};
+
+TEST_CASE_TEMPLATE("the sweep of a long sequence takes little beside the tape, and inference little at all", Real, float, double) {
+    CellConfig lstm, gru;
+    lstm.kind = CellKind::lstm;
+    gru.kind = CellKind::gru;
+    gru.reset_after = false;
+    for (const CellConfig& cell : {lstm, gru})
+        for (const bool ragged : {false, true})
+            for (const bool tokens : {false, true})
+                for (const std::size_t B : {1, 32}) {
+                    const std::size_t T = 12800 / B;
+                    CAPTURE(int(cell.kind));
+                    CAPTURE(ragged);
+                    CAPTURE(tokens);
+                    CAPTURE(B);
+                    const Ones<Real> n(cell, T, B, ragged, tokens), half(cell, T / 2, B, ragged, tokens);
+                    const Tape<Real> tape = forward<Real>(n.sizes, &n.parameters, n.input(), {}, {});
+                    const std::size_t swept = bytes_of([&] { backward<Real>(tape, {n.d_output.data(), {}}, nullptr, {&n.to}); });
+                    CHECK(swept > 0);
+                    CHECK(swept <= tape.bytes() / 10);
+                    const auto inferred = [](const Ones<Real>& of) {
+                        return bytes_of([&] { infer<Real>(of.sizes, &of.parameters, of.input(), {}, {}); });
+                    };
+                    CHECK(inferred(n) > 0);
+                    CHECK(inferred(n) <= inferred(half) + (tokens ? 32 : 0) * (T - T / 2) * B);
+                }
 }
 
 TEST_SUITE_END();

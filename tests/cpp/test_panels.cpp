@@ -56,15 +56,66 @@ TEST_CASE_TEMPLATE("transpose, from both layouts", Real, float, double) {
     });
 }
 
-TEST_CASE_TEMPLATE("zero and add", Real, float, double) {
+TEST_CASE_TEMPLATE("add and multiply, between all layouts", Real, float, double) {
     Random random(13);
     for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {
-        const TestMatrix<Real> from(rows, cols, Layout::panels), before(rows, cols, Layout::panels), to(rows, cols, Layout::panels);
-        from.fill(random.integers());
-        to.copy_of(before.fill(random.integers()));
-        k.add(rows, cols, from.view(), to.view());
-        REQUIRE(difference(to, [&](std::size_t r, std::size_t c) { return before(r, c) + from(r, c); }) == "");
-        REQUIRE(to.guards_hold());
+        for (const Layout from_layout : kLayouts)
+            for (const Layout to_layout : kLayouts) {
+                const TestMatrix<Real> from(rows, cols, from_layout), before(rows, cols, to_layout), to(rows, cols, to_layout);
+                from.fill(random.integers());
+                to.copy_of(before.fill(random.integers()).fill_padding(0));
+                k.add(rows, cols, from.view(), to.view());
+                REQUIRE(difference(to, [&](std::size_t r, std::size_t c) { return before(r, c) + from(r, c); }) == "");
+                REQUIRE(to.guards_hold());
+                if (to_layout == Layout::panels) REQUIRE(to.padding_is(0));
+                to.copy_of(before);
+                k.multiply(rows, cols, from.view(), to.view());
+                REQUIRE(difference(to, [&](std::size_t r, std::size_t c) { return before(r, c) * from(r, c); }) == "");
+                REQUIRE(to.guards_hold());
+                if (to_layout == Layout::panels) REQUIRE(to.padding_is(0));
+            }
+    });
+}
+
+TEST_CASE_TEMPLATE("copy, add and multiply of indexed rows", Real, float, double) {
+    Random random(18);
+    for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {
+        const std::size_t others = rows + 4;
+        std::vector<std::size_t> any_order(others);
+        for (std::size_t r = 0; r < others; ++r) std::swap(any_order[r] = r, any_order[random.below(r + 1)]);
+        const Fenced<std::size_t> index(rows);
+        std::copy_n(any_order.begin(), rows, index.begin());
+        std::vector<std::size_t> row_at(others, rows);
+        for (std::size_t r = 0; r < rows; ++r) row_at[index[r]] = r;
+        for (const Layout layout : kLayouts) {
+            const TestMatrix<Real> few(rows, cols, layout), all(others, cols, Layout::row_major),
+                before(others, cols, Layout::row_major);
+            before.fill(random.integers());
+            Matrix<Real> view = before.view();
+            view.index = index.data();
+            k.copy(rows, cols, view, few.view());
+            REQUIRE(difference(few, [&](std::size_t r, std::size_t c) { return before(index[r], c); }) == "");
+            REQUIRE(few.guards_hold());
+            few.fill(random.integers());
+            for (const int operation : {0, 1, 2}) {
+                view.data = all.copy_of(before).view().data;
+                (operation == 0 ? k.copy : operation == 1 ? k.add : k.multiply)(rows, cols, few.view(), view);
+                const auto expected = [&](std::size_t r, std::size_t c) {
+                    if (row_at[r] == rows) return before(r, c);
+                    const Real value = few(row_at[r], c);
+                    return operation == 0 ? value : operation == 1 ? before(r, c) + value : before(r, c) * value;
+                };
+                CAPTURE(operation);
+                REQUIRE(difference(all, expected) == "");
+                REQUIRE(all.guards_hold());
+            }
+        }
+    });
+}
+
+TEST_CASE_TEMPLATE("zero", Real, float, double) {
+    for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {
+        const TestMatrix<Real> to(rows, cols, Layout::panels);
         k.zero(rows, cols, to.view());
         REQUIRE(difference(to, [&](std::size_t, std::size_t) { return Real(0); }) == "");
         REQUIRE(to.guards_hold());
@@ -82,6 +133,24 @@ TEST_CASE_TEMPLATE("sum_rows adds to what is there", Real, float, double) {
         for (std::size_t c = 0; c < cols; ++c) {
             Real expected = 100;
             for (std::size_t r = 0; r < rows; ++r) expected += from(r, c);
+            REQUIRE(sums[c] == expected);
+        }
+        REQUIRE(sums.front_holds());
+    });
+}
+
+TEST_CASE_TEMPLATE("sum_products adds to what is there", Real, float, double) {
+    Random random(17);
+    for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {
+        const TestMatrix<Real> a(rows, cols, Layout::panels), b(rows, cols, Layout::panels);
+        a.fill(random.integers());
+        b.fill(random.integers());
+        const Fenced<Real> sums(panel_count<Real>(cols) * kLanes<Real>);
+        std::fill_n(sums.begin(), cols, Real(100));
+        k.sum_products(rows, cols, a.view(), b.view(), sums.data());
+        for (std::size_t c = 0; c < cols; ++c) {
+            Real expected = 100;
+            for (std::size_t r = 0; r < rows; ++r) expected += a(r, c) * b(r, c);
             REQUIRE(sums[c] == expected);
         }
         REQUIRE(sums.front_holds());

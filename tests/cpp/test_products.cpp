@@ -9,11 +9,13 @@ Term<Real> term(const TestMatrix<Real>& a, const TestMatrix<Real>& b, std::size_
     return {a.view(), b.view(), depth};
 }
 
-/// The kernels under test, called as the engine calls them.
+/// The kernels under test, called as the engine calls them; from either side.
 template <class Real>
 void product(const Kernels<Real>& k, std::size_t rows, std::size_t cols, const Term<Real>* terms, int count,
-             Matrix<const Real> start, const Matrix<Real>& c) {
-    k.product(rows, cols, terms, count, start, c, {});
+             Matrix<const Real> start, const Matrix<Real>& c, bool backwards = false) {
+    Ahead<Real> ahead;
+    ahead.backwards = backwards;
+    k.product(rows, cols, terms, count, start, c, ahead);
 }
 template <class Real>
 void product_transposed(const Kernels<Real>& k, std::size_t rows, std::size_t cols, std::size_t depth, Matrix<const Real> a,
@@ -79,7 +81,7 @@ TEST_CASE_TEMPLATE("product is exact on small integers, for every tile", Real, f
                                                              : from == From::target ? Matrix<const Real>(c.view())
                                                              : from == From::other  ? Matrix<const Real>(before.view())
                                                                                     : every_row<Real>(row.data());
-                            product(k, rows, cols, terms, count, start, c.view());
+                            product(k, rows, cols, terms, count, start, c.view(), count == 2);
                             const auto expected = [&](std::size_t r, std::size_t j) {
                                 const Real first = from == From::zero ? Real(0) : from == From::row ? row[j] : before(r, j);
                                 return first + (count >= 1 ? sum_0[r * cols + j] : Real(0)) +
@@ -187,14 +189,16 @@ TEST_CASE_TEMPLATE("the bits of a product do not depend on how its rows and colu
     std::generate_n(row.begin(), cols, random.reals());
     const auto a_0_t = transposed(a_0);
     for_each_tier<Real>([&](const Kernels<Real>& k) {
+        bool backwards = false;
         const auto block = [&](std::size_t first_row, std::size_t m, std::size_t first_panel, std::size_t n, const auto& c) {
             const Term<Real> terms[2] = {{a_0.view().rows_from(first_row), b_0.view().panels_from(first_panel), depth_0},
                                          {a_1.view().rows_from(first_row), b_1.view().panels_from(first_panel), depth_1}};
             product(k, m, n, terms, 2, every_row<Real>(row.data() + first_panel * L),
-                    c.view().rows_from(first_row).panels_from(first_panel));
+                    c.view().rows_from(first_row).panels_from(first_panel), backwards);
         };
         const auto whole = panels<Real>(rows, cols);
         block(0, rows, 0, cols, whole);
+        backwards = true;
         for (std::size_t height = 1; height < rows; ++height)
             for (const Layout layout : kLayouts) {
                 const TestMatrix<Real> parts(rows, cols, layout);

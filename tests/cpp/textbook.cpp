@@ -1,149 +1,286 @@
+#include "graph.hpp"
 #include "network.hpp"
 
 namespace pybptt::test {
-
 namespace {
-
-double phi(Nonlinearity nonlinearity, double z) {
-    switch (nonlinearity) {
-        case Nonlinearity::tanh: return std::tanh(z);
-        case Nonlinearity::relu: return std::max(z, 0.0);
-        case Nonlinearity::sigmoid: return 1 / (1 + std::exp(-z));
-        default: return z;
-    }
-}
-double slope(Nonlinearity nonlinearity, double h) {
-    switch (nonlinearity) {
-        case Nonlinearity::tanh: return 1 - h * h;
-        case Nonlinearity::relu: return h > 0;
-        case Nonlinearity::sigmoid: return h * (1 - h);
-        default: return 1;
-    }
-}
 
 class Textbook {
 public:
-    explicit Textbook(const Network& network) : n(network) {
-        h.assign((T + 1) * B * H, 0);
-        if (n.initial_state) std::copy(n.state.begin(), n.state.end(), h.begin());
+    using Id = Graph::Id;
+
+    explicit Textbook(const Network& network) : n(network), eq(g, network.sizes.cell) {
+        for (const UnitValues& u : n.units)
+            parameters.push_back({leaves(u.weight_ih), leaves(u.weight_hh), leaves(u.bias_ih, n.bias), leaves(u.bias_hh, n.bias),
+                                  leaves(u.peephole)});
+        x = leaves(n.x);
+        h_0 = leaves(n.h, n.initial_state);
+        c_0 = leaves(n.c, n.initial_state);
+        hidden.resize(units() * T * B);
+        cells.resize(units() * T * B);
+        final_h.resize(units() * B);
+        final_c.resize(units() * B);
+        std::vector<Id> rows(T * B);
+        for (std::size_t i = 0; i < T * B; ++i) rows[i] = x + Id(i * D);
+        for (std::size_t layer = 0; layer < n.sizes.layers; ++layer) {
+            for (std::size_t unit = layer * K; unit < (layer + 1) * K; ++unit)
+                for (std::size_t b = 0; b < B; ++b) run(unit, b, rows);
+            const bool masked = n.masked && layer + 1 < n.sizes.layers;
+            for_each_step([&](std::size_t at) {
+                rows[at] = side_by_side(
+                    layer, [&](std::size_t unit) { return hidden[unit * T * B + at]; },
+                    masked ? n.mask.data() + (layer * T * B + at) * K * H : nullptr);
+            });
+        }
+        output = rows;
+    }
+
+    /// Derivatives of the loss by the layers' results, from given ones.
+    void take_given() {
+        const auto take = [&](const Values& given, std::size_t at, Id first, std::size_t count) {
+            for (std::size_t j = 0; j < count && !given.empty(); ++j) g.slope[first + j] += given[at * count + j];
+        };
+        for_each_step([&](std::size_t at) {
+            take(n.d_output, at, output[at], K * H);
+            for (std::size_t unit = 0; unit < units(); ++unit)
+                take(n.d_cells, unit * T * B + at, cells[unit * T * B + at], n.d_cells.empty() ? 0 : H);
+        });
+        for (std::size_t i = 0; i < units() * B; ++i) {
+            take(n.d_h, i, final_h[i], H);
+            take(n.d_c, i, final_c[i], n.d_c.empty() ? 0 : H);
+        }
+    }
+
+    /// The output layer on every step, or on the final states.
+    void take_losses() {
+        result.loss = {0};
+        result.prediction.assign(n.target_rows() * Q, 0);
+        weight = leaves(n.output_weight);
+        bias = leaves(n.output_bias, n.bias);
+        if (!n.last_only) return for_each_step([&](std::size_t at) { take_loss(at, output[at]); });
+        for (std::size_t b = 0; b < B; ++b)
+            take_loss(b, side_by_side(n.sizes.layers - 1, [&](std::size_t unit) { return final_h[unit * B + b]; }, nullptr));
+    }
+
+    Result finish() {
+        g.go_back();
+        const auto slopes = [&](Id first, std::size_t count) {
+            return Values(g.slope.begin() + std::ptrdiff_t(first), g.slope.begin() + std::ptrdiff_t(first + count));
+        };
+        result.output.assign(T * B * K * H, 0);
+        result.hidden.assign(units() * T * B * H, 0);
+        result.cells.assign(n.c.empty() ? 0 : units() * T * B * H, 0);
+        for_each_step([&](std::size_t at) {
+            std::copy_n(g.value.data() + output[at], K * H, result.output.begin() + std::ptrdiff_t(at * K * H));
+            for (std::size_t i = at; i < units() * T * B; i += T * B) {
+                std::copy_n(g.slope.data() + hidden[i], H, result.hidden.begin() + std::ptrdiff_t(i * H));
+                if (!n.c.empty()) std::copy_n(g.value.data() + cells[i], H, result.cells.begin() + std::ptrdiff_t(i * H));
+            }
+        });
+        for (std::size_t i = 0; i < units() * B; ++i)
+            for (std::size_t u = 0; u < H; ++u) {
+                result.final_h.push_back(g.value[final_h[i] + u]);
+                if (!n.c.empty()) result.final_c.push_back(g.value[final_c[i] + u]);
+            }
+        for (std::size_t i = 0; i < units(); ++i) {
+            const UnitValues& of = n.units[i];
+            const Unit& at = parameters[i];
+            result.units.push_back({slopes(at.weight_ih, of.weight_ih.size()), slopes(at.weight_hh, of.weight_hh.size()),
+                                    slopes(at.bias_ih, of.bias_ih.size()), slopes(at.bias_hh, of.bias_hh.size()),
+                                    slopes(at.peephole, of.peephole.size())});
+        }
+        result.x = slopes(x, n.x.size());
+        result.h = slopes(h_0, n.h.size());
+        result.c = slopes(c_0, n.c.size());
+        if (!result.loss.empty()) {
+            result.output_weight = slopes(weight, n.output_weight.size());
+            result.output_bias = slopes(bias, n.output_bias.size());
+        }
+        result.nearest_kink = eq.nearest_kink;
+        return result;
+    }
+
+private:
+    struct Unit {
+        Id weight_ih, weight_hh, bias_ih, bias_hh, peephole;
+    };
+
+    Id leaves(const Values& values, bool given = true) { return g.leaves(given ? values.data() : nullptr, values.size()); }
+    std::size_t units() const { return n.units.size(); }
+
+    /// visit(t B + b) for every step that is one.
+    template <class Visit>
+    void for_each_step(Visit visit) const {
         for (std::size_t t = 0; t < T; ++t)
             for (std::size_t b = 0; b < B; ++b)
-                for (std::size_t u = 0; u < H; ++u) {
-                    double z = n.bias ? n.bias_ih[u] + n.bias_hh[u] : 0;
-                    for (std::size_t d = 0; d < D; ++d) z += n.weight_ih[u * D + d] * input(t, b, d);
-                    for (std::size_t v = 0; v < H; ++v) z += n.weight_hh[u * H + v] * before(t, b)[v];
-                    state(t, b)[u] = phi(n.sizes.nonlinearity, z);
-                }
-        result.output.assign(h.begin() + std::ptrdiff_t(B * H), h.end());
-        result.final_state.assign(h.end() - std::ptrdiff_t(B * H), h.end());
-        result.weight_ih.assign(H * D, 0);
-        result.weight_hh.assign(H * H, 0);
-        result.bias_ih.assign(H, 0);
-        if (!n.tokens) result.x.assign(T * B * D, 0);
-        result.state.assign(B * H, 0);
-        result.hidden.assign(T * B * H, 0);
+                if (t < n.length(b)) visit(t * B + b);
     }
 
-    /// Sends dL/dh_t of sample b back, to its step and to `truncation` ones before.
-    void go_back(std::size_t t, std::size_t b, Values dh, std::size_t truncation) {
-        for (std::size_t past = 0;; ++past, --t) {
-            Values dz(H), earlier(H);
-            for (std::size_t u = 0; u < H; ++u) {
-                result.hidden[(t * B + b) * H + u] += dh[u];
-                dz[u] = slope(n.sizes.nonlinearity, state(t, b)[u]) * dh[u];
-                result.bias_ih[u] += dz[u];
-                for (std::size_t v = 0; v < H; ++v) {
-                    result.weight_hh[u * H + v] += dz[u] * before(t, b)[v];
-                    earlier[v] += dz[u] * n.weight_hh[u * H + v];
-                }
-                for (std::size_t d = 0; d < D; ++d) {
-                    result.weight_ih[u * D + d] += dz[u] * input(t, b, d);
-                    if (!n.tokens) result.x[(t * B + b) * D + d] += dz[u] * n.weight_ih[u * D + d];
-                }
-            }
-            dh = earlier;
-            if (past == truncation) return;
-            if (t == 0) break;
+    /// h of a layer's directions in one row.
+    template <class HiddenOf>
+    Id side_by_side(std::size_t layer, HiddenOf hidden_of, const double* mask) {
+        const Id first = Id(g.value.size());
+        for (std::size_t k = 0; k < K; ++k)
+            for (std::size_t u = 0; u < H; ++u) g.scaled(hidden_of(layer * K + k) + Id(u), mask != nullptr ? mask[k * H + u] : 1);
+        return first;
+    }
+    Id in_one_row(const std::vector<Id>& scalars) {
+        const Id first = Id(g.value.size());
+        for (const Id scalar : scalars) g.copy(scalar);
+        return first;
+    }
+
+    /// One unit over one sample's steps.
+    void run(std::size_t unit, std::size_t b, const std::vector<Id>& rows) {
+        const std::size_t length = n.length(b);
+        Id h = h_0 + Id((unit * B + b) * H), c = c_0 + Id(n.c.empty() ? 0 : (unit * B + b) * H);
+        for (std::size_t s = 0; s < length; ++s) {
+            const std::size_t at = (unit % K == 1 ? length - 1 - s : s) * B + b;
+            step(unit, at, rows[at], h, c);
+            hidden[unit * T * B + at] = h;
+            cells[unit * T * B + at] = c;
         }
-        for (std::size_t u = 0; u < H; ++u) result.state[b * H + u] += dh[u];
+        final_h[unit * B + b] = h;
+        final_c[unit * B + b] = c;
     }
 
-    /// The output layer at step t: adds to the loss and to its own gradients, returns what goes to h_t.
-    Values output(std::size_t t, std::size_t b, std::size_t row) {
-        const std::size_t Q = n.outputs;
-        Values o(n.output_bias), d_o(Q), dh(H);
-        if (!n.bias) o.assign(Q, 0);
-        for (std::size_t q = 0; q < Q; ++q)
-            for (std::size_t u = 0; u < H; ++u) o[q] += n.output_weight[q * H + u] * state(t, b)[u];
-        std::copy(o.begin(), o.end(), result.prediction.begin() + std::ptrdiff_t(row * Q));
+    /// h and c become those after the step.
+    void step(std::size_t unit, std::size_t at, Id x_t, Id& h, Id& c) {
+        const Unit& p = parameters[unit];
+        const std::size_t inputs = n.inputs(unit);
+        const auto from_input = [&](std::size_t gate, std::size_t u) {
+            const Id row = Id(gate * H + u), weights = p.weight_ih + row * Id(inputs);
+            const bool selects = n.tokens && unit < K;
+            return g.add(p.bias_ih + row, selects ? weights + Id(n.ids[at]) : g.dot(weights, x_t, inputs));
+        };
+        const auto from_hidden = [&](std::size_t gate, std::size_t u, Id state) {
+            const Id row = Id(gate * H + u);
+            return g.add(p.bias_hh + row, g.dot(p.weight_hh + row * Id(H), state, H));
+        };
+        const auto z = [&](std::size_t gate, std::size_t u) { return g.add(from_input(gate, u), from_hidden(gate, u, h)); };
+        const CellConfig& cell = n.sizes.cell;
+        std::vector<Id> h_after, c_after;
+        if (cell.kind == CellKind::elman) {
+            for (std::size_t u = 0; u < H; ++u) h_after.push_back(eq.elman(z(0, u)));
+        } else if (cell.kind == CellKind::lstm) {
+            const std::size_t later = cell.coupled ? 1 : 2;  // gates i g o, or i f g o
+            for (std::size_t u = 0; u < H; ++u) {
+                const auto weight = [&](std::size_t row) { return p.peephole + Id(row * H + u); };
+                const Equations::Lstm a = eq.lstm(z(0, u), cell.coupled ? 0 : z(1, u), z(later, u), z(later + 1, u), c + Id(u),
+                                                  weight(0), weight(1), weight(cell.coupled ? 1 : 2));
+                h_after.push_back(a.h);
+                c_after.push_back(a.c);
+            }
+        } else {
+            std::vector<Id> r;
+            for (std::size_t u = 0; u < H; ++u) r.push_back(eq.sigma(z(0, u)));
+            std::vector<Id> r_h;
+            for (std::size_t u = 0; u < H; ++u) r_h.push_back(g.multiply(r[u], h + Id(u)));
+            const Id q = in_one_row(r_h);
+            for (std::size_t u = 0; u < H; ++u) {
+                const Id m = cell.reset_after ? g.multiply(r[u], from_hidden(2, u, h)) : from_hidden(2, u, q);
+                const Id new_h = eq.tanh(g.add(from_input(2, u), m));
+                h_after.push_back(eq.gru(eq.sigma(z(1, u)), new_h, h + Id(u)));
+            }
+        }
+        h = in_one_row(h_after);
+        if (!c_after.empty()) c = in_one_row(c_after);
+    }
+
+    /// o = W_ho h + b_o of one row, its loss, and the derivative of that by o.
+    void take_loss(std::size_t row, Id h) {
+        std::vector<Id> o;
+        for (std::size_t q = 0; q < Q; ++q) o.push_back(g.add(g.dot(weight + Id(q * K * H), h, K * H), bias + Id(q)));
+        Values values;
+        for (const Id id : o) values.push_back(g.value[id]);
+        std::copy(values.begin(), values.end(), result.prediction.begin() + std::ptrdiff_t(row * Q));
         if (n.loss == Loss::cross_entropy) {
-            const double largest = *std::max_element(o.begin(), o.end());
-            double sum = 0;
-            for (std::size_t q = 0; q < Q; ++q) sum += d_o[q] = std::exp(o[q] - largest);
             const std::size_t y = std::size_t(n.classes[row]);
-            for (std::size_t q = 0; q < Q; ++q) d_o[q] = n.scale * (d_o[q] / sum - (q == y));
-            result.loss[0] += n.scale * (std::log(sum) + largest - o[y]);
+            const double largest = *std::max_element(values.begin(), values.end());
+            double sum = 0;
+            for (const double value : values) sum += std::exp(value - largest);
+            for (std::size_t q = 0; q < Q; ++q) g.slope[o[q]] = n.scale * (std::exp(values[q] - largest) / sum - (q == y));
+            result.loss[0] += n.scale * (std::log(sum) + largest - values[y]);
         } else {
             for (std::size_t q = 0; q < Q; ++q) {
-                const double error = o[q] - n.y[row * Q + q];
+                const double error = values[q] - n.y[row * Q + q];
                 result.loss[0] += n.scale * error * error;
-                d_o[q] = 2 * n.scale * error;
+                g.slope[o[q]] = 2 * n.scale * error;
             }
         }
-        for (std::size_t q = 0; q < Q; ++q) {
-            result.output_bias[q] += d_o[q];
-            for (std::size_t u = 0; u < H; ++u) {
-                result.output_weight[q * H + u] += d_o[q] * state(t, b)[u];
-                dh[u] += d_o[q] * n.output_weight[q * H + u];
-            }
-        }
-        return dh;
     }
 
     const Network& n;
-    const std::size_t T = n.sizes.steps, B = n.sizes.batch, D = n.sizes.inputs, H = n.sizes.hidden;
+    const std::size_t T = n.sizes.steps, B = n.sizes.batch, D = n.sizes.inputs, H = n.sizes.hidden, K = n.sizes.directions;
+    const std::size_t Q = n.outputs;
+    Graph g;
+    Equations eq;
+    std::vector<Unit> parameters;
+    Id x, h_0, c_0, weight = 0, bias = 0;
+    std::vector<Id> hidden, cells;     // (L K, T, B): h_t and c_t
+    std::vector<Id> final_h, final_c;  // (L K, B)
+    std::vector<Id> output;            // (T, B)
     Result result;
-
-private:
-    double input(std::size_t t, std::size_t b, std::size_t d) const {
-        return n.tokens ? std::size_t(n.ids[t * B + b]) == d : n.x[(t * B + b) * D + d];
-    }
-    double* before(std::size_t t, std::size_t b) { return h.data() + (t * B + b) * H; }
-    double* state(std::size_t t, std::size_t b) { return before(t + 1, b); }
-
-    Values h;  // h_0 .. h_T
 };
+
+/// The network on the steps [first, last], with the loss of the last one alone and h_{first-1} given.
+Network window(const Network& n, const Values& outputs, std::size_t first, std::size_t last) {
+    Network w = n;
+    const std::size_t B = n.sizes.batch, H = n.sizes.hidden, D = n.sizes.inputs, Q = n.outputs;
+    const auto part = [](const auto& values, std::size_t begin, std::size_t end) {
+        using Part = std::decay_t<decltype(values)>;
+        return values.empty() ? Part() : Part(values.begin() + std::ptrdiff_t(begin), values.begin() + std::ptrdiff_t(end));
+    };
+    w.sizes.steps = last + 1 - first;
+    w.x = part(n.x, first * B * D, (last + 1) * B * D);
+    w.ids = part(n.ids, first * B, (last + 1) * B);
+    if (!n.last_only) {
+        w.y = part(n.y, last * B * Q, (last + 1) * B * Q);
+        w.classes = part(n.classes, last * B, (last + 1) * B);
+    }
+    if (first != 0) {
+        w.h = part(outputs, (first - 1) * B * H, first * B * H);
+        w.initial_state = true;
+    }
+    w.last_only = true;
+    return w;
+}
 
 }  // namespace
 
 Result textbook_layer(const Network& n) {
     Textbook book(n);
-    for (std::size_t b = 0; b < book.B; ++b) {
-        for (std::size_t t = 0; t < book.T; ++t) {
-            const auto dh = n.d_output.begin() + std::ptrdiff_t((t * book.B + b) * book.H);
-            book.go_back(t, b, Values(dh, dh + std::ptrdiff_t(book.H)), kNoTruncation);
-        }
-        const auto dh = n.d_state.begin() + std::ptrdiff_t(b * book.H);
-        if (book.T != 0)
-            book.go_back(book.T - 1, b, Values(dh, dh + std::ptrdiff_t(book.H)), kNoTruncation);
-        else
-            std::copy(dh, dh + std::ptrdiff_t(book.H), book.result.state.begin() + std::ptrdiff_t(b * book.H));
-    }
-    book.result.bias_hh = book.result.bias_ih;
-    return book.result;
+    book.take_given();
+    return book.finish();
 }
 
 Result textbook_model(const Network& n, std::size_t truncation) {
     Textbook book(n);
-    book.result.loss = {0};
-    book.result.prediction.assign(n.target_rows() * n.outputs, 0);
-    book.result.output_weight.assign(n.outputs * book.H, 0);
-    book.result.output_bias.assign(n.outputs, 0);
-    for (std::size_t t = n.last_only && book.T != 0 ? book.T - 1 : 0; t < book.T; ++t)
-        for (std::size_t b = 0; b < book.B; ++b)
-            book.go_back(t, b, book.output(t, b, n.last_only ? b : t * book.B + b), truncation);
-    book.result.bias_hh = book.result.bias_ih;
-    return book.result;
+    book.take_losses();
+    Result all = book.finish();
+    const std::size_t T = n.sizes.steps, row = n.sizes.batch * n.sizes.inputs;
+    if (T == 0 || truncation >= T - 1) return all;
+    const auto add = [](const Values& from, Values& to, std::size_t offset = 0) {
+        for (std::size_t i = 0; i < from.size(); ++i) to[offset + i] += from[i];
+    };
+    UnitValues& sum = all.units[0];
+    for (Values* values :
+         {&sum.weight_ih, &sum.weight_hh, &sum.bias_ih, &sum.bias_hh, &all.x, &all.output_weight, &all.output_bias})
+        std::fill(values->begin(), values->end(), 0.0);
+    for (std::size_t t = n.last_only ? T - 1 : 0; t < T; ++t) {
+        const std::size_t first = t < truncation ? 0 : t - truncation;
+        const Network w = window(n, all.output, first, t);
+        Textbook alone(w);
+        alone.take_losses();
+        const Result one = alone.finish();
+        add(one.units[0].weight_ih, sum.weight_ih);
+        add(one.units[0].weight_hh, sum.weight_hh);
+        add(one.units[0].bias_ih, sum.bias_ih);
+        add(one.units[0].bias_hh, sum.bias_hh);
+        add(one.x, all.x, first * row);
+        add(one.output_weight, all.output_weight);
+        add(one.output_bias, all.output_bias);
+    }
+    return all;
 }
 
 }  // namespace pybptt::test

@@ -1,9 +1,9 @@
 """Check the core's gradients on text against plain NumPy, and show the speed-up.
 
-The plain NumPy is pybptt.reference, in float64: for one layer of the rnn cell BPTT as textbooks have it, two
-nested loops over time, and for all networks the memoised sweep. The error of a gradient is its largest
-difference from that of the slowest of these, relative to its largest entry. The bound grows with the root of
-the number of terms summed. Exit code 1 if an error is beyond it.
+The plain NumPy is pybptt.reference, in float64: the memoised sweep, and for one layer of the rnn cell also
+BPTT as textbooks have it, two nested loops over time. The error of a gradient is its largest difference from
+that of the slowest of these, relative to its largest entry. The bound grows with the root of the number of
+terms summed. Exit code 1 if an error is beyond it.
 """
 
 from __future__ import annotations
