@@ -249,12 +249,13 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         For each layer and direction of N inputs (D, above the first layer K H) about ``T B (S H + N)``
         numbers plus the two weight matrices, G H (H + N). S is 1 for an RNN (h), 6 for an LSTM (i, f, g, o,
         c, h; 5 if coupled) and 5 for a GRU (r, z, n, h, and W_hn h_{t-1} + b_hn or r h_{t-1}). H and N count
-        rounded up to a cache line of 64 bytes; T B up to whole chunks of 256 to 512 rows, each with B rows
+        rounded up to a cache line of 64 bytes; T B up to whole chunks of 128 to 512 rows, each with B rows
         more of h and c; T B is the sum of the lengths, if they are given. A dropout mask and ``cells=True``
         come on top.
 
-        `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t
-        for each layer and direction, and T B K H numbers for a stack of two layers, twice that for more.
+        `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t,
+        which is a tenth of the tape or less if T B is at least 1280; with two directions it takes also
+        2 T B H numbers for two layers, twice that for more.
 
         Parameters
         ----------

@@ -16,6 +16,7 @@ Cut::Cut(const RnnSizes& s, bool reverse, std::size_t chunk_rows, std::size_t sl
     chunk_steps_ = std::max<std::size_t>(1, std::min(steps_, longest));
     most_rows_ = checked_product(chunk_steps_, batch_);
     most_state_rows_ = most_rows_ + batch_;
+    most_steps_ = chunk_steps_;
 }
 
 void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
@@ -50,6 +51,7 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
         begins_.push_back(begin);
         most_rows_ = std::max(most_rows_, steps * n);
         most_state_rows_ = std::max(most_state_rows_, (steps + 1) * n);
+        most_steps_ = std::max(most_steps_, steps);
         row += steps * n;
         first += steps;
     }
@@ -58,7 +60,10 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
 Cut Cut::of(const RnnSizes& s, bool reverse, int blocks, std::size_t value_bytes) {
     // A row of a chunk: z and dz, h and x, and c.
     const std::size_t row_bytes = std::max<std::size_t>(1, (2 * std::size_t(blocks) + 2) * s.hidden * value_bytes);
-    const std::size_t chunk_rows = std::clamp<std::size_t>(kChunkBytes / row_bytes, 256, 512);
+    const std::size_t fitting = std::clamp<std::size_t>(kChunkBytes / row_bytes, 256, 512);
+    const std::size_t kept = blocks == 1 ? 1 : std::size_t(blocks) + (s.cell.has_cell_state() ? 2 : 1);  // blocks a step
+    const std::size_t tenth = s.steps > fitting * 10 ? fitting : s.steps * s.batch * kept / (10 * std::size_t(blocks));
+    const std::size_t chunk_rows = std::min(fitting, std::max<std::size_t>(128, tenth));
     // A slice's step reads all of W_hh, so samples share it; but some members of a team should have slices of their own.
     const std::size_t least = s.batch >= 8 ? 2 : 1;
     return Cut(s, reverse, chunk_rows, std::clamp(s.batch / kSliceSamples, least, kMostSlices));

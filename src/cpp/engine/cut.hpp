@@ -52,12 +52,13 @@ class Cut {
 public:
     static constexpr std::size_t kChunkBytes = std::size_t{5} << 19;
     static constexpr std::size_t kSliceSamples = 32, kMostSlices = 16;
-    static constexpr std::size_t kApart = 64;  // rows between slices in a buffer that is not a chunk's
+    static constexpr std::size_t kApart = 32;  // rows between slices in a buffer that is not a chunk's
 
     Cut() = default;
     /// All of one unit: chunks of about `chunk_rows` rows.
     Cut(const RnnSizes& sizes, bool reverse, std::size_t chunk_rows, std::size_t slices);
-    /// For speed: chunks that fit a core's L2 cache, slices of some samples. `blocks`: of the cell.
+    /// For speed: chunks that fit a core's L2 cache, slices of some samples. `blocks`: of the cell. A short sequence is cut into
+    /// ten, so that a chunk's dz takes no more than a tenth of the tape.
     static Cut of(const RnnSizes& sizes, bool reverse, int blocks, std::size_t value_bytes);
 
     std::size_t chunks() const { return ragged() ? chunks_.size() : (steps_ + chunk_steps_ - 1) / chunk_steps_; }
@@ -68,6 +69,7 @@ public:
     }
     std::size_t most_rows() const { return most_rows_; }              // of x and dz in any chunk
     std::size_t most_state_rows() const { return most_state_rows_; }  // of h
+    std::size_t most_steps() const { return most_steps_; }
     std::size_t rows() const { return !ragged() ? steps_ * batch_ : chunks_.empty() ? 0 : chunks_.back().first_row + chunks_.back().rows; }
     std::size_t slices() const { return slices_; }
     bool ragged() const { return !lengths_.empty(); }
@@ -119,6 +121,11 @@ public:
     /// visit(row, count, rows of a (T, B, ..) array, slice): the active ones of the rows [first, first + rows) of x or dz.
     template <class Visit>
     void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
+        for_each_run(chunk, first, rows, chunk.first_step, visit);
+    }
+    /// The same for an array whose first row is the chunk's step `chunk.first_step - first_step`.
+    template <class Visit>
+    void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, std::size_t first_step, Visit visit) const {
         for (std::size_t i = 0; i < slices_; ++i) {
             const Slice part = slice(chunk, i);
             const std::size_t begin = chunk.steps * part.begin, end = begin + chunk.steps * part.size;
@@ -126,7 +133,7 @@ public:
                 const std::size_t s = (row - begin) / part.size, j = (row - begin) % part.size;
                 const std::size_t count = std::min(part.size - j, std::min(first + rows, end) - row);
                 const std::size_t alive = active(i, chunk.first_step + s);
-                for_each_user_run(chunk.first_step + s, part.first + j, alive <= j ? 0 : std::min(count, alive - j),
+                for_each_user_run(first_step + s, part.first + j, alive <= j ? 0 : std::min(count, alive - j),
                                   [&](std::size_t at, std::size_t n, const Rows& user) { visit(row + at, n, user, part); });
                 row += count;
             }
@@ -140,7 +147,7 @@ public:
 private:
     void cut_ragged(const RnnSizes& sizes, std::size_t chunk_rows);
 
-    std::size_t steps_ = 0, batch_ = 0, chunk_steps_ = 1, slices_ = 1, most_rows_ = 0, most_state_rows_ = 0;
+    std::size_t steps_ = 0, batch_ = 0, chunk_steps_ = 1, slices_ = 1, most_rows_ = 0, most_state_rows_ = 0, most_steps_ = 0;
     bool reverse_ = false;
     // Of a ragged batch; empty otherwise.
     std::vector<Chunk> chunks_;

@@ -63,13 +63,16 @@ struct Piece {
     }
 };
 
-/// Rows of a user's array with `leading` values from one row to the next. Null data: there is none.
+/// Rows of a (T, B, ..) array with `leading` values from one row to the next. Null data: there is none.
 template <class Real>
 struct UserRows {
     Real* data = nullptr;
     std::size_t leading = 0;
+    bool of_chunk = false;  ///< it has the steps of the chunk at work alone, from row 0 on
 
     explicit operator bool() const { return data != nullptr; }
+    /// The step that a chunk's first step is in this array.
+    std::size_t first_step(const Chunk& chunk) const { return of_chunk ? 0 : chunk.first_step; }
     Matrix<Real> at(const Rows& rows) const {
         Matrix<Real> m = row_major(data + rows.first * leading, leading);
         m.index = rows.index;

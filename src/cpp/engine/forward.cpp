@@ -86,7 +86,7 @@ void ForwardPass<Real>::write_paddings(int member) {
         const std::size_t length = tape_.cut.length(position), sample = tape_.cut.sample(position);
         for (std::size_t t = length; t < s_.steps; ++t)
             for (const UserRows<Real>& array : {a_.output, a_.cells})
-                if (array) std::fill_n(array.data + (t * s_.batch + sample) * array.leading, H, Real(0));
+                if (array && !array.of_chunk) std::fill_n(array.data + (t * s_.batch + sample) * array.leading, H, Real(0));
         if (length != 0) continue;
         const auto keep = [&](const Real* from, Real* to) {
             if (to == nullptr) return;
@@ -147,11 +147,14 @@ void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, 
     for (std::size_t s = steps.begin; s < steps.end; ++s) {
         const std::size_t n = piece.active(tape_.cut, chunk.first_step + s);
         const Matrix<Real> x_t = x.rows_from(piece.row(S, s));
-        tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin, n,
-                                    [&](std::size_t i, std::size_t count, const Rows& rows) {
-                                        k_.copy(count, D, a_.x.at(rows), x_t.rows_from(i));
-                                        if (a_.mask) k_.multiply(count, D, a_.mask.at(rows), x_t.rows_from(i));
-                                    });
+        tape_.cut.for_each_user_run(
+            a_.x.first_step(chunk) + s, piece.positions.begin, n,
+            [&](std::size_t i, std::size_t count, const Rows& rows) { k_.copy(count, D, a_.x.at(rows), x_t.rows_from(i)); });
+        if (a_.mask)
+            tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin, n,
+                                        [&](std::size_t i, std::size_t count, const Rows& rows) {
+                                            k_.multiply(count, D, a_.mask.at(rows), x_t.rows_from(i));
+                                        });
         k_.zero(piece.size - n, D, x_t.rows_from(n));
     }
     if (division_.by_columns) barrier.wait();
@@ -217,7 +220,7 @@ void ForwardPass<Real>::make_z(const Chunk& chunk, const Part<Real>& part, const
             ahead.backwards = s % 2 != 0 && n <= Division::kFewRows;
             if (s + 1 < S) ahead.matrix[0] = z_at(chunk, piece, s + 1).panels_from(to);
             if (!tape_.has_blocks() && a_.output && !tape_.cut.ragged())
-                ahead.matrix[1] = part.of(a_.output, Rows{tape_.cut.user_row(chunk.first_step + s, piece.positions.begin)});
+                ahead.matrix[1] = part.of(a_.output, Rows{tape_.cut.user_row(a_.output.first_step(chunk) + s, piece.positions.begin)});
             k_.product(n, cols, terms, count, begun ? Matrix<const Real>(z_t) : every_row<Real>(bias_.data() + to * L), z_t, ahead);
         });
     }
@@ -251,11 +254,15 @@ void ForwardPass<Real>::run_piece(const Chunk& chunk, const Part<Real>& part, co
             make_z(chunk, part, piece, s, n, phase);
             cell_.forward[phase](n, part.panels.size(), step);  // z_t -> h_t
         }
-        tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin, n,
-                                    [&](std::size_t i, std::size_t count, const Rows& rows) {
-                                        if (a_.output) k_.copy(count, part.cols, step.h.rows_from(i), part.of(a_.output, rows));
-                                        if (a_.cells) k_.copy(count, part.cols, step.c.rows_from(i), part.of(a_.cells, rows));
-                                    });
+        const auto hand_out = [&](Matrix<Real> from, const UserRows<Real>& to) {
+            if (!to) return;
+            tape_.cut.for_each_user_run(to.first_step(chunk) + s, piece.positions.begin, n,
+                                        [&](std::size_t i, std::size_t count, const Rows& rows) {
+                                            k_.copy(count, part.cols, from.rows_from(i), part.of(to, rows));
+                                        });
+        };
+        hand_out(step.h, a_.output);
+        hand_out(step.c, a_.cells);
         if (n != piece.size) {  // what has ended is 0 to the weight gradients
             k_.zero(piece.size - n, part.cols, step.h.rows_from(n));
             if (tape_.has_cell_state()) k_.zero(piece.size - n, part.cols, step.c.rows_from(n));

@@ -9,6 +9,12 @@ Real* moved(Real* array, std::size_t offset) {
     return array == nullptr ? nullptr : array + offset;
 }
 
+/// Values of an array between two layers.
+std::size_t between_size(const RnnSizes& s, const Cut& cut) {
+    const std::size_t steps = s.directions == 1 ? cut.most_steps() : s.steps;
+    return checked_product(checked_product(steps, s.batch), s.directions * s.hidden);
+}
+
 /// Values from one unit, or one layer's outputs, to the next in an array.
 struct Strides {
     std::size_t state, sequence, output;
@@ -28,18 +34,20 @@ ForwardStack<Real>::ForwardStack(typename Tape<Real>::Contents& tape, int thread
     const RnnSizes& s = tape.sizes;
     const Strides stride(s);
     const std::size_t H = s.hidden, K = s.directions, width = K * H;
-    for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(stride.output);
+    const bool of_chunk = K == 1;
+    for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.units[0]->cut));
     for (std::size_t i = 0; i < tape.units.size(); ++i) {
         const std::size_t layer = i / K, side = i % K * H;
         UnitArrays<Real> a;
         if (layer == 0) {
             a.x = {input.dense, s.inputs};
         } else {
-            a.x = {between_[(layer - 1) % 2].data(), width};
+            a.x = {between_[(layer - 1) % 2].data(), width, of_chunk};
             a.mask = {moved(input.mask, (layer - 1) * stride.output), width};
         }
         a.state = {moved(state.h, i * stride.state), moved(state.c, i * stride.state)};
-        a.output = {moved(layer + 1 < s.layers ? between_[layer % 2].data() : output.output, side), width};
+        const bool last = layer + 1 == s.layers;
+        a.output = {moved(last ? output.output : between_[layer % 2].data(), side), width, of_chunk && !last};
         a.final_state = {moved(output.final_state.h, i * stride.state), moved(output.final_state.c, i * stride.state)};
         a.cells = {moved(output.cells, i * stride.sequence), H};
         RnnSizes work = tape.units[i]->sizes;
@@ -55,7 +63,12 @@ SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int thre
     const RnnSizes& s = tape.sizes;
     const Strides stride(s);
     const std::size_t H = s.hidden, K = s.directions, width = K * H;
-    for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(stride.output);
+    const bool of_chunk = K == 1;
+    for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.units[0]->cut));
+    const UnitTape<Real>& first = *tape.units.front();
+    space_.dz = PanelBuffer<Real>(first.cut.most_rows(), block_cols<Real>(first.cell.blocks, H));
+    const std::size_t widest = std::max(gradients.input != nullptr ? s.inputs : 0, s.layers > 1 ? width : 0);
+    if (widest != 0) space_.dx = PanelBuffer<Real>(first.cut.most_rows(), widest);
     for (std::size_t i = 0; i < tape.units.size(); ++i) {
         const UnitTape<Real>& unit = *tape.units[i];
         const std::size_t layer = i / K, direction = i % K;
@@ -68,27 +81,38 @@ SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int thre
         if (layer == 0) {
             g.input.rows = {gradients.input, s.inputs};
         } else {
-            g.input.rows = {between_[(layer - 1) % 2].data(), width};
+            g.input.rows = {between_[(layer - 1) % 2].data(), width, of_chunk};
             g.input.mask = {moved(mask, (layer - 1) * stride.output), width};
         }
         g.input.add = direction != 0;
         g.state = {moved(gradients.state.h, i * stride.state), moved(gradients.state.c, i * stride.state)};
         g.hidden = {moved(gradients.hidden, i * stride.sequence), H};
         const Division division(unit.sizes, threads);
-        sweeps_.push_back(std::make_unique<Sweep<Real>>(unit, division, g));
-        const Real* from = layer + 1 < s.layers ? between_[layer % 2].data() : upstream.output;
-        upstreams_.emplace_back(unit, division, UserRows<const Real>{moved(from, direction * H), width});
+        sweeps_.push_back(std::make_unique<Sweep<Real>>(unit, division, g, space_));
+        const bool last = layer + 1 == s.layers;
+        const Real* from = last ? upstream.output : between_[layer % 2].data();
+        upstreams_.emplace_back(unit, division, UserRows<const Real>{moved(from, direction * H), width, of_chunk && !last});
     }
 }
 
 template <class Real>
 void SweepStack<Real>::run(Upstream<Real>* top, int member, Barrier& barrier) {
-    const std::size_t K = tape_.sizes.directions;
-    for (std::size_t layer = tape_.sizes.layers; layer-- > 0;)
-        for (std::size_t i = layer * K; i < (layer + 1) * K; ++i) {
-            const bool is_last = i + 1 == sweeps_.size();
-            sweeps_[i]->run(is_last && top != nullptr ? *top : static_cast<Upstream<Real>&>(upstreams_[i]), member, barrier);
-        }
+    const std::size_t K = tape_.sizes.directions, units = sweeps_.size(), layers = tape_.sizes.layers;
+    for (const auto& sweep : sweeps_) sweep->start(member);
+    barrier.wait();  // what the second direction adds to is there
+    const auto run = [&](std::size_t unit, std::size_t chunk) {
+        Upstream<Real>& given = upstreams_[unit];
+        sweeps_[unit]->run(tape_.units[unit]->cut.chunk(chunk), unit + 1 == units && top != nullptr ? *top : given, member, barrier);
+    };
+    if (K == 1) {
+        for (std::size_t c = tape_.units[0]->cut.chunks(); c-- > 0;)
+            for (std::size_t i = units; i-- > 0;) run(i, c);
+    } else {
+        for (std::size_t layer = layers; layer-- > 0;)
+            for (std::size_t i = layer * K; i < (layer + 1) * K; ++i)
+                for (std::size_t c = tape_.units[i]->cut.chunks(); c-- > 0;) run(i, c);
+    }
+    for (const auto& sweep : sweeps_) sweep->finish(member);
 }
 
 template class ForwardStack<float>;

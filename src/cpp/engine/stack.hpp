@@ -1,7 +1,8 @@
 // Layers and directions: every unit's forward pass in order, and every unit's sweep in the opposite one.
 //
 // A layer's output goes to an array (T, B, K H), directions side by side, which the next layer reads as its input; dL/dx of
-// a layer is the upstream of the one below, added up over its directions.
+// a layer is the upstream of the one below, added up over its directions. Layers of one direction go through time together,
+// chunk by chunk: then these arrays have a chunk's steps alone, and stay in the cache.
 #pragma once
 
 #include "engine/forward.hpp"
@@ -18,13 +19,15 @@ public:
     /// after_chunk(chunk) follows each chunk of the last unit. Ends with a barrier.
     template <class AfterChunk>
     void run(int member, Barrier& barrier, AfterChunk after_chunk) {
-        for (std::size_t i = 0; i < passes_.size(); ++i) {
-            passes_[i]->prepare(member, barrier);
-            const Cut& cut = tape_.units[i]->cut;
-            for (std::size_t c = 0; c < cut.chunks(); ++c) {
-                passes_[i]->run(cut.chunk(c), member, barrier);
-                if (i + 1 == passes_.size()) after_chunk(cut.chunk(c));
-            }
+        const std::size_t units = passes_.size(), together = tape_.sizes.directions == 1 ? units : 1;
+        for (const auto& pass : passes_) pass->prepare(member, barrier);
+        for (std::size_t first = 0; first < units; first += together) {
+            const Cut& cut = tape_.units[first]->cut;
+            for (std::size_t c = 0; c < cut.chunks(); ++c)
+                for (std::size_t i = first; i < first + together; ++i) {
+                    passes_[i]->run(cut.chunk(c), member, barrier);
+                    if (i + 1 == units) after_chunk(cut.chunk(c));
+                }
             barrier.wait();
         }
     }
@@ -34,7 +37,7 @@ public:
 
 private:
     typename Tape<Real>::Contents& tape_;
-    Buffer<Real> between_[2];  // (T, B, K H): layers below the last take turns
+    Buffer<Real> between_[2];  // (T or a chunk's steps, B, K H): layers below the last take turns
     std::vector<std::unique_ptr<ForwardPass<Real>>> passes_;
 };
 
@@ -50,7 +53,8 @@ public:
 
 private:
     const typename Tape<Real>::Contents& tape_;
-    Buffer<Real> between_[2];                               // dL/d(a layer's output), (T, B, K H)
+    Buffer<Real> between_[2];                               // dL/d(a layer's output), likewise
+    SweepSpace<Real> space_;
     std::vector<std::unique_ptr<Sweep<Real>>> sweeps_;      // of each unit
     std::vector<GivenUpstream<Real>> upstreams_;
 };

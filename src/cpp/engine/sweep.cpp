@@ -3,15 +3,16 @@
 namespace pybptt {
 
 template <class Real>
-Sweep<Real>::Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients)
+Sweep<Real>::Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients,
+                   const SweepSpace<Real>& space)
     : k_(kernels<Real>()),
       tape_(tape),
       s_(tape.sizes),
       cell_(tape.cell),
       division_(division),
       g_(gradients),
-      weights_(tape, division.threads, gradients.parameters, gradients.input),
-      dz_(tape.cut.most_rows(), block_cols<Real>(cell_.blocks, s_.hidden)),
+      weights_(tape, division.threads, gradients.parameters, gradients.input, space.dx),
+      dz_(space.dz),
       carry_h_(tape.cut.apart_rows(), s_.hidden) {
     if (tape.has_blocks()) carry_ = PanelBuffer<Real>(tape.cut.apart_rows(), s_.hidden);
 }
@@ -28,7 +29,9 @@ void Sweep<Real>::for_each_range(const Part<Real>& part, Visit visit) const {
 
 /// The carries hold the final state's own gradients: a sample meets them at its last step.
 template <class Real>
-void Sweep<Real>::start(const Part<Real>& part) {
+void Sweep<Real>::start(int member) {
+    const Part<Real> part(s_, division_, member);
+    weights_.prepare(member);
     for_each_range(part, [&](std::size_t position, std::size_t count, std::size_t slice) {
         const auto bring = [&](const PanelBuffer<Real>& buffer, const UserRows<const Real>& given) {
             const Matrix<Real> to = apart(buffer, part, slice, position);
@@ -43,7 +46,9 @@ void Sweep<Real>::start(const Part<Real>& part) {
 }
 
 template <class Real>
-void Sweep<Real>::finish(const Part<Real>& part) {
+void Sweep<Real>::finish(int member) {
+    const Part<Real> part(s_, division_, member);
+    weights_.finish(member);
     for_each_range(part, [&](std::size_t position, std::size_t count, std::size_t slice) {
         if (cell_.carries_hidden)
             k_.add(count, part.cols, apart(carry_, part, slice, position), apart(carry_h_, part, slice, position));
@@ -65,20 +70,13 @@ void Sweep<Real>::finish(const Part<Real>& part) {
 }
 
 template <class Real>
-void Sweep<Real>::run(Upstream<Real>& upstream, int member, Barrier& barrier) {
+void Sweep<Real>::run(const Chunk& chunk, Upstream<Real>& upstream, int member, Barrier& barrier) {
     const Part<Real> part(s_, division_, member);
-    weights_.prepare(member);
-    start(part);
-    for (std::size_t i = tape_.cut.chunks(); i-- > 0;) {
-        const Chunk chunk = tape_.cut.chunk(i);
-        upstream.prepare_chunk(chunk, member, barrier, dz_.matrix());
-        part.for_each_piece(tape_.cut, chunk, [&](const Piece& piece) { sweep_piece(chunk, upstream, part, piece, barrier); });
-        barrier.wait();
-        weights_.add(chunk, dz_.matrix(), member);
-        barrier.wait();
-    }
-    weights_.finish(member);
-    finish(part);
+    upstream.prepare_chunk(chunk, member, barrier, dz_.matrix());
+    part.for_each_piece(tape_.cut, chunk, [&](const Piece& piece) { sweep_piece(chunk, upstream, part, piece, barrier); });
+    barrier.wait();
+    weights_.add(chunk, dz_.matrix(), member);
+    barrier.wait();
 }
 
 template <class Real>

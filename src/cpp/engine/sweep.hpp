@@ -19,17 +19,25 @@ struct UnitGradients {
     UserRows<Real> hidden;            // (T, B, H): dh_t
 };
 
-/// Runs the whole sweep on a team: chunk after chunk from the last to the first, weight gradients while dz is in the cache.
+/// What sweeps work in, one after the other; of a chunk.
+template <class Real>
+struct SweepSpace {
+    PanelBuffer<Real> dz;  // (chunk rows, blocks): dh_t in block 0, then dz_t
+    PanelBuffer<Real> dx;  // (chunk rows, D of the widest layer), if it is wanted
+};
+
+/// Called by every member of a team: chunk after chunk from the last to the first, weight gradients while dz is in the cache.
 template <class Real>
 class Sweep {
 public:
-    Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients);
+    Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients, const SweepSpace<Real>& space);
 
-    void run(Upstream<Real>& upstream, int member, Barrier& barrier);
+    void start(int member);
+    /// Begins where all members' part of the chunk after is complete; ends with a barrier.
+    void run(const Chunk& chunk, Upstream<Real>& upstream, int member, Barrier& barrier);
+    void finish(int member);
 
 private:
-    void start(const Part<Real>& part);
-    void finish(const Part<Real>& part);
     void sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Piece& piece,
                      Barrier& barrier);
     /// Rows of a (B, H) buffer with the slices apart.
@@ -49,7 +57,7 @@ private:
     const Division division_;
     const UnitGradients<Real> g_;
     WeightGradients<Real> weights_;
-    PanelBuffer<Real> dz_;       // (chunk rows, blocks): dh_t in block 0, then dz_t
+    const PanelBuffer<Real>& dz_;
     PanelBuffer<Real> carry_h_;  // (B, H): dL/dh through the later chunks
     PanelBuffer<Real> carry_;    // (B, H): the cell's carry; see Cell
 };

@@ -10,7 +10,8 @@ TruncatedSweep<Real>::TruncatedSweep(const UnitTape<Real>& tape, int threads, st
       s_(tape.sizes),
       threads_(threads),
       truncation_(truncation),
-      weights_(tape, threads, gradients, input),
+      dx_(s_.steps * s_.batch, s_.inputs),
+      weights_(tape, threads, gradients, input, dx_),
       dz_(s_.steps * s_.batch, s_.hidden),
       e_(s_.steps * s_.batch, s_.hidden),
       e_next_(s_.steps * s_.batch, s_.hidden) {}

@@ -28,6 +28,7 @@ private:
     const RnnSizes& s_;
     const int threads_;
     const std::size_t truncation_;
+    const PanelBuffer<Real> dx_;  // (T B, D)
     WeightGradients<Real> weights_;
     PanelBuffer<Real> dz_, e_, e_next_;  // (T B, H)
 };

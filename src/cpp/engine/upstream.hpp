@@ -33,7 +33,7 @@ public:
         const Part<Real> part(tape_.sizes, division_, member);
         part.for_each_piece(tape_.cut, chunk, [&](const Piece& piece) {
             for (std::size_t s = 0; s < chunk.steps; ++s)
-                tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin,
+                tape_.cut.for_each_user_run(d_output_.first_step(chunk) + s, piece.positions.begin,
                                             piece.active(tape_.cut, chunk.first_step + s),
                                             [&](std::size_t i, std::size_t count, const Rows& rows) {
                                                 k_.copy(count, part.cols, part.of(d_output_, rows),
@@ -45,7 +45,7 @@ public:
                           Matrix<Real> space) const override {
         if (!d_output_) return none<Real>();
         if (tape_.cut.ragged()) return part.of(space, piece.row(chunk.steps, s));
-        return part.of(d_output_, Rows{tape_.cut.user_row(chunk.first_step + s, piece.positions.begin)});
+        return part.of(d_output_, Rows{tape_.cut.user_row(d_output_.first_step(chunk) + s, piece.positions.begin)});
     }
 
 private:

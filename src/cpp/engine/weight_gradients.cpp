@@ -4,7 +4,7 @@ namespace pybptt {
 
 template <class Real>
 WeightGradients<Real>::WeightGradients(const UnitTape<Real>& tape, int threads, const RnnParameterGradients<Real>& gradients,
-                                       const InputGradient<Real>& input)
+                                       const InputGradient<Real>& input, const PanelBuffer<Real>& dx)
     : k_(kernels<Real>()),
       tape_(tape),
       s_(tape.sizes),
@@ -13,8 +13,8 @@ WeightGradients<Real>::WeightGradients(const UnitTape<Real>& tape, int threads, 
       g_(gradients),
       input_(input),
       bias_(block_cols<Real>(cell_.blocks, s_.hidden)),
-      peephole_(tape.peephole.size()) {
-    if (tape.dense && input_.rows) dx_ = PanelBuffer<Real>(tape.cut.most_rows(), s_.inputs);
+      peephole_(tape.peephole.size()),
+      dx_(dx) {
     if (!tape.dense) token_row_ = PanelBuffer<Real>(tape.tokens.count, block_cols<Real>(s_.cell.gates(), s_.hidden));
 }
 
@@ -33,7 +33,7 @@ void WeightGradients<Real>::prepare(int member) {
     }
     for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, Real(0));
     for (std::size_t at = own.begin; at < peephole_.size(); at += block) std::fill_n(peephole_.data() + at, padded, Real(0));
-    if (!tape_.dense || !input_.rows || input_.add || !tape_.cut.ragged()) return;
+    if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
     const Range samples = share(s_.batch, 1, member, threads_);
     for (std::size_t position = samples.begin; position < samples.end; ++position)
         for (std::size_t t = tape_.cut.length(position); t < s_.steps; ++t)
@@ -123,11 +123,14 @@ void WeightGradients<Real>::add_input(const Chunk& chunk, Matrix<const Real> dz,
                               together ? std::size_t(run.count) * H : H};
     }
     k_.product(own_rows.size(), D, terms, count, none<Real>(), dx_.matrix().rows_from(own_rows.begin), {});
-    tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(), [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
-        const Matrix<Real> dx = dx_.matrix().rows_from(row);
-        if (input_.mask) k_.multiply(n, D, input_.mask.at(user), dx);
-        (input_.add ? k_.add : k_.copy)(n, D, dx, input_.rows.at(user));
-    });
+    if (input_.mask)
+        tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(), [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
+            k_.multiply(n, D, input_.mask.at(user), dx_.matrix().rows_from(row));
+        });
+    tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(), input_.rows.first_step(chunk),
+                           [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
+                               (input_.add ? k_.add : k_.copy)(n, D, dx_.matrix().rows_from(row), input_.rows.at(user));
+                           });
 }
 
 template <class Real>

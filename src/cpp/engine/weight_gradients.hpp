@@ -22,8 +22,9 @@ struct InputGradient {
 template <class Real>
 class WeightGradients {
 public:
+    ///   dx  (chunk rows, D), to work in; needed if there are rows for dL/dx_t
     WeightGradients(const UnitTape<Real>& tape, int threads, const RnnParameterGradients<Real>& gradients,
-                    const InputGradient<Real>& input);
+                    const InputGradient<Real>& input, const PanelBuffer<Real>& dx);
 
     void prepare(int member);
     /// Adds one chunk, the last one first; every member's dz must be complete.
@@ -45,7 +46,7 @@ private:
     const InputGradient<Real> input_;
     Buffer<Real> bias_;            // db of each block, in whole panels
     Buffer<Real> peephole_;        // dp, likewise
-    PanelBuffer<Real> dx_;         // (chunk rows, D)
+    const PanelBuffer<Real>& dx_;
     PanelBuffer<Real> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
 };
 
