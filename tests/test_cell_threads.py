@@ -42,7 +42,7 @@ def model(cell, T, B, D, H, Q, L=1, K=1, *, ragged=False, last_only=False, **opt
 # ---- Threads --------------------------------------------------------------------------------------------
 
 # T is the least: `compute` makes it enough for seven threads, and the test after the next sees to that.
-CELLS = ("lstm", "lstm-peephole-coupled-clip", "gru", "gru-before", "rnn")
+CELLS = ("lstm-peephole", "gru", "gru-before", "rnn")
 LAYERS = {
     "rows": partial(layer, sizes=(12, 48, 17, 40)),
     "rows of tokens": partial(layer, sizes=(12, 48, 300, 40), tokens=True),
@@ -69,6 +69,7 @@ MODELS = {
 CASES = {
     f"{name}, {cell}": (case, cell)
     for (name, case), cell in itertools.product((LAYERS | MODELS).items(), CELLS)
+    if name in LAYERS or cell in ("lstm-peephole", "gru-before")
 }
 
 
@@ -89,7 +90,7 @@ def compute(name, dtype):
 def test_any_number_of_threads_gives_the_same_bits(name, dtype, set_threads):
     set_threads(1)
     expected = compute(name, dtype)
-    for threads in (2, 3, 7):
+    for threads in (2, 3, 7) if dtype == "float32" else (7,):
         set_threads(threads)
         assert compute(name, dtype) == expected
 

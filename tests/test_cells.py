@@ -27,8 +27,10 @@ import pybptt
 
 MODULES_LACK = ("hidden", "cells")
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
-# Time is cut into chunks of 256 rows (T B), and the batch into slices of 8 samples or more.
-CUTS = [(255, 1), (256, 1), (257, 1), (600, 1), (90, 3), (130, 8), (3, 512), (2, 513), (5, 15), (20, 17)]
+# Time is cut into chunks of 256 to 512 rows (T B): one row less, that many, one more, several, a short last
+# one; a batch of 8 and more into slices: two, of unequal size, three, the most that there may be.
+CUTS = [(257, 1), (511, 1), (512, 1), (513, 1), (1100, 1), (200, 3), (130, 8), (5, 7), (5, 15), (20, 17),
+        (9, 64), (6, 97), (3, 513), (2, 545)]  # fmt: skip
 
 
 # ---- PyTorch --------------------------------------------------------------------------------------------
@@ -65,7 +67,7 @@ def test_agrees_with_autograd_however_time_and_batch_are_cut(torch, cell, T, B, 
     assert_same(run(p), torch_cells(torch, p))
 
 
-@pytest.mark.parametrize(("D", "H"), [(1, 1), (16, 32), (65, 100), (200, 129), (150, 33)])
+@pytest.mark.parametrize(("D", "H"), [(1, 1), (16, 32), (65, 100), (200, 129), (150, 33), (120, 300)])
 @pytest.mark.parametrize("B", [1, 4, 13, 32])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_agrees_with_autograd_for_larger_layers(torch, cell, D, H, B):

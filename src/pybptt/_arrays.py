@@ -20,6 +20,8 @@ DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """float32 or float64, or a TypeError."""
     try:
+        if dtype is None:  # which NumPy takes for float64
+            raise TypeError
         found = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype: expected 'float32' or 'float64', got {dtype!r}") from None

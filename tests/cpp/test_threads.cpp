@@ -62,9 +62,9 @@ std::vector<Network> large_networks() {
     add({22, 2, 33, 325}, 35, false, Loss::squared_error);
     add({40, 7, 50, 130, sigmoid}, 700, true, Loss::cross_entropy);
     add({700, 8, 3, 34, relu}, 3, false, Loss::squared_error);
-    add({24, 2, 9, 110, lstm, 2, 2}, 5, false, Loss::cross_entropy, true, true);
-    add({16, 3, 9, 150, gru, 1, 2}, 5, true, Loss::squared_error, true);
-    add({19, 33, 9, 35, gru, 2, 1}, 40, false, Loss::cross_entropy, true, true);
+    add({7, 2, 9, 110, lstm, 2, 2}, 5, false, Loss::cross_entropy, true, true);
+    add({34, 3, 9, 90, gru, 1, 2}, 5, true, Loss::squared_error, true);
+    add({12, 33, 9, 35, gru, 2, 1}, 40, false, Loss::cross_entropy, true, true);
     return all;
 }
 

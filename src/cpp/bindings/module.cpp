@@ -5,6 +5,13 @@ PYBIND11_MODULE(_core, module) {
     // pybind11 looks NumPy's functions up at first use, without the GIL for a moment: here, rather than in some thread's first
     // call.
     (void)pybptt::py::dtype::of<float>();
+    pybptt::py::register_exception_translator([](std::exception_ptr thrown) {
+        try {
+            if (thrown) std::rethrow_exception(thrown);
+        } catch (const std::bad_alloc&) {
+            PyErr_SetString(PyExc_MemoryError, "the tape and the work space of this call cannot be allocated");
+        }
+    });
     pybptt::bind_runtime(module);
     pybptt::bind_rnn(module);
     pybptt::bind_model(module);
