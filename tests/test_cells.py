@@ -27,9 +27,9 @@ import pybptt
 
 MODULES_LACK = ("hidden", "cells")
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
-# Time is cut into chunks of 256 to 512 rows (T B): one row less, that many, one more, several, a short last
+# Time is cut into chunks of 128 to 512 rows (T B): one row less, that many, one more, several, a short last
 # one; a batch of 8 and more into slices: two, of unequal size, three, the most that there may be.
-CUTS = [(257, 1), (511, 1), (512, 1), (513, 1), (1100, 1), (200, 3), (130, 8), (5, 7), (5, 15), (20, 17),
+CUTS = [(127, 1), (128, 1), (129, 1), (513, 1), (1100, 1), (200, 3), (130, 8), (5, 7), (5, 15), (20, 17),
         (9, 64), (6, 97), (3, 513), (2, 545)]  # fmt: skip
 
 

@@ -122,7 +122,8 @@ struct LayerConfig {
     std::size_t parameter_count() const {
         std::size_t count = 0;
         for (std::size_t i = 0; i < units(); ++i)
-            count += hidden * (std::size_t(cell.gates()) * (unit_inputs(i) + hidden + (bias ? 2 : 0)) + std::size_t(cell.peepholes()));
+            count +=
+                hidden * (std::size_t(cell.gates()) * (unit_inputs(i) + hidden + (bias ? 2 : 0)) + std::size_t(cell.peepholes()));
         return count;
     }
 };

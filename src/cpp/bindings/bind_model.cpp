@@ -39,7 +39,8 @@ struct Call {
         rows = o.target_rows(in.steps, in.batch);
     }
     Targets<Real> targets(const Array<std::int64_t>& y, double scale) const {
-        return {Loss::cross_entropy, scale, read_ids("y", y, rows, output.outputs, output.last_only ? nullptr : in.lengths), nullptr};
+        return {Loss::cross_entropy, scale, read_ids("y", y, rows, output.outputs, output.last_only ? nullptr : in.lengths),
+                nullptr};
     }
     Targets<Real> targets(const Array<Real>& y, double scale) const {
         return {Loss::squared_error, scale, nullptr, read("y", y, rows * output.outputs)};
@@ -100,13 +101,16 @@ template <class Real, class X, class Y>
 void bind_losses(py::module_& module) {
     module.def("loss_and_grad", &run_loss_and_grad<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
                py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("lengths").noconvert() = py::none(),
-               py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(), py::arg("c_0").noconvert() = py::none(), py::arg("h_T").noconvert() = py::none(),
-               py::arg("c_T").noconvert() = py::none(), py::arg("gradient").noconvert(), py::arg("input_gradient").noconvert() = py::none(),
-               py::arg("d_h_0").noconvert() = py::none(), py::arg("d_c_0").noconvert() = py::none(), py::arg("hidden_gradient").noconvert() = py::none(),
+               py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(),
+               py::arg("c_0").noconvert() = py::none(), py::arg("h_T").noconvert() = py::none(),
+               py::arg("c_T").noconvert() = py::none(), py::arg("gradient").noconvert(),
+               py::arg("input_gradient").noconvert() = py::none(), py::arg("d_h_0").noconvert() = py::none(),
+               py::arg("d_c_0").noconvert() = py::none(), py::arg("hidden_gradient").noconvert() = py::none(),
                py::arg("truncation") = py::none());
     module.def("loss", &run_loss<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
                py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("lengths").noconvert() = py::none(),
-               py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(), py::arg("c_0").noconvert() = py::none(), py::arg("h_T").noconvert() = py::none(),
+               py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(),
+               py::arg("c_0").noconvert() = py::none(), py::arg("h_T").noconvert() = py::none(),
                py::arg("c_T").noconvert() = py::none());
 }
 
@@ -115,8 +119,9 @@ void bind_for(py::module_& module) {
     bind_losses<Real, X, std::int64_t>(module);
     bind_losses<Real, X, Real>(module);
     module.def("predict", &run_predict<Real, X>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
-               py::arg("x").noconvert(), py::arg("lengths").noconvert() = py::none(), py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(),
-               py::arg("c_0").noconvert() = py::none(), py::arg("to").noconvert(), py::arg("h_T").noconvert() = py::none(), py::arg("c_T").noconvert() = py::none());
+               py::arg("x").noconvert(), py::arg("lengths").noconvert() = py::none(), py::arg("mask").noconvert() = py::none(),
+               py::arg("h_0").noconvert() = py::none(), py::arg("c_0").noconvert() = py::none(), py::arg("to").noconvert(),
+               py::arg("h_T").noconvert() = py::none(), py::arg("c_T").noconvert() = py::none());
 }
 
 }  // namespace

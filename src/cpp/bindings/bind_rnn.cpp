@@ -79,8 +79,9 @@ LayerConfig make_config(std::size_t inputs, std::size_t hidden, std::size_t laye
     if (nonlinearity < 0 || nonlinearity >= kNonlinearities) throw py::value_error("nonlinearity: out of range");
     if (layers < 1 || directions < 1 || directions > 2) throw py::value_error("layers, directions: out of range");
     const bool lstm = cell == int(CellKind::lstm);
-    return {inputs, hidden, layers, directions, bias,
-            CellConfig{CellKind(cell), Nonlinearity(nonlinearity), lstm && peephole, lstm && coupled, reset_after, clip}};
+    return {inputs, hidden,
+            layers, directions,
+            bias,   CellConfig{CellKind(cell), Nonlinearity(nonlinearity), lstm && peephole, lstm && coupled, reset_after, clip}};
 }
 
 }  // namespace
@@ -92,8 +93,8 @@ void bind_rnn(py::module_& module) {
              py::arg("coupled") = false, py::arg("reset_after") = true, py::arg("clip") = 0.0)
         .def(py::pickle(
             [](const LayerConfig& c) {
-                return py::make_tuple(c.inputs, c.hidden, c.layers, c.directions, c.bias, int(c.cell.kind), int(c.cell.nonlinearity),
-                                      c.cell.peephole, c.cell.coupled, c.cell.reset_after, c.cell.clip);
+                return py::make_tuple(c.inputs, c.hidden, c.layers, c.directions, c.bias, int(c.cell.kind),
+                                      int(c.cell.nonlinearity), c.cell.peephole, c.cell.coupled, c.cell.reset_after, c.cell.clip);
             },
             [](const py::tuple& c) {
                 return make_config(c[0].cast<std::size_t>(), c[1].cast<std::size_t>(), c[2].cast<std::size_t>(),

@@ -8,7 +8,8 @@ namespace pybptt {
 
 Cut::Cut(const RnnSizes& s, bool reverse, std::size_t chunk_rows, std::size_t slices)
     : steps_(s.steps), batch_(s.batch), slices_(slices), reverse_(reverse) {
-    if (s.lengths != nullptr && std::any_of(s.lengths, s.lengths + batch_, [&](std::int64_t n) { return std::size_t(n) != steps_; })) {
+    if (s.lengths != nullptr &&
+        std::any_of(s.lengths, s.lengths + batch_, [&](std::int64_t n) { return std::size_t(n) != steps_; })) {
         cut_ragged(s, chunk_rows);
         return;
     }

@@ -70,7 +70,9 @@ public:
     std::size_t most_rows() const { return most_rows_; }              // of x and dz in any chunk
     std::size_t most_state_rows() const { return most_state_rows_; }  // of h
     std::size_t most_steps() const { return most_steps_; }
-    std::size_t rows() const { return !ragged() ? steps_ * batch_ : chunks_.empty() ? 0 : chunks_.back().first_row + chunks_.back().rows; }
+    std::size_t rows() const {
+        return !ragged() ? steps_ * batch_ : chunks_.empty() ? 0 : chunks_.back().first_row + chunks_.back().rows;
+    }
     std::size_t slices() const { return slices_; }
     bool ragged() const { return !lengths_.empty(); }
 

@@ -49,7 +49,7 @@ struct Division {
 /// Samples of one slice that a member works on, all of them or some, and their rows in one chunk.
 struct Piece {
     Slice slice;
-    Range positions;  // of the samples, whether they have begun to be padding or not
+    Range positions;   // of the samples, whether they have begun to be padding or not
     std::size_t size;  // those active at the chunk's first step
 
     /// Of x and dz in a chunk of `steps` steps; with `steps` + 1, of h before step s.

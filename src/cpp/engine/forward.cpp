@@ -200,8 +200,8 @@ void ForwardPass<Real>::make_z(const Chunk& chunk, const Part<Real>& part, const
         if ((run.source < 0 ? 0 : 1) != phase) continue;
         const bool with_input = run.input_gate >= 0 && !projected;
         if (!with_input && run.hidden_gate < 0) continue;
-        const Matrix<const Real> before = run.source < 0 ? tape_.h(chunk).rows_from(piece.row(S + 1, s))
-                                                         : z.panels_from(std::size_t(run.source) * panels);
+        const Matrix<const Real> before =
+            run.source < 0 ? tape_.h(chunk).rows_from(piece.row(S + 1, s)) : z.panels_from(std::size_t(run.source) * panels);
         part.for_each_gate_run(run.count, panels, [&](int i, std::size_t cols) {
             const std::size_t to = std::size_t(run.block + i) * panels + part.panels.begin;
             Term<Real> terms[2];
@@ -211,8 +211,8 @@ void ForwardPass<Real>::make_z(const Chunk& chunk, const Part<Real>& part, const
                                   w_ih_t_.matrix().panels_from(std::size_t(run.input_gate + i) * panels + part.panels.begin),
                                   s_.inputs};
             if (run.hidden_gate >= 0)
-                terms[count++] = {before, w_hh_t_.matrix().panels_from(std::size_t(run.hidden_gate + i) * panels + part.panels.begin),
-                                  s_.hidden};
+                terms[count++] = {
+                    before, w_hh_t_.matrix().panels_from(std::size_t(run.hidden_gate + i) * panels + part.panels.begin), s_.hidden};
             const bool begun = !tape_.dense || (projected && run.input_gate >= 0);
             const Matrix<Real> z_t = z.panels_from(to);
             Ahead<Real> ahead;
@@ -220,7 +220,8 @@ void ForwardPass<Real>::make_z(const Chunk& chunk, const Part<Real>& part, const
             ahead.backwards = s % 2 != 0 && n <= Division::kFewRows;
             if (s + 1 < S) ahead.matrix[0] = z_at(chunk, piece, s + 1).panels_from(to);
             if (!tape_.has_blocks() && a_.output && !tape_.cut.ragged())
-                ahead.matrix[1] = part.of(a_.output, Rows{tape_.cut.user_row(a_.output.first_step(chunk) + s, piece.positions.begin)});
+                ahead.matrix[1] =
+                    part.of(a_.output, Rows{tape_.cut.user_row(a_.output.first_step(chunk) + s, piece.positions.begin)});
             k_.product(n, cols, terms, count, begun ? Matrix<const Real>(z_t) : every_row<Real>(bias_.data() + to * L), z_t, ahead);
         });
     }
@@ -275,8 +276,7 @@ void ForwardPass<Real>::run_piece(const Chunk& chunk, const Part<Real>& part, co
     if (tape_.keeps_all) return;
     const std::size_t last = piece.row(S + 1, S);
     k_.copy(piece.size, part.cols, part.of(h, last), part.of(carry_h_.matrix(), piece.positions.begin));
-    if (tape_.has_cell_state())
-        k_.copy(piece.size, part.cols, part.of(c, last), part.of(carry_c_.matrix(), piece.positions.begin));
+    if (tape_.has_cell_state()) k_.copy(piece.size, part.cols, part.of(c, last), part.of(carry_c_.matrix(), piece.positions.begin));
 }
 
 /// Of the samples that end within the chunk.
@@ -287,10 +287,11 @@ void ForwardPass<Real>::write_final_state(const Chunk& chunk, const Part<Real>& 
     const auto write = [&](Matrix<Real> from, Real* to) {
         if (to == nullptr) return;
         const UserRows<Real> rows{to, s_.hidden};
-        cut.for_each_sample_run(piece.positions.begin + first, piece.size - first, [&](std::size_t i, std::size_t count, std::size_t sample) {
-            const std::size_t steps = cut.length(piece.positions.begin + first + i) - chunk.first_step;
-            k_.copy(count, part.cols, part.of(from, piece.row(S + 1, steps) + first + i), part.of(rows, Rows{sample}));
-        });
+        cut.for_each_sample_run(
+            piece.positions.begin + first, piece.size - first, [&](std::size_t i, std::size_t count, std::size_t sample) {
+                const std::size_t steps = cut.length(piece.positions.begin + first + i) - chunk.first_step;
+                k_.copy(count, part.cols, part.of(from, piece.row(S + 1, steps) + first + i), part.of(rows, Rows{sample}));
+            });
     };
     write(tape_.h(chunk), a_.final_state.h);
     if (tape_.has_cell_state()) write(tape_.c(chunk), a_.final_state.c);

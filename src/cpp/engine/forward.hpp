@@ -12,9 +12,9 @@ struct UnitArrays {
     UserRows<const Real> x;     // (T, B, D), if dense
     UserRows<const Real> mask;  // of x
     RnnState<const Real> state;
-    UserRows<Real> output;      // (T, B, H)
+    UserRows<Real> output;  // (T, B, H)
     RnnState<Real> final_state;
-    UserRows<Real> cells;       // (T, B, H)
+    UserRows<Real> cells;  // (T, B, H)
 };
 
 /// One call's forward pass. Everything it needs is allocated by the constructor; what follows is called by every member
@@ -52,11 +52,11 @@ private:
     const Division division_;
     const RnnParameters<Real> p_;
     const UnitArrays<Real> a_;
-    PanelBuffer<Real> w_hh_t_;               // W_hh^T (H, blocks of G)
-    PanelBuffer<Real> w_ih_t_;               // W_ih^T (D, blocks of G)
-    PanelBuffer<Real> token_row_;            // b + W_ih's column, one row a distinct token (count, blocks)
-    Buffer<Real> bias_;                      // b of each block, in whole panels
-    PanelBuffer<Real> carry_h_, carry_c_;    // (B, H): the state after a chunk, when all chunks take the same place
+    PanelBuffer<Real> w_hh_t_;             // W_hh^T (H, blocks of G)
+    PanelBuffer<Real> w_ih_t_;             // W_ih^T (D, blocks of G)
+    PanelBuffer<Real> token_row_;          // b + W_ih's column, one row a distinct token (count, blocks)
+    Buffer<Real> bias_;                    // b of each block, in whole panels
+    PanelBuffer<Real> carry_h_, carry_c_;  // (B, H): the state after a chunk, when all chunks take the same place
 };
 
 }  // namespace pybptt

@@ -20,11 +20,11 @@ double output_flops(const RnnSizes& s, const OutputLayer<Real>& layer) {
 template <class Real>
 struct Top {
     bool last_only, in_tape;
-    std::size_t width;        // K H
-    std::size_t array_rows;   // T B, or B
+    std::size_t width;       // K H
+    std::size_t array_rows;  // T B, or B
     RnnState<Real> final_state;
-    Buffer<Real> final_h;     // (L K, B, H), if the caller does not want it
-    Buffer<Real> array;       // (array rows, K H)
+    Buffer<Real> final_h;  // (L K, B, H), if the caller does not want it
+    Buffer<Real> array;    // (array rows, K H)
     Buffer<Real> d_array;
 
     Top(const RnnSizes& s, bool last_only, const RnnState<Real>& wanted, bool gradients)
@@ -81,7 +81,8 @@ double truncated_loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>*
     ForwardPass<Real> pass(tape, Division(sizes, team.size()), parameters[0], arrays);
     const OutputRows<Real> rows(tape);
     OutputPass<Real> output(rows, team.size(), layer, targets, &output_gradients);
-    TruncatedSweep<Real> sweep(tape, team.size(), truncation, gradients.parameters[0], {{gradients.input, sizes.inputs}, {}, false});
+    TruncatedSweep<Real> sweep(tape, team.size(), truncation, gradients.parameters[0],
+                               {{gradients.input, sizes.inputs}, {}, false});
     Barrier barrier(team.size());
     team.run([&](int member) {
         pass.prepare(member, barrier);
@@ -173,13 +174,13 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
     });
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                                                                  \
+#define PYBPTT_INSTANTIATE(Real)                                                                                                   \
     template double loss_and_grad(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
-                                  const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&,                          \
-                                  const RnnGradients<Real>&, const OutputGradients<Real>&, std::size_t);                          \
-    template double loss(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \
-                         const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&);                                  \
-    template void predict(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,        \
+                                  const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&,                           \
+                                  const RnnGradients<Real>&, const OutputGradients<Real>&, std::size_t);                           \
+    template double loss(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,          \
+                         const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&);                                   \
+    template void predict(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \
                           const OutputLayer<Real>&, Real*, const RnnState<Real>&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

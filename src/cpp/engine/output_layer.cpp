@@ -17,8 +17,8 @@ std::size_t rows_of_a_block(const OutputRows<Real>& rows, std::size_t outputs) {
 }  // namespace
 
 template <class Real>
-OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, int threads, const OutputLayer<Real>& layer, const Targets<Real>& targets,
-                             const OutputGradients<Real>* gradients, Real* d_array)
+OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, int threads, const OutputLayer<Real>& layer,
+                             const Targets<Real>& targets, const OutputGradients<Real>* gradients, Real* d_array)
     : k_(kernels<Real>()),
       rows_(rows),
       threads_(threads),
@@ -107,7 +107,8 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int mem
                            });
         const Matrix<Real> y = values_t_.matrix().panels_from(panel);
         k_.transpose(lanes.size(), Q, values_.matrix().rows_from(lanes.begin), y);
-        k_.squared_error(Q, lanes.size(), bias_.data(), y, classes_.data() + first, Real(targets_.scale), o, losses_.data() + first);
+        k_.squared_error(Q, lanes.size(), bias_.data(), y, classes_.data() + first, Real(targets_.scale), o,
+                         losses_.data() + first);
     }
     barrier.wait();
 }
@@ -121,7 +122,8 @@ void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& ba
         losses_of(chunk, block, member, barrier);
         const bool first = chunk.index + 1 == rows_.chunks() && block.is_first;
         const Range lanes = share(block.rows, L, member, threads_);
-        const Matrix<Real> upstream = d_array_ != nullptr ? d_h_.matrix().rows_from(lanes.begin) : dz.rows_from(block.first_row + lanes.begin);
+        const Matrix<Real> upstream =
+            d_array_ != nullptr ? d_h_.matrix().rows_from(lanes.begin) : dz.rows_from(block.first_row + lanes.begin);
         // Some classes at a time: their do and W_ho serve both products from the cache.
         for (std::size_t q = 0; q < Q; q += kClasses) {
             const std::size_t classes = std::min(kClasses, Q - q);
@@ -139,7 +141,8 @@ void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& ba
         if (d_array_ != nullptr)
             rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
                                [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& to) {
-                                   k_.copy(n, H, d_h_.matrix().rows_from(row - block.first_row), UserRows<Real>{d_array_, H}.at(to));
+                                   k_.copy(n, H, d_h_.matrix().rows_from(row - block.first_row),
+                                           UserRows<Real>{d_array_, H}.at(to));
                                });
         barrier.wait();
     });

@@ -41,11 +41,11 @@ void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const R
     team.run([&](int member) { stack.run(nullptr, member, barrier); });
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                                                       \
-    template Tape<Real> forward(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&,                    \
-                                const RnnState<const Real>&, const RnnOutput<Real>&);                                  \
-    template void infer(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
-                        const RnnOutput<Real>&);                                                                       \
+#define PYBPTT_INSTANTIATE(Real)                                                                                                 \
+    template Tape<Real> forward(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
+                                const RnnOutput<Real>&);                                                                         \
+    template void infer(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \
+                        const RnnOutput<Real>&);                                                                                 \
     template void backward(const Tape<Real>&, const RnnUpstream<Real>&, const Real*, const RnnGradients<Real>&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

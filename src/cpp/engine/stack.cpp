@@ -102,7 +102,8 @@ void SweepStack<Real>::run(Upstream<Real>* top, int member, Barrier& barrier) {
     barrier.wait();  // what the second direction adds to is there
     const auto run = [&](std::size_t unit, std::size_t chunk) {
         Upstream<Real>& given = upstreams_[unit];
-        sweeps_[unit]->run(tape_.units[unit]->cut.chunk(chunk), unit + 1 == units && top != nullptr ? *top : given, member, barrier);
+        sweeps_[unit]->run(tape_.units[unit]->cut.chunk(chunk), unit + 1 == units && top != nullptr ? *top : given, member,
+                           barrier);
     };
     if (K == 1) {
         for (std::size_t c = tape_.units[0]->cut.chunks(); c-- > 0;)

@@ -53,9 +53,9 @@ public:
 
 private:
     const typename Tape<Real>::Contents& tape_;
-    Buffer<Real> between_[2];                               // dL/d(a layer's output), likewise
+    Buffer<Real> between_[2];  // dL/d(a layer's output), likewise
     SweepSpace<Real> space_;
-    std::vector<std::unique_ptr<Sweep<Real>>> sweeps_;      // of each unit
+    std::vector<std::unique_ptr<Sweep<Real>>> sweeps_;  // of each unit
     std::vector<GivenUpstream<Real>> upstreams_;
 };
 

@@ -11,12 +11,12 @@ namespace pybptt {
 /// What the sweep of one unit reads beside the upstream, and where its results go. All but the parameters may be null.
 template <class Real>
 struct UnitGradients {
-    UserRows<const Real> d_h, d_c;    // (B, H): derivatives by the final state alone
-    UserRows<const Real> d_cells;     // (T, B, H): by c_t alone
+    UserRows<const Real> d_h, d_c;  // (B, H): derivatives by the final state alone
+    UserRows<const Real> d_cells;   // (T, B, H): by c_t alone
     RnnParameterGradients<Real> parameters;
     InputGradient<Real> input;
-    RnnState<Real> state;             // (B, H)
-    UserRows<Real> hidden;            // (T, B, H): dh_t
+    RnnState<Real> state;   // (B, H)
+    UserRows<Real> hidden;  // (T, B, H): dh_t
 };
 
 /// What sweeps work in, one after the other; of a chunk.
@@ -30,7 +30,8 @@ struct SweepSpace {
 template <class Real>
 class Sweep {
 public:
-    Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients, const SweepSpace<Real>& space);
+    Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients,
+          const SweepSpace<Real>& space);
 
     void start(int member);
     /// Begins where all members' part of the chunk after is complete; ends with a barrier.

@@ -63,8 +63,8 @@ UnitTape<Real>::UnitTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool
 
 template <class Real>
 std::size_t UnitTape<Real>::bytes() const {
-    const std::size_t values = hidden.size() + cells.size() + blocks.size() + input.size() + weight_hh.size() + weight_ih.size() +
-                               peephole.size();
+    const std::size_t values =
+        hidden.size() + cells.size() + blocks.size() + input.size() + weight_hh.size() + weight_ih.size() + peephole.size();
     return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t);
 }
 
@@ -85,8 +85,9 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, b
     for (std::size_t i = 0; i < s.units(); ++i) {
         const RnnSizes one = unit_sizes(s, i);
         const bool first_layer = i < s.directions;
-        units.push_back(std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks, sizeof(Real)),
-                                                         first_layer ? input.tokens : nullptr, keep_all));
+        units.push_back(
+            std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks, sizeof(Real)),
+                                             first_layer ? input.tokens : nullptr, keep_all));
     }
     sizes.lengths = nullptr;
 }
@@ -96,7 +97,8 @@ std::size_t tape_bytes(const RnnSizes& s, bool tokens) {
     std::size_t sum = 0;
     for (std::size_t i = 0; i < s.units(); ++i) {
         const RnnSizes one = unit_sizes(s, i);
-        sum += UnitTape<Real>::bytes(one, Cut::of(one, false, find_cell<Real>(s.cell).blocks, sizeof(Real)), !tokens || i >= s.directions);
+        sum += UnitTape<Real>::bytes(one, Cut::of(one, false, find_cell<Real>(s.cell).blocks, sizeof(Real)),
+                                     !tokens || i >= s.directions);
     }
     return sum;
 }
@@ -124,10 +126,10 @@ std::size_t Tape<Real>::bytes() const {
     return sum;
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                \
-    template const Cell<Real>& find_cell(const CellConfig&);    \
+#define PYBPTT_INSTANTIATE(Real)                                  \
+    template const Cell<Real>& find_cell(const CellConfig&);      \
     template std::size_t tape_bytes<Real>(const RnnSizes&, bool); \
-    template struct UnitTape<Real>;                             \
+    template struct UnitTape<Real>;                               \
     template class Tape<Real>;
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

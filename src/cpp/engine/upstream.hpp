@@ -33,12 +33,11 @@ public:
         const Part<Real> part(tape_.sizes, division_, member);
         part.for_each_piece(tape_.cut, chunk, [&](const Piece& piece) {
             for (std::size_t s = 0; s < chunk.steps; ++s)
-                tape_.cut.for_each_user_run(d_output_.first_step(chunk) + s, piece.positions.begin,
-                                            piece.active(tape_.cut, chunk.first_step + s),
-                                            [&](std::size_t i, std::size_t count, const Rows& rows) {
-                                                k_.copy(count, part.cols, part.of(d_output_, rows),
-                                                        part.of(space, piece.row(chunk.steps, s) + i));
-                                            });
+                tape_.cut.for_each_user_run(
+                    d_output_.first_step(chunk) + s, piece.positions.begin, piece.active(tape_.cut, chunk.first_step + s),
+                    [&](std::size_t i, std::size_t count, const Rows& rows) {
+                        k_.copy(count, part.cols, part.of(d_output_, rows), part.of(space, piece.row(chunk.steps, s) + i));
+                    });
         });
     }
     Matrix<const Real> at(const Chunk& chunk, std::size_t s, const Part<Real>& part, const Piece& piece,

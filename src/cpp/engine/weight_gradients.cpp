@@ -28,8 +28,7 @@ void WeightGradients<Real>::prepare(int member) {
         const std::size_t row = g * s_.hidden + own.begin;
         if (empty) std::fill_n(g_.weight_hh + row * s_.hidden, own.size() * s_.hidden, Real(0));
         if (empty || !tape_.dense) std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
-        if (!tape_.dense)
-            k_.zero(tape_.tokens.count, own.size(), token_row_.matrix().panels_from(g * tape_.panels() + panel));
+        if (!tape_.dense) k_.zero(tape_.tokens.count, own.size(), token_row_.matrix().panels_from(g * tape_.panels() + panel));
     }
     for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, Real(0));
     for (std::size_t at = own.begin; at < peephole_.size(); at += block) std::fill_n(peephole_.data() + at, padded, Real(0));
@@ -67,7 +66,8 @@ void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, 
         if (run.source < 0)
             for (std::size_t k = 0; k < tape_.cut.slices(); ++k) {
                 const Slice slice = tape_.cut.slice(chunk, k);
-                terms[count++] = {own_dz.rows_from(S * slice.begin), tape_.h(chunk).rows_from((S + 1) * slice.begin), S * slice.size};
+                terms[count++] = {own_dz.rows_from(S * slice.begin), tape_.h(chunk).rows_from((S + 1) * slice.begin),
+                                  S * slice.size};
             }
         else
             terms[count++] = {own_dz, tape_.saved(chunk).panels_from(std::size_t(run.source) * panels), chunk.rows};
@@ -124,9 +124,10 @@ void WeightGradients<Real>::add_input(const Chunk& chunk, Matrix<const Real> dz,
     }
     k_.product(own_rows.size(), D, terms, count, none<Real>(), dx_.matrix().rows_from(own_rows.begin), {});
     if (input_.mask)
-        tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(), [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
-            k_.multiply(n, D, input_.mask.at(user), dx_.matrix().rows_from(row));
-        });
+        tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(),
+                               [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
+                                   k_.multiply(n, D, input_.mask.at(user), dx_.matrix().rows_from(row));
+                               });
     tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(), input_.rows.first_step(chunk),
                            [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
                                (input_.add ? k_.add : k_.copy)(n, D, dx_.matrix().rows_from(row), input_.rows.at(user));
@@ -139,7 +140,8 @@ void WeightGradients<Real>::finish(int member) {
     const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
     const Range own = units(member);
     for (int p = 0; p < s_.cell.peepholes(); ++p)
-        std::copy_n(peephole_.data() + std::size_t(p) * panels * L + own.begin, own.size(), g_.peephole + std::size_t(p) * H + own.begin);
+        std::copy_n(peephole_.data() + std::size_t(p) * panels * L + own.begin, own.size(),
+                    g_.peephole + std::size_t(p) * H + own.begin);
     for (int r = 0; r < cell_.run_count; ++r) {
         const BlockRun& run = cell_.runs[r];
         for (int i = 0; i < run.count; ++i) {

@@ -44,8 +44,8 @@ private:
     const int threads_;
     const RnnParameterGradients<Real> g_;
     const InputGradient<Real> input_;
-    Buffer<Real> bias_;            // db of each block, in whole panels
-    Buffer<Real> peephole_;        // dp, likewise
+    Buffer<Real> bias_;      // db of each block, in whole panels
+    Buffer<Real> peephole_;  // dp, likewise
     const PanelBuffer<Real>& dx_;
     PanelBuffer<Real> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
 };

@@ -139,7 +139,8 @@ void sum_products(size_t rows, size_t cols, Matrix<const Real> a, Matrix<const R
             const Real* line_a = a.data + panel * a.panel_stride + v * kVecLanes<Real>;
             const Real* line_b = b.data + panel * b.panel_stride + v * kVecLanes<Real>;
             Vec<Real> part[4] = {};
-            for (size_t row = 0; row < rows; ++row) part[row % 4] = fma(load(line_a + row * L), load(line_b + row * L), part[row % 4]);
+            for (size_t row = 0; row < rows; ++row)
+                part[row % 4] = fma(load(line_a + row * L), load(line_b + row * L), part[row % 4]);
             Real* sum = sums + panel * L + size_t(v * kVecLanes<Real>);
             store(sum, load(sum) + ((part[0] + part[1]) + (part[2] + part[3])));
         }

@@ -41,10 +41,10 @@ struct RnnSizes {
 /// Of one unit; PyTorch's names, shapes and order. Both biases may be null: then they are zero.
 template <class Real>
 struct RnnParameters {
-    const Real* weight_ih;            // (G H, D), or (G H, K H) above the first layer
-    const Real* weight_hh;            // (G H, H)
-    const Real* bias_ih;              // (G H,)
-    const Real* bias_hh;              // (G H,)
+    const Real* weight_ih;           // (G H, D), or (G H, K H) above the first layer
+    const Real* weight_hh;           // (G H, H)
+    const Real* bias_ih;             // (G H,)
+    const Real* bias_hh;             // (G H,)
     const Real* peephole = nullptr;  // LSTM with peephole: (3, H), rows i f o; coupled (2, H): i o
 };
 
@@ -67,17 +67,17 @@ struct RnnState {
 /// What forward writes. Any may be null.
 template <class Real>
 struct RnnOutput {
-    Real* output;                   // (T, B, K H): h_1 .. h_T of the last layer, directions side by side
-    RnnState<Real> final_state;     // h_T, c_T of each unit
-    Real* cells = nullptr;          // (L K, T, B, H): c_t, LSTM alone
+    Real* output;                // (T, B, K H): h_1 .. h_T of the last layer, directions side by side
+    RnnState<Real> final_state;  // h_T, c_T of each unit
+    Real* cells = nullptr;       // (L K, T, B, H): c_t, LSTM alone
 };
 
 /// What the sweep starts from: derivatives of the loss by each of forward's results alone. Null for zero.
 template <class Real>
 struct RnnUpstream {
-    const Real* output;                    // (T, B, K H)
-    RnnState<const Real> final_state;      // (L K, B, H)
-    const Real* cells = nullptr;           // (L K, T, B, H)
+    const Real* output;                // (T, B, K H)
+    RnnState<const Real> final_state;  // (L K, B, H)
+    const Real* cells = nullptr;       // (L K, T, B, H)
 };
 
 /// Where one unit's gradients go; they are overwritten. The biases may be null: then they are not computed.

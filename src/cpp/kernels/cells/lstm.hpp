@@ -11,7 +11,8 @@
 //     coupled: dz_i = dc_t (g - c_{t-1}) i (1 - i)
 //     carry = dc_t f + p_i dz_i + p_f dz_f:   what dc_{t-1} receives from step t
 //
-// z becomes the activations i f g o, which the tape keeps; tanh(c_t) is computed again on the way back: it costs less than to store.
+// z becomes the activations i f g o, which the tape keeps; tanh(c_t) is computed again on the way back: it costs less than to
+// store.
 #pragma once
 
 #include "kernels/cells/clip.hpp"
