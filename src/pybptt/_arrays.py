@@ -57,7 +57,8 @@ def is_array(name: str, value: Any, wanted: str) -> Array:
 
 def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """`value`, checked and C-contiguous."""
-    array = is_array(name, value, dtype.name)
+    # dtype.name takes NumPy a microsecond: only for a message.
+    array: Array = value if isinstance(value, np.ndarray) else is_array(name, value, dtype.name)
     if array.dtype != dtype:
         raise TypeError(
             f"{name}: expected dtype {dtype.name}, got {array.dtype}; "

@@ -83,7 +83,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         self.reduction = reduction
         self.last_only = bool(last_only)
         self.dtype = layer.dtype
-        width = layer.directions * layer.hidden_size
+        width = layer._width
         shapes = {name: value.shape for name, value in layer.parameters.items()}
         self._layout = layout_of(shapes | {"output.weight": (Q, width), "output.bias": (Q,)})
         self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
@@ -262,7 +262,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         call = self._checked(x, state, lengths, training, seed, dropout_mask)
         y, scale = self._targets(y, call)
         layer, dtype = self.layer, self.dtype
-        units = layer.num_layers * layer.directions
+        units = layer._units
         h_T, c_T = layer._new_state(call.batch)
         d_h_0, d_c_0 = layer._new_state(call.batch)
         flat = allocate(self._flat.shape, dtype)

@@ -32,21 +32,13 @@ CELLS = ("rnn", "lstm", "gru")  # in the order of the core's enum
 class Call(NamedTuple):
     """The checked arguments of one call, time-major and C-contiguous."""
 
+    steps: int  # T
+    batch: int  # B
     x: Array
     lengths: Array | None
     mask: Array | None
     h_0: Array | None
     c_0: Array | None
-
-    @property
-    def steps(self) -> int:
-        """T."""
-        return int(self.x.shape[0])
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        return int(self.x.shape[1])
 
 
 class RecurrentLayer(FlatParameters, Generic[State]):
@@ -79,6 +71,9 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         self.batch_first = bool(batch_first)
         self.dropout = fraction("dropout", dropout)
         self.bidirectional = bool(bidirectional)
+        self._directions = 2 if self.bidirectional else 1
+        self._units = self.num_layers * self._directions
+        self._width = self._directions * self.hidden_size  # of an output
         if clip is not None and not (isinstance(clip, (int, float)) and 0 < clip < math.inf):
             raise ValueError(f"clip: expected a positive number or None, got {clip!r}")
         self.clip = None if clip is None else float(clip)
@@ -86,8 +81,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         shapes: dict[str, tuple[int, ...]] = {}
         rows = self._gates * H
         for layer in range(self.num_layers):
-            inputs = D if layer == 0 else self.directions * H
-            for suffix in (f"l{layer}", f"l{layer}_reverse")[: self.directions]:
+            inputs = D if layer == 0 else self._directions * H
+            for suffix in (f"l{layer}", f"l{layer}_reverse")[: self._directions]:
                 shapes |= {f"weight_ih_{suffix}": (rows, inputs), f"weight_hh_{suffix}": (rows, H)}
                 if self.bias:
                     shapes |= {f"bias_ih_{suffix}": (rows,), f"bias_hh_{suffix}": (rows,)}
@@ -102,17 +97,12 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             D,
             H,
             self.num_layers,
-            self.directions,
+            self._directions,
             self.bias,
             CELLS.index(self._cell),
             clip=self.clip or 0.0,
             **cell,
         )
-
-    @property
-    def directions(self) -> int:
-        """K: 2 if bidirectional, else 1."""
-        return 2 if self.bidirectional else 1
 
     def _options(self) -> dict[str, Any]:
         """The keyword arguments of the cell, for `repr`."""
@@ -217,13 +207,13 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         return self._forward(self._call(x, state, lengths, training, seed, dropout_mask), cells=False)
 
     def _forward(self, call: Call, cells: bool) -> tuple[Array, State, Tape]:
-        shape = (self.num_layers * self.directions, call.steps, call.batch, self.hidden_size)
+        shape = (self._units, call.steps, call.batch, self.hidden_size)
         kept = allocate(shape, self.dtype) if cells else None
         output, final_state, core = self._run(call, keep_tape=True, cells=kept)
         return output, final_state, Tape(self, core, call.mask, kept)
 
     def _run(self, call: Call, keep_tape: bool, cells: Array | None) -> tuple[Array, State, Any]:
-        output = allocate((call.steps, call.batch, self.directions * self.hidden_size), self.dtype)
+        output = allocate((call.steps, call.batch, self._width), self.dtype)
         h_T, c_T = self._new_state(call.batch)
         core = _core.forward(
             self._flat,
@@ -351,14 +341,14 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             raise ValueError("tape: expected one from this layer's forward, got another layer's")
         core, dtype = tape._core, self.dtype
         steps, batch = core.steps, core.batch
-        units, width = self.num_layers * self.directions, self.directions * self.hidden_size
+        width = self._width
         if d_output is not None:
             shape = (batch, steps, width) if self.batch_first else (steps, batch, width)
             d_output = real("d_output", d_output, shape, dtype)
             if self.batch_first:
                 d_output = np.ascontiguousarray(d_output.swapaxes(0, 1))
         d_h, d_c = self._given_state("d_state", d_state, batch)
-        all_steps = (units, steps, batch, self.hidden_size)
+        all_steps = (self._units, steps, batch, self.hidden_size)
         if d_cells is not None:
             d_cells = real("d_cells", d_cells, all_steps, dtype)
         flat = allocate(self._flat.shape, dtype)
@@ -372,7 +362,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
 
     def _new_state(self, batch: int) -> tuple[Array, Array | None]:
         """Room for a state: h, and c if the cell has one."""
-        shape = (self.num_layers * self.directions, batch, self.hidden_size)
+        shape = (self._units, batch, self.hidden_size)
         return allocate(shape, self.dtype), allocate(shape, self.dtype) if self._has_cells else None
 
     def _as_state(self, h: Array, c: Array | None) -> State:
@@ -382,7 +372,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         """h and c of a state that a user passes."""
         if state is None:
             return None, None
-        shape = (self.num_layers * self.directions, batch, self.hidden_size)
+        shape = (self._units, batch, self.hidden_size)
         if not self._has_cells:
             return real(name, cast(Array, state), shape, self.dtype), None
         if not isinstance(state, tuple | list) or len(state) != 2:
@@ -401,7 +391,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         dropout_mask: Array | None = None,
     ) -> Call:
         """Checks what a user passes."""
-        x = is_array("x", x, f"{self.dtype.name} or integers")
+        if not isinstance(x, np.ndarray):
+            is_array("x", x, f"{self.dtype.name} or integers")
         axes = "(B, T" if self.batch_first else "(T, B"
         if x.dtype.kind in "iu":
             if x.ndim != 2:
@@ -421,19 +412,19 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             x = np.ascontiguousarray(x.swapaxes(0, 1) if self.batch_first else x)
         h_0, c_0 = self._given_state("state", state, batch)
         mask = self._mask(steps, batch, training, seed, dropout_mask)
-        return Call(x, checked_lengths, mask, h_0, c_0)
+        return Call(steps, batch, x, checked_lengths, mask, h_0, c_0)
 
     def _mask(
         self, steps: int, batch: int, training: bool, seed: int | None, given: Array | None
     ) -> Array | None:
         """What the outputs of all layers but the last are multiplied by; None for ones."""
-        shape = (self.num_layers - 1, steps, batch, self.directions * self.hidden_size)
+        if given is None and (not training or self.dropout == 0 or self.num_layers == 1):
+            return None
+        shape = (self.num_layers - 1, steps, batch, self._width)
         mask: Array
         if given is not None:
             mask = real("dropout_mask", given, shape, self.dtype).copy()
             return mask
-        if not training or self.dropout == 0 or self.num_layers == 1:
-            return None
         drawn = np.random.default_rng(seed).random(shape, dtype=np.float32)
         factor = 0.0 if self.dropout == 1 else 1 / (1 - self.dropout)
         mask = np.multiply(drawn >= np.float32(self.dropout), factor, dtype=self.dtype)
