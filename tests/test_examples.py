@@ -31,7 +31,12 @@ def number(pattern, text):
 
 
 def test_none_is_forgotten():
-    tested = {"minimise_with_scipy.py", "numpy_training_loop.py", "vanishing_gradients.py"}
+    tested = {
+        "minimise_with_scipy.py",
+        "numpy_training_loop.py",
+        "ragged_sequences.py",
+        "vanishing_gradients.py",
+    }
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -46,6 +51,10 @@ def test_numpy_training_loop():
     output = run("numpy_training_loop.py")
     fresh = number(r"fresh sequences of 50 steps: ([\d.]+)", output)
     assert fresh < 0.2 * number(r"saying 1 has ([\d.]+)", output)
+
+
+def test_ragged_sequences():
+    assert number(r"right for ([\d.]+) of 2000", run("ragged_sequences.py", "--steps", 1000)) > 0.9
 
 
 def test_vanishing_gradients(tmp_path):
