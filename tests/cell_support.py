@@ -33,6 +33,11 @@ def parts(state):
     return state if isinstance(state, tuple) else (state,)
 
 
+def directions(layer):
+    """K."""
+    return 2 if layer.bidirectional else 1
+
+
 def problem(cell, T, B, D, H, L=1, K=1, *, lengths=None, tokens=False, mask=False, dtype="float64", seed=0,
             **options):  # fmt: skip
     """A layer, and what its forward and backward take, with entries of order 1."""
@@ -56,6 +61,22 @@ def problem(cell, T, B, D, H, L=1, K=1, *, lengths=None, tokens=False, mask=Fals
         d_state=state(),
         d_cells=normal(L * K, T, B, H) if kind == "LSTM" else None,
     )
+
+
+def drawn_mask(layer, T, B, seed, L=2):
+    """The mask that a seed draws for L layers of K directions, seen through identity layers: (1, T, B, K H).
+
+    Each layer hands on its own direction's part of what it reads, so for L > 2 it is the masks' product.
+    """
+    K, H, dtype = directions(layer), layer.hidden_size, layer.dtype
+    options = {"bidirectional": K == 2, "dropout": layer.dropout, "dtype": dtype}
+    rnn = pybptt.RNN(1, H, L, nonlinearity="identity", bias=False, **options)
+    rnn.flat[...] = 0
+    for k, end in enumerate(("", "_reverse")[:K]):
+        rnn.parameters["weight_ih_l0" + end][...] = 1
+        for layer_above in range(1, L):
+            rnn.parameters[f"weight_ih_l{layer_above}{end}"][...] = np.eye(K * H)[k * H : (k + 1) * H]
+    return rnn.forward(np.ones((T, B, 1), dtype), training=True, seed=seed)[0][None]
 
 
 def forward(p, **options):
@@ -140,7 +161,7 @@ def torch_layer(torch, layer, leaves, x, state, lengths, only=None):
         return output, parts(last)
     # PyTorch takes no sequence without steps: those are left out, and their states stay what they were.
     T, B = x.shape[:2]
-    output = torch.zeros(T, B, layer.directions * layer.hidden_size, dtype=torch.float64)
+    output = torch.zeros(T, B, directions(layer) * layer.hidden_size, dtype=torch.float64)
     some = torch.tensor(np.flatnonzero(lengths))
     if len(some) == 0:
         return output, state
@@ -160,7 +181,7 @@ def torch_network(torch, p, leaves, xs, state):
     """Output and final state; layer by layer if there is a mask between them."""
     if p.mask is None:
         return torch_layer(torch, p.layer, leaves, xs, state, p.lengths)
-    K, last = p.layer.directions, []
+    K, last = directions(p.layer), []
     for k in range(p.layer.num_layers):
         own = tuple(s[k * K : (k + 1) * K] for s in state)
         output, final = torch_layer(torch, p.layer, leaves, xs, own, p.lengths, only=k)
@@ -174,7 +195,7 @@ def torch_leaves(torch, p, parameters):
     """Parameters, x and the initial state, to be differentiated by."""
     leaves = {name: torch.tensor(values, requires_grad=True) for name, values in parameters.items()}
     xs = torch_dense(torch, p.x, p.layer.input_size).requires_grad_()
-    zero = np.zeros((p.layer.num_layers * p.layer.directions, p.x.shape[1], p.layer.hidden_size))
+    zero = np.zeros((p.layer.num_layers * directions(p.layer), p.x.shape[1], p.layer.hidden_size))
     given = (zero,) * (1 + isinstance(p.layer, pybptt.LSTM)) if p.state is None else parts(p.state)
     return leaves, xs, tuple(torch.tensor(s, requires_grad=True) for s in given)
 

@@ -18,10 +18,12 @@ import pybptt
 from pybptt import reference
 
 FLAGS = (False, True)
-# Time is cut into chunks of 256 rows (T B): one row less, that many, one more, several, a short last one;
-# the batch into slices of 8 samples or more: one, two, unequal ones, the most there may be, large ones.
-CHUNKS = [(255, 1), (256, 1), (257, 1), (600, 1), (1100, 1), (90, 3), (130, 8), (3, 512), (2, 513)]
-SLICES = [(5, 7), (5, 8), (5, 15), (5, 16), (20, 17), (5, 25), (3, 127), (3, 128), (2, 129), (4, 300)]
+# Time is cut into chunks of 128 to 512 rows (T B): one row less, that many, one more, several, a short last
+# one; the batch into slices: one, two, unequal ones, the most there may be, large ones.
+CHUNKS = [(127, 1), (128, 1), (129, 1), (255, 1), (256, 1), (257, 1), (513, 1), (600, 1), (1100, 1), (90, 3),
+          (130, 8), (3, 512), (2, 513)]  # fmt: skip
+SLICES = [(5, 7), (5, 8), (5, 15), (5, 16), (20, 17), (5, 25), (6, 64), (5, 97), (3, 127), (3, 128), (2, 129),
+          (4, 300), (3, 545)]  # fmt: skip
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)

@@ -15,6 +15,8 @@ from cell_support import (
     backward,
     by_reference,
     by_torch,
+    directions,
+    drawn_mask,
     forward,
     parts,
     problem,
@@ -99,12 +101,11 @@ def test_agrees_with_autograd_however_time_and_batch_are_cut(torch, cell, T, B):
 # ---- Equal to what can be put together from single layers -----------------------------------------------
 
 
-def single(p, unit, x):
+def single(cell, p, unit, x):
     """A layer of its own with the parameters of one layer and direction, and that direction's arrays."""
-    K = p.layer.directions
+    K = directions(p.layer)
     end = f"_l{unit // K}" + ("_reverse" if unit % K else "")
-    name = next(n for n, (kind, _) in EVERY.items() if type(p.layer).__name__ == kind)
-    q = problem(name, *x.shape, p.layer.hidden_size, **p.layer._options())
+    q = problem(cell, *x.shape, p.layer.hidden_size)
     for parameter in q.layer.parameters:
         q.layer.parameters[parameter][...] = p.layer.parameters[parameter.removesuffix("_l0") + end]
     q.x, q.lengths = x, p.lengths
@@ -126,7 +127,7 @@ def test_a_stack_is_single_layers_one_after_another(cell, mask, K):
     for layer in range(3):
         outputs = []
         for k in range(K):
-            q, end = single(p, layer * K + k, x[:: -1 if k else 1])
+            q, end = single(cell, p, layer * K + k, x[:: -1 if k else 1])
             if q.d_cells is not None and k:
                 q.d_cells = q.d_cells[:, ::-1]
             output, state, tape = forward(q)
@@ -226,28 +227,18 @@ def all_of(layer, x, **options):
     return bits(output, state, layer.backward(tape, np.ones_like(output), hidden=True))
 
 
-def drawn(p, seed):
-    """The mask that a seed draws, seen through two identity layers: what the second one reads."""
-    rate, H = p.layer.dropout, p.layer.hidden_size
-    rnn = pybptt.RNN(1, H, 2, nonlinearity="identity", bias=False, dropout=rate, dtype=p.layer.dtype)
-    rnn.flat[...] = 0
-    rnn.parameters["weight_ih_l0"][...] = 1
-    rnn.parameters["weight_ih_l1"][...] = np.eye(H)
-    return rnn.forward(np.ones((*p.x.shape[:2], 1), rnn.dtype), training=True, seed=seed)[0]
-
-
 @pytest.mark.parametrize("cell", FEW)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rate", [0.3, 0.5, 1.0])
 def test_a_drawn_mask_is_what_is_multiplied_by(cell, dtype, rate):
     """Forward and backward; the same from the same seed, another from another."""
     p = problem(cell, 6, 5, 4, 9, 2, dtype=dtype, dropout=rate)
-    mask = drawn(p, 7)
+    mask = drawn_mask(p.layer, 6, 5, seed=7)
     assert set(np.unique(mask)) == ({0} if rate == 1 else {0, mask.dtype.type(1 / (1 - rate))})
     by_seed = all_of(p.layer, p.x, training=True, seed=7)
     assert by_seed == all_of(p.layer, p.x, training=True, seed=7)
-    assert by_seed == all_of(p.layer, p.x, dropout_mask=mask[None])
-    assert by_seed == all_of(p.layer, p.x, dropout_mask=mask[None], training=True, seed=8)
+    assert by_seed == all_of(p.layer, p.x, dropout_mask=mask)
+    assert by_seed == all_of(p.layer, p.x, dropout_mask=mask, training=True, seed=8)
     if rate < 1:
         assert by_seed != all_of(p.layer, p.x, training=True, seed=8)
         assert all_of(p.layer, p.x, training=True) != all_of(p.layer, p.x, training=True)
@@ -288,19 +279,21 @@ def test_dropout_of_1_cuts_the_layers_apart(cell):
 def test_the_masks_entries_are_independent_and_of_the_right_frequency():
     """A count of n draws lies within 5 standard deviations; also of neighbours, over every axis."""
     for rate in (0.1, 0.5, 0.8):
-        layer = pybptt.RNN(2, 16, 4, dropout=rate, bidirectional=True, seed=0)
-        mask = layer._mask(50, 20, True, 3, None)
-        assert mask.shape == (3, 50, 20, 32)
-        kept = mask != 0
+        layer = pybptt.RNN(2, 16, 2, dropout=rate, bidirectional=True)
+        mask = drawn_mask(layer, 60, 40, seed=3)[0]
+        assert mask.shape == (60, 40, 32)
         assert set(np.unique(mask)) == {0, np.float32(1 / (1 - rate))}
+        kept, both = mask != 0, (1 - rate) ** 2
         deviation = np.sqrt(rate * (1 - rate) / kept.size)
         assert abs(kept.mean() - (1 - rate)) < 5 * deviation
-        for axis in range(4):
+        for axis in range(3):
             first, second = (np.take(kept, range(a, kept.shape[axis] + a - 1), axis) for a in (0, 1))
-            both = (1 - rate) ** 2
             assert abs((first & second).mean() - both) < 5 * np.sqrt(2 * both / first.size)
-            means = kept.mean(axis=tuple(a for a in range(4) if a != axis))
+            means = kept.mean(axis=tuple(a for a in range(3) if a != axis))
             assert np.abs(means - (1 - rate)).max() < 5 * deviation * np.sqrt(kept.shape[axis])
+        # Layers have masks of their own: an entry is kept by both with the product of the probabilities.
+        through_two = drawn_mask(layer, 60, 40, seed=3, L=3) != 0
+        assert abs(through_two.mean() - both) < 5 * np.sqrt(both * (1 - both) / kept.size)
 
 
 def test_every_layer_but_the_last_is_masked():

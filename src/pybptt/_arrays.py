@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,12 @@ def sequence_lengths(lengths: ArrayLike | None, steps: int, batch: int) -> Array
     """(B,) of int64 in [0, T], or a TypeError or ValueError."""
     if lengths is None:
         return None
-    array = np.asarray(lengths)
+    try:
+        array = np.asarray(lengths)
+    except ValueError:  # lists of different lengths
+        raise ValueError(f"lengths: expected shape {(batch,)}, got {lengths!r}") from None
+    if array.dtype == object and array.shape == (batch,) and all(isinstance(n, int) for n in array):
+        raise ValueError(f"lengths: expected values in [0, {steps}], got {list(array)}")  # beyond int64
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"lengths: expected integers, got {array.dtype}")
     if array.shape != (batch,):
@@ -105,15 +111,31 @@ def sequence_lengths(lengths: ArrayLike | None, steps: int, batch: int) -> Array
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
+def number(name: str, value: Any, wanted: str) -> float:
+    """`value` as a float, or a TypeError."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected {wanted}, got {type(value).__name__}")
+    return float(value)
+
+
 def fraction(name: str, value: Any) -> float:
     """`value` as a float in [0, 1], or a TypeError or ValueError."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number in [0, 1], got {type(value).__name__}") from None
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
-    return number
+    result = number(name, value, "a number in [0, 1]")
+    if not 0 <= result <= 1:
+        raise ValueError(f"{name}: expected a number in [0, 1], got {value}")
+    return result
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool, or a TypeError."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+    return bool(value)
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """Random numbers from a seed, an integer of at least 0 or None, or a TypeError or ValueError."""
+    return np.random.default_rng(None if seed is None else at_least("seed", seed, 0))
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -129,4 +151,7 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         raise MemoryError(f"an array of shape {shape} and dtype {dtype.name} is too large for this machine")
     if size < LARGE or 0 in shape:
         return np.empty(shape, dtype)
-    return _core.empty_float32(shape) if dtype.itemsize == 4 else _core.empty_float64(shape)
+    try:
+        return _core.empty_float32(shape) if dtype.itemsize == 4 else _core.empty_float64(shape)
+    except MemoryError:
+        raise MemoryError(f"cannot allocate an array of shape {shape} and dtype {dtype.name}") from None

@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ._arrays import Array, at_least, generator, number
+
 if TYPE_CHECKING:
     from .model import SequenceModel
-
-__all__ = ["check_gradients"]
-
-_Array = npt.NDArray[Any]
 
 
 def check_gradients(
     model: SequenceModel[Any],
-    x: _Array,
-    y: _Array,
+    x: Array,
+    y: Array,
     state: Any = None,
     *,
     lengths: npt.ArrayLike | None = None,
-    dropout_mask: _Array | None = None,
+    dropout_mask: Array | None = None,
     step: float = 1e-5,
     samples: int | None = 100,
     seed: int = 0,
@@ -71,19 +69,22 @@ def check_gradients(
     >>> max(errors.values()) < 1e-7
     True
     """
+    if not isinstance(getattr(model, "flat", None), np.ndarray) or not hasattr(model, "loss_and_grad"):
+        raise TypeError(f"model: expected a SequenceModel, got {type(model).__name__}")
     flat = model.flat
     if flat.dtype != np.float64:
         raise TypeError(
-            f"check_gradients needs a float64 model, got {flat.dtype}; make the layer with dtype='float64'"
+            f"model: expected one of dtype float64, got {flat.dtype}; make the layer with dtype='float64'"
         )
+    step = number("step", step, "a positive number")
     if not 0 < step < np.inf:
-        raise ValueError(f"step must be positive and finite, got {step}")
-    if samples is not None and samples < 1:
-        raise ValueError(f"samples must be at least 1, or None for every entry; got {samples}")
+        raise ValueError(f"step: expected a positive number, got {step}")
+    if samples is not None:
+        samples = at_least("samples", samples, 1)
 
     given: dict[str, Any] = {"lengths": lengths, "dropout_mask": dropout_mask}
     analytic = model.loss_and_grad(x, y, state, training=False, **given)[1].parameters
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     errors = {}
     before = flat.copy()
     try:
@@ -106,7 +107,7 @@ def check_gradients(
     return errors
 
 
-def _relative_error(analytic: _Array, numeric: _Array, entries: _Array) -> float:
+def _relative_error(analytic: Array, numeric: Array, entries: Array) -> float:
     """Largest difference at the chosen entries over the largest entry; 0 if both gradients are zero there."""
     difference = np.abs(analytic.ravel()[entries] - numeric).max(initial=0.0)
     scale = max(np.abs(analytic).max(initial=0.0), np.abs(numeric).max(initial=0.0))

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, number
 from .parameters import Layout, views
 
 State = TypeVar("State")
@@ -55,6 +55,10 @@ class Gradients(Generic[State]):
         self._layout = layout
         self._views: dict[str, Array] | None = None
 
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        # A copy's views are to be those into its own `flat`.
+        return None, {name: getattr(self, name) for name in self.__slots__} | {"_views": None}
+
     @property
     def parameters(self) -> dict[str, Array]:
         """By name: views into `flat`."""
@@ -100,6 +104,7 @@ def clip_by_norm(flat: Array, max_norm: float) -> Array:
     if not isinstance(flat, np.ndarray) or flat.dtype.kind != "f":
         got: Any = flat.dtype if isinstance(flat, np.ndarray) else type(flat).__name__
         raise TypeError(f"flat: expected a numpy array of floating-point numbers, got {got}")
+    max_norm = number("max_norm", max_norm, "a positive number")
     if not max_norm > 0:
         raise ValueError(f"max_norm: expected a positive number, got {max_norm}")
     largest = float(np.max(np.abs(flat), initial=0.0))

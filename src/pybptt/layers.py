@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike, DTypeLike
 
-from ._arrays import Array
+from ._arrays import Array, flag
 from .gradients import Gradients
 from .recurrent import RecurrentLayer
 from .tape import Tape
@@ -179,8 +179,8 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self.peephole = bool(peephole)
-        self.coupled = bool(coupled)
+        self.peephole = flag("peephole", peephole)
+        self.coupled = flag("coupled", coupled)
         self._gates = 3 if self.coupled else 4
         super().__init__(
             input_size,
@@ -343,7 +343,7 @@ class GRU(RecurrentLayer[Array]):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self.reset_after = bool(reset_after)
+        self.reset_after = flag("reset_after", reset_after)
         super().__init__(
             input_size,
             hidden_size,

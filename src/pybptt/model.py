@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._arrays import Array, allocate, ids, is_array, positive, real
-from .gradients import Gradients
+from ._arrays import Array, allocate, flag, generator, ids, is_array, positive, real
+from .gradients import Gradients, State
 from .parameters import FlatParameters, layout_of
-from .recurrent import Call, RecurrentLayer, State
+from .recurrent import Call, RecurrentLayer
 
 LOSSES = ("cross_entropy", "mse")
 REDUCTIONS = ("mean", "sum")
@@ -59,6 +59,8 @@ class SequenceModel(FlatParameters, Generic[State]):
     >>> model.flat -= 0.1 * pybptt.clip_by_norm(gradients.flat, 1.0)
     """
 
+    _fixed = frozenset({"layer", "output_size", "loss_name", "reduction", "last_only", "dtype"})
+
     def __init__(
         self,
         layer: RecurrentLayer[State],
@@ -81,7 +83,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         self.layer = layer
         self.loss_name = loss
         self.reduction = reduction
-        self.last_only = bool(last_only)
+        self.last_only = flag("last_only", last_only)
         self.dtype = layer.dtype
         width = layer._width
         shapes = {name: value.shape for name, value in layer.parameters.items()}
@@ -89,7 +91,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
         own = layer.flat.size
         bound = 1 / math.sqrt(layer.hidden_size)
-        self._flat[own:] = np.random.default_rng(seed).uniform(-bound, bound, self._flat.size - own)
+        self._flat[own:] = generator(seed).uniform(-bound, bound, self._flat.size - own)
         self._flat[:own] = layer.flat
         layer._hold(self._flat[:own])
         layer._in_model = True
@@ -98,6 +100,7 @@ class SequenceModel(FlatParameters, Generic[State]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.layer._hold(self._flat[: self.layer.flat.size])
+        self.layer._in_model = True
 
     def __repr__(self) -> str:
         return (
@@ -240,7 +243,8 @@ class SequenceModel(FlatParameters, Generic[State]):
         Returns
         -------
         loss : float
-            0 if there are no targets (T = 0, B = 0, or no sequence has a step).
+            0 if there are no targets (T = 0, B = 0, or no sequence has a step; with `last_only` a sequence
+            without steps counts, its final state being its initial one).
         gradients : Gradients
         state : ndarray, (L K, B, H), or a pair of them for an LSTM
             The final state, to be carried to the next call; no gradient flows through it.

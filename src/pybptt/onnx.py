@@ -42,9 +42,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ._arrays import DTYPES, Array, at_least, is_array, real
+from ._arrays import DTYPES, Array, at_least, is_array, real, sequence_lengths
 from .layers import GRU, LSTM, RNN
+from .recurrent import RecurrentLayer
 
 Layer = RNN | LSTM | GRU
 
@@ -159,7 +161,7 @@ def from_onnx(
     activations: Sequence[str | bytes] | None = None,
     activation_alpha: Sequence[float] | None = None,
     activation_beta: Sequence[float] | None = None,
-) -> Layer:
+) -> RecurrentLayer[Any]:
     """A layer that computes what an operator of ONNX computes.
 
     Parameters
@@ -289,7 +291,7 @@ def load_onnx(
     _load(layer, index, W, R, B, P)
 
 
-def reverse_sequences(x: Array, lengths: Array | None = None, *, batch_first: bool = False) -> Array:
+def reverse_sequences(x: Array, lengths: ArrayLike | None = None, *, batch_first: bool = False) -> Array:
     """Every sequence from its last step to its first; what follows its end stays (ONNX's ReverseSequence).
 
     This is how to run an operator of ``direction="reverse"``: imported as "forward", it is given the
@@ -300,7 +302,7 @@ def reverse_sequences(x: Array, lengths: Array | None = None, *, batch_first: bo
     ----------
     x : ndarray, (T, B, ...), or (B, T, ...) with `batch_first`
         Dense input, token ids or output.
-    lengths : ndarray, (B,) of integers in [0, T], optional
+    lengths : integers, (B,), each in [0, T], optional
         ONNX's sequence_lens; all are T if not given.
     batch_first : bool
         Whether the first axis of x is the batch's.
@@ -332,14 +334,8 @@ def reverse_sequences(x: Array, lengths: Array | None = None, *, batch_first: bo
         raise ValueError(f"x: expected at least 2 axes, got shape {x.shape}")
     turned = x.swapaxes(0, 1) if batch_first else x
     T, B = turned.shape[:2]
-    ends = np.full(B, T) if lengths is None else is_array("lengths", lengths, "integers")
-    if ends.dtype.kind not in "iu":
-        raise TypeError(f"lengths: expected integers, got {ends.dtype}")
-    if ends.shape != (B,):
-        raise ValueError(f"lengths: expected shape {(B,)}, got {ends.shape}")
-    if ((ends < 0) | (ends > T)).any():
-        raise ValueError(f"lengths: expected lengths in [0, {T}], got {ends}")
-    ends = ends.astype(np.int64)
+    checked = sequence_lengths(lengths, T, B)
+    ends = np.full(B, T) if checked is None else checked
     t = np.arange(T)[:, None]
     found = turned[np.where(t < ends, ends - 1 - t, t), np.arange(B)]
     return found.swapaxes(0, 1) if batch_first else found
@@ -424,7 +420,7 @@ def _options(
     beta: Sequence[float] | None,
 ) -> dict[str, Any]:
     """The layer's arguments that the attributes stand for, those aside which arrays or `layout` decide."""
-    if op_type not in _LAYERS:
+    if not isinstance(op_type, str) or op_type not in _LAYERS:
         raise ValueError(f"op_type: expected one of {', '.join(_LAYERS)}, got {op_type!r}")
     direction = _text(direction)
     if direction == "reverse":
@@ -458,6 +454,8 @@ def _nonlinearity(
 ) -> str:
     """phi of an RNN; for the others it is checked that the activations are the default."""
     default = _ACTIVATIONS[op_type] * K
+    if isinstance(activations, str | bytes):
+        raise TypeError(f"activations: expected a sequence of names, got {type(activations).__name__}")
     names = default if activations is None else tuple(_text(name) for name in activations)
     if op_type == "RNN" and names == ("Tanh", "Tanh"):
         names = default  # ONNX's own default for RNN, whatever the direction

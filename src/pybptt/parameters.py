@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,6 +47,14 @@ class FlatParameters:
 
     dtype: np.dtype[Any]
     _layout: Layout
+    _fixed: ClassVar[frozenset[str]] = frozenset()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and name in vars(self):
+            raise AttributeError(
+                f"{name}: expected to stay {getattr(self, name)!r}, got {value!r}; make a new one"
+            )
+        super().__setattr__(name, value)
 
     def _hold(self, flat: Array) -> None:
         """Makes `flat` the memory of the parameters; a model gives its layer a part of the model's own."""

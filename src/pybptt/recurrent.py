@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Generic, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -13,19 +13,21 @@ from ._arrays import (
     Array,
     allocate,
     at_least,
+    flag,
     fraction,
+    generator,
     ids,
     is_array,
+    number,
     positive,
     real,
     real_dtype,
     sequence_lengths,
 )
-from .gradients import Gradients
+from .gradients import Gradients, State
 from .parameters import FlatParameters, layout_of
 from .tape import Tape
 
-State = TypeVar("State")
 CELLS = ("rnn", "lstm", "gru")  # in the order of the core's enum
 
 
@@ -44,6 +46,10 @@ class Call(NamedTuple):
 class RecurrentLayer(FlatParameters, Generic[State]):
     """Layers of recurrent cells: `RNN`, `LSTM` and `GRU` say which."""
 
+    # The core's layer is made for these.
+    _fixed = frozenset(
+        ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "clip", "dtype"]
+    ) | frozenset(["nonlinearity", "peephole", "coupled", "reset_after"])
     _cell: ClassVar[str]
     _gates: int
     _has_cells: ClassVar[bool] = False
@@ -67,16 +73,16 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         self.input_size = D = positive("input_size", input_size)
         self.hidden_size = H = positive("hidden_size", hidden_size)
         self.num_layers = positive("num_layers", num_layers)
-        self.bias = bool(bias)
-        self.batch_first = bool(batch_first)
+        self.bias = flag("bias", bias)
+        self.batch_first = flag("batch_first", batch_first)
         self.dropout = fraction("dropout", dropout)
-        self.bidirectional = bool(bidirectional)
+        self.bidirectional = flag("bidirectional", bidirectional)
         self._directions = 2 if self.bidirectional else 1
         self._units = self.num_layers * self._directions
         self._width = self._directions * self.hidden_size  # of an output
-        if clip is not None and not (isinstance(clip, (int, float)) and 0 < clip < math.inf):
-            raise ValueError(f"clip: expected a positive number or None, got {clip!r}")
-        self.clip = None if clip is None else float(clip)
+        self.clip = None if clip is None else number("clip", clip, "a positive number or None")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"clip: expected a positive number or None, got {clip}")
         self.dtype = real_dtype(dtype)
         shapes: dict[str, tuple[int, ...]] = {}
         rows = self._gates * H
@@ -92,7 +98,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         self._in_model = False
         self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
         bound = 1 / math.sqrt(H)
-        self._flat[:] = np.random.default_rng(seed).uniform(-bound, bound, self._flat.size)
+        self._flat[:] = generator(seed).uniform(-bound, bound, self._flat.size)
         self._config = _core.LayerConfig(
             D,
             H,
@@ -103,6 +109,10 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             clip=self.clip or 0.0,
             **cell,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._in_model = False  # a copy's memory is its own; that of a model's layer is told by the model
 
     def _options(self) -> dict[str, Any]:
         """The keyword arguments of the cell, for `repr`."""
@@ -243,9 +253,10 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         more of h and c; T B is the sum of the lengths, if they are given. A dropout mask and ``cells=True``
         come on top.
 
-        `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t,
-        which is a tenth of the tape or less if T B is at least 1280; with two directions it takes also
-        2 T B H numbers for two layers, twice that for more.
+        `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t.
+        Chunks are whole steps; for T of at least 10 and T B of at least 1280, dz_t is a tenth of the tape or
+        less. Two directions take also 2 T B H numbers for two layers, twice that for more; token input takes
+        G H numbers for each distinct token.
 
         Parameters
         ----------
@@ -425,7 +436,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         if given is not None:
             mask = real("dropout_mask", given, shape, self.dtype).copy()
             return mask
-        drawn = np.random.default_rng(seed).random(shape, dtype=np.float32)
+        drawn = generator(seed).random(shape, dtype=np.float32)
         factor = 0.0 if self.dropout == 1 else 1 / (1 - self.dropout)
         mask = np.multiply(drawn >= np.float32(self.dropout), factor, dtype=self.dtype)
         return mask

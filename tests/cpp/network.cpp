@@ -57,8 +57,8 @@ Network& Network::fill(std::uint64_t seed) {
     }
     if (ragged) {
         lengths = integers_below(B, T + 1);
-        if (B > 1) lengths[B / 2] = std::int64_t(T);
-        if (B > 2) lengths[B / 3] = 0;
+        if (B > 1) lengths[B - 1] = std::int64_t(T);
+        if (B > 2) lengths[0] = 0;
     }
     return *this;
 }

@@ -82,7 +82,7 @@ void check_chunks(const Cut& cut, const Lengths& lengths, std::size_t T, std::si
         return std::size_t(std::count_if(lengths.begin(), lengths.end(), [&](auto n) { return std::size_t(n) > step; }));
     };
     const std::size_t longest = B == 0 ? T : std::size_t(*std::max_element(lengths.begin(), lengths.end()));
-    std::size_t step = 0, row = 0, most_rows = 0, most_state_rows = 0;
+    std::size_t step = 0, row = 0, most_rows = 0, most_state_rows = 0, most_steps = 0;
     for (std::size_t i = 0; i < cut.chunks(); ++i) {
         const Chunk chunk = cut.chunk(i);
         const std::size_t n = active(step);
@@ -109,13 +109,17 @@ void check_chunks(const Cut& cut, const Lengths& lengths, std::size_t T, std::si
         step += chunk.steps;
         row += chunk.rows;
         most_rows = std::max(most_rows, chunk.rows);
+        most_steps = std::max(most_steps, chunk.steps);
         most_state_rows = std::max(most_state_rows, chunk.rows + n);
     }
     REQUIRE(step == longest);
     REQUIRE(cut.rows() == row);
     REQUIRE(cut.most_rows() >= most_rows);
     REQUIRE(cut.most_state_rows() >= most_state_rows);
-    if (cut.chunks() != 0) REQUIRE(cut.most_rows() == most_rows);
+    REQUIRE(cut.most_steps() >= most_steps);
+    if (cut.chunks() == 0) return;
+    REQUIRE(cut.most_rows() == most_rows);
+    REQUIRE(cut.most_steps() == most_steps);
 }
 
 /// Every active (t, b) has one row of one chunk, where the equation of cut.hpp puts it; in pieces of `piece` rows.

@@ -148,19 +148,19 @@ std::size_t bytes_of(Call call) {
     return bytes_allocated() - before;
 }
 
-/// A unit with arrays of its own, all of ones, for calls whose results do not matter.
+/// Layers of one direction, with arrays all of ones, for calls whose results do not matter.
 template <class Real>
 struct Ones {
-    Ones(const CellConfig& cell, std::size_t T, std::size_t B, bool ragged, bool with_tokens)
-        : sizes{T, B, 2, 5, cell},
+    Ones(const CellConfig& cell, std::size_t layers, std::size_t T, std::size_t B, bool ragged, bool with_tokens)
+        : sizes{T, B, 2, 5, cell, layers},
           weights(std::size_t(cell.gates()) * sizes.hidden * sizes.hidden, Real(0.01)),
           gradients(2 * weights.size()),
           x(T * B * sizes.inputs, 1),
           d_output(T * B * sizes.hidden, 1),
           tokens(with_tokens ? T * B : 0, 1),
           lengths(B, std::int64_t(T)),
-          parameters{weights.data(), weights.data(), nullptr, nullptr},
-          to{gradients.data(), gradients.data() + weights.size(), nullptr, nullptr} {
+          parameters(layers, {weights.data(), weights.data(), nullptr, nullptr}),
+          to(layers, {gradients.data(), gradients.data() + weights.size(), nullptr, nullptr}) {
         for (std::size_t b = 0; ragged && b < B; ++b) lengths[b] -= std::int64_t(b + 1);
         sizes.lengths = lengths.data();
     }
@@ -169,32 +169,58 @@ struct Ones {
     RnnSizes sizes;
     std::vector<Real> weights, gradients, x, d_output;
     std::vector<std::int64_t> tokens, lengths;
-    RnnParameters<Real> parameters;
-    RnnParameterGradients<Real> to;
+    std::vector<RnnParameters<Real>> parameters;
+    std::vector<RnnParameterGradients<Real>> to;
 };
 
-TEST_CASE_TEMPLATE("the sweep of a long sequence takes little beside the tape, and inference little at all", Real, float, double) {
+TEST_CASE_TEMPLATE("the sweep of a long sequence takes little beside the tape, and inference and losses little at all", Real, float,
+                   double) {
     CellConfig lstm, gru;
     lstm.kind = CellKind::lstm;
     gru.kind = CellKind::gru;
     gru.reset_after = false;
-    for (const CellConfig& cell : {lstm, gru})
-        for (const bool ragged : {false, true})
-            for (const bool tokens : {false, true}) {
+    std::size_t turn = 0;
+    for (const bool ragged : {false, true})
+        for (const bool tokens : {false, true})
+            for (const std::size_t layers : {1, 3}) {
                 const std::size_t B = tokens ? 2 : 32, T = 12800 / B;
+                const CellConfig& cell = turn++ % 4 == 3 ? gru : lstm;
                 CAPTURE(int(cell.kind));
                 CAPTURE(ragged);
                 CAPTURE(tokens);
-                const Ones<Real> n(cell, T, B, ragged, tokens), part(cell, T / 8, B, ragged, tokens);
-                const Tape<Real> tape = forward<Real>(n.sizes, &n.parameters, n.input(), {}, {});
-                const std::size_t swept = bytes_of([&] { backward<Real>(tape, {n.d_output.data(), {}}, nullptr, {&n.to}); });
+                CAPTURE(layers);
+                const Ones<Real> n(cell, layers, T, B, ragged, tokens);
+                const Tape<Real> tape = forward<Real>(n.sizes, n.parameters.data(), n.input(), {}, {});
+                const std::size_t swept = bytes_of([&] { backward<Real>(tape, {n.d_output.data(), {}}, nullptr, {n.to.data()}); });
                 CHECK(swept > 0);
                 CHECK(swept <= tape.bytes() / 10);
-                const auto inferred = [](const Ones<Real>& of) {
-                    return bytes_of([&] { infer<Real>(of.sizes, &of.parameters, of.input(), {}, {}); });
-                };
-                CHECK(inferred(n) <= inferred(part) + (tokens ? 32 : 0) * (T - T / 8) * B);
+                const std::size_t inferred = bytes_of([&] { infer<Real>(n.sizes, n.parameters.data(), n.input(), {}, {}); });
+                const std::size_t lost = bytes_of([&] {
+                    loss<Real>(n.sizes, n.parameters.data(), n.input(), {}, {1, n.weights.data(), nullptr, false},
+                               {Loss::squared_error, 1, nullptr, n.d_output.data()}, {});
+                });
+                const std::size_t of_tokens = tokens ? 32 * T * B : 0;
+                CHECK(inferred <= tape.bytes() / 10 + of_tokens);
+                CHECK(lost <= tape.bytes() / 10 + of_tokens + 16 * T * B);
             }
+}
+
+TEST_CASE_TEMPLATE("the tape of a ragged batch grows with its steps, not with T B", Real, float, double) {
+    CellConfig lstm;
+    lstm.kind = CellKind::lstm;
+    const std::size_t T = 1000, B = 32, length = 10;
+    for (const bool tokens : {false, true}) {
+        const Ones<Real> all(lstm, 2, T, B, false, tokens);
+        std::vector<std::int64_t> lengths(B, length);
+        lengths[5] = T;
+        RnnSizes ragged = all.sizes, none = all.sizes;
+        ragged.lengths = lengths.data();
+        none.steps = 0;
+        none.lengths = nullptr;
+        const std::size_t weights = tape_bytes<Real>(none, tokens), steps = T + (B - 1) * length;
+        const std::size_t of_all = tape_bytes<Real>(all.sizes, tokens) - weights;
+        CHECK(tape_bytes<Real>(ragged, tokens) - weights <= 2 * (of_all / (T * B) * steps));
+    }
 }
 
 TEST_SUITE_END();

@@ -9,7 +9,7 @@ PYBIND11_MODULE(_core, module) {
         try {
             if (thrown) std::rethrow_exception(thrown);
         } catch (const std::bad_alloc&) {
-            PyErr_SetString(PyExc_MemoryError, "the tape and the work space of this call cannot be allocated");
+            PyErr_SetString(PyExc_MemoryError, "the memory that this call needs cannot be allocated");
         }
     });
     pybptt::bind_runtime(module);

@@ -110,13 +110,13 @@ void ForwardPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
 template <class Real>
 void ForwardPass<Real>::bring_state(const Chunk& chunk, const Part<Real>& part, const Piece& piece) {
     const std::size_t n = piece.size, row = piece.row(chunk.steps + 1, 0);
-    const auto bring = [&](Matrix<Real> to, const PanelBuffer<Real>& kept, const PanelBuffer<Real>& carry, const Real* given) {
+    const auto bring = [&](Matrix<Real> to, const ChunkBuffer<Real>& kept, const PanelBuffer<Real>& carry, const Real* given) {
         if (chunk.index != 0 && !tape_.keeps_all) {
             k_.copy(n, part.cols, part.of(carry.matrix(), piece.positions.begin), to);
         } else if (chunk.index != 0) {
             const Chunk before = tape_.cut.chunk(chunk.index - 1);
             const Piece there{tape_.cut.slice(before, piece.slice.index), piece.positions, n};
-            k_.copy(n, part.cols, part.of(kept.matrix(before.index), there.row(before.steps + 1, before.steps)), to);
+            k_.copy(n, part.cols, part.of(kept.matrix(before), there.row(before.steps + 1, before.steps)), to);
         } else if (given != nullptr) {
             tape_.cut.for_each_sample_run(piece.positions.begin, n, [&](std::size_t i, std::size_t count, std::size_t sample) {
                 k_.copy(count, part.cols, part.of(UserRows<const Real>{given, s_.hidden}, Rows{sample}), to.rows_from(i));

@@ -76,7 +76,7 @@ double truncated_loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>*
                                const OutputGradients<Real>& output_gradients, std::size_t truncation) {
     // Truncation windows reach across chunks, so all steps make one, and one slice.
     UnitTape<Real> tape(sizes, Cut(sizes, false, checked_product(sizes.steps, sizes.batch), 1), input.tokens, true);
-    Team team(threads_wanted(sizes, sizes.inputs, 3 * output_flops(sizes, layer)));
+    Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, 3 * output_flops(sizes, layer)));
     UnitArrays<Real> arrays{{input.dense, sizes.inputs}, {}, state, {}, final_state, {}};
     ForwardPass<Real> pass(tape, Division(sizes, team.size()), parameters[0], arrays);
     const OutputRows<Real> rows(tape);
@@ -105,7 +105,7 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameter
         return truncated_loss_and_grad(sizes, parameters, input, state, layer, targets, final_state, gradients, output_gradients,
                                        truncation);
     typename Tape<Real>::Contents tape(sizes, input, true);
-    Team team(threads_wanted(sizes, sizes.inputs, 3 * output_flops(sizes, layer)));
+    Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, 3 * output_flops(sizes, layer)));
     Barrier barrier(team.size());
     const Top<Real> top(sizes, layer.last_only, final_state, true);
     ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
@@ -130,7 +130,7 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
             const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
             const RnnState<Real>& final_state) {
     typename Tape<Real>::Contents tape(sizes, input, false);
-    Team team(threads_wanted(sizes, sizes.inputs, output_flops(sizes, layer)));
+    Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer)));
     Barrier barrier(team.size());
     const Top<Real> top(sizes, layer.last_only, final_state, false);
     ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
@@ -151,7 +151,7 @@ template <class Real>
 void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
              const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state) {
     typename Tape<Real>::Contents tape(sizes, input, false);
-    Team team(threads_wanted(sizes, sizes.inputs, output_flops(sizes, layer)));
+    Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer)));
     Barrier barrier(team.size());
     const Top<Real> top(sizes, layer.last_only, final_state, false);
     ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());

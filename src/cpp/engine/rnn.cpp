@@ -35,7 +35,7 @@ void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const R
 template <class Real>
 void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients) {
     const RnnSizes& s = tape.sizes();
-    Team team(threads_wanted(s, s.inputs));
+    Team team(threads_wanted(s, tape.has_dense_input() ? s.inputs : 0));
     SweepStack<Real> stack(tape.contents(), team.size(), upstream, mask, gradients);
     Barrier barrier(team.size());
     team.run([&](int member) { stack.run(nullptr, member, barrier); });

@@ -45,13 +45,12 @@ template <class Real>
 UnitTape<Real>::UnitTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep_all)
     : sizes(s), cell(find_cell<Real>(s.cell)), cut(std::move(c)), dense(ids == nullptr), keeps_all(keep_all) {
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
-    const std::size_t kept = keep_all ? cut.chunks() : std::min<std::size_t>(1, cut.chunks());
     const std::size_t weights = checked_product(std::size_t(s.cell.gates()), s.hidden);
-    hidden = PanelBuffer<Real>(cut.most_state_rows(), s.hidden, kept);
-    if (has_cell_state()) cells = PanelBuffer<Real>(cut.most_state_rows(), s.hidden, kept);
-    if (has_blocks()) blocks = PanelBuffer<Real>(cut.most_rows(), block_cols<Real>(cell.blocks, s.hidden), kept);
+    hidden = ChunkBuffer<Real>(cut, true, s.hidden, keep_all);
+    if (has_cell_state()) cells = ChunkBuffer<Real>(cut, true, s.hidden, keep_all);
+    if (has_blocks()) blocks = ChunkBuffer<Real>(cut, false, block_cols<Real>(cell.blocks, s.hidden), keep_all);
     if (dense)
-        input = PanelBuffer<Real>(cut.most_rows(), s.inputs, kept);
+        input = ChunkBuffer<Real>(cut, false, s.inputs, keep_all);
     else
         tokens = Tokens(ids, cut);
     if (keep_all) {
@@ -70,13 +69,13 @@ std::size_t UnitTape<Real>::bytes() const {
 
 template <class Real>
 std::size_t UnitTape<Real>::bytes(const RnnSizes& s, const Cut& cut, bool dense) {
-    using Panels = PanelBuffer<Real>;
     const int blocks = find_cell<Real>(s.cell).blocks;
-    const std::size_t n = cut.chunks(), weights = checked_product(std::size_t(s.cell.gates()), s.hidden);
-    std::size_t values = Panels::size_of(cut.most_state_rows(), s.hidden, n) * (s.cell.has_cell_state() ? 2 : 1) +
-                         Panels::size_of(weights, s.hidden) + block_cols<Real>(s.cell.peepholes(), s.hidden);
-    if (blocks > 1) values += Panels::size_of(cut.most_rows(), block_cols<Real>(blocks, s.hidden), n);
-    if (dense) values += Panels::size_of(cut.most_rows(), s.inputs, n) + Panels::size_of(weights, s.inputs);
+    const std::size_t weights = checked_product(std::size_t(s.cell.gates()), s.hidden);
+    const auto kept = [&](bool of_state, std::size_t cols) { return ChunkBuffer<Real>::total(cut, of_state, cols, true); };
+    std::size_t values = kept(true, s.hidden) * (s.cell.has_cell_state() ? 2 : 1) + PanelBuffer<Real>::size_of(weights, s.hidden) +
+                         block_cols<Real>(s.cell.peepholes(), s.hidden);
+    if (blocks > 1) values += kept(false, block_cols<Real>(blocks, s.hidden));
+    if (dense) values += kept(false, s.inputs) + PanelBuffer<Real>::size_of(weights, s.inputs);
     return values * sizeof(Real) + (dense ? 0 : cut.rows() * (sizeof(std::int32_t) + sizeof(std::int64_t)));
 }
 

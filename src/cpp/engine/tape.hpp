@@ -16,20 +16,67 @@ class PanelBuffer {
 public:
     PanelBuffer() = default;
     PanelBuffer(std::size_t rows, std::size_t cols, std::size_t copies = 1)
-        : stride_((rows | 1) * kLanes<Real>),  // an odd number of cache lines: panels don't fall into the same cache sets
-          size_(checked_product(stride_, panel_count<Real>(cols))),
-          values_(checked_product(size_, copies)) {}
+        : stride_(stride(rows)), size_(size_of(rows, cols)), values_(checked_product(size_, copies)) {}
 
     Matrix<Real> matrix(std::size_t copy = 0) const { return in_panels(values_.data() + copy * size_, stride_); }
     std::size_t size() const { return values_.size(); }
-    /// Of a buffer of that shape, in values.
-    static std::size_t size_of(std::size_t rows, std::size_t cols, std::size_t copies = 1) {
-        return checked_product(checked_product((rows | 1) * kLanes<Real>, panel_count<Real>(cols)), copies);
+    /// From one panel to the next; an odd number of cache lines: panels don't fall into the same cache sets.
+    static std::size_t stride(std::size_t rows) { return (rows | 1) * kLanes<Real>; }
+    /// Values in a buffer of that shape.
+    static std::size_t size_of(std::size_t rows, std::size_t cols) {
+        return checked_product(stride(rows), panel_count<Real>(cols));
     }
 
 private:
     std::size_t stride_ = 0, size_ = 0;
     Buffer<Real> values_;
+};
+
+/// A matrix of a unit's tape, chunk by chunk: of the rows of x and dz, or of those of h and c. If nothing is to be kept, all chunks
+/// take the same place.
+template <class Real>
+class ChunkBuffer {
+public:
+    ChunkBuffer() = default;
+    ChunkBuffer(const Cut& cut, bool of_state, std::size_t cols, bool keep_all)
+        : rows_(of_state ? cut.most_state_rows() : cut.most_rows()),
+          size_(keep_all ? PanelBuffer<Real>::size_of(rows_, cols) : 0),
+          values_(total(cut, of_state, cols, keep_all)) {
+        if (!keep_all || !cut.ragged()) return;
+        for (std::size_t i = 0, at = 0; i < cut.chunks(); ++i) {
+            const std::size_t rows = chunk_rows(cut, of_state, i);
+            places_.push_back({at, PanelBuffer<Real>::stride(rows)});
+            at += PanelBuffer<Real>::size_of(rows, cols);
+        }
+    }
+
+    Matrix<Real> matrix(const Chunk& chunk) const {
+        if (!places_.empty()) return in_panels(values_.data() + places_[chunk.index].begin, places_[chunk.index].stride);
+        return in_panels(values_.data() + chunk.index * size_, PanelBuffer<Real>::stride(rows_));
+    }
+    std::size_t size() const { return values_.size(); }
+    /// Values in such a buffer.
+    static std::size_t total(const Cut& cut, bool of_state, std::size_t cols, bool keep_all) {
+        const std::size_t most = of_state ? cut.most_state_rows() : cut.most_rows();
+        if (!keep_all) return cut.chunks() == 0 ? 0 : PanelBuffer<Real>::size_of(most, cols);
+        if (!cut.ragged()) return checked_product(PanelBuffer<Real>::size_of(most, cols), cut.chunks());
+        std::size_t sum = 0;
+        for (std::size_t i = 0; i < cut.chunks(); ++i) sum += PanelBuffer<Real>::size_of(chunk_rows(cut, of_state, i), cols);
+        return sum;
+    }
+
+private:
+    static std::size_t chunk_rows(const Cut& cut, bool of_state, std::size_t index) {
+        const Chunk chunk = cut.chunk(index);
+        return chunk.rows + (of_state ? chunk.rows / chunk.steps : 0);
+    }
+
+    struct Place {
+        std::size_t begin, stride;
+    };
+    std::size_t rows_ = 0, size_ = 0;
+    Buffer<Real> values_;
+    std::vector<Place> places_;  // of a ragged batch, whose chunks differ
 };
 
 /// The distinct tokens of an input, and for each of its steps which of them it is.
@@ -59,10 +106,10 @@ struct UnitTape {
     Cut cut;
     bool dense;
     bool keeps_all;               // or only the chunk at work, when there is no tape to keep
-    PanelBuffer<Real> hidden;     // a chunk each: h
-    PanelBuffer<Real> cells;      // a chunk each: c, if the cell has one
-    PanelBuffer<Real> blocks;     // a chunk each: the cell's blocks, if it has more than h
-    PanelBuffer<Real> input;      // a chunk each: x, if dense
+    ChunkBuffer<Real> hidden;     // h
+    ChunkBuffer<Real> cells;      // c, if the cell has one
+    ChunkBuffer<Real> blocks;     // the cell's blocks, if it has more than h
+    ChunkBuffer<Real> input;      // x, if dense
     Tokens tokens;                // otherwise
     PanelBuffer<Real> weight_hh;  // (G H, H), for dz_t W_hh
     PanelBuffer<Real> weight_ih;  // (G H, D), for dz_t W_ih; if dense
@@ -71,11 +118,10 @@ struct UnitTape {
     /// `tokens` is null for dense input.
     UnitTape(const RnnSizes& sizes, Cut cut, const std::int64_t* tokens, bool keep_all);
 
-    std::size_t copy_of(const Chunk& chunk) const { return keeps_all ? chunk.index : 0; }
-    Matrix<Real> h(const Chunk& chunk) const { return hidden.matrix(copy_of(chunk)); }
-    Matrix<Real> c(const Chunk& chunk) const { return cells.matrix(copy_of(chunk)); }
-    Matrix<Real> x(const Chunk& chunk) const { return input.matrix(copy_of(chunk)); }
-    Matrix<Real> saved(const Chunk& chunk) const { return blocks.matrix(copy_of(chunk)); }
+    Matrix<Real> h(const Chunk& chunk) const { return hidden.matrix(chunk); }
+    Matrix<Real> c(const Chunk& chunk) const { return cells.matrix(chunk); }
+    Matrix<Real> x(const Chunk& chunk) const { return input.matrix(chunk); }
+    Matrix<Real> saved(const Chunk& chunk) const { return blocks.matrix(chunk); }
     bool has_blocks() const { return cell.blocks > 1; }
     bool has_cell_state() const { return sizes.cell.has_cell_state(); }
     const std::int32_t* slots(const Chunk& chunk) const { return tokens.slot.data() + chunk.first_row; }

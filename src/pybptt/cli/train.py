@@ -214,6 +214,8 @@ def _settings(args: argparse.Namespace, facts: dict[str, Any]) -> Settings:
         base = Settings(**facts["settings"]) if args.load else Settings()
     except (KeyError, TypeError):
         raise CommandError(f"{args.load} lacks the settings of its run") from None
+    if replace(base, **given).dropout and replace(base, **given).layers == 1:
+        raise CommandError("--dropout is between layers: it needs --layers 2 or more")
     if args.nonlinearity and replace(base, **given).cell != "rnn":
         raise CommandError("--nonlinearity is of the rnn cell; the others have their own")
     for name in FIXED:

@@ -46,7 +46,8 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameter
                      const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
                      const OutputGradients<Real>& output_gradients, std::size_t truncation = kNoTruncation);
 
-/// Returns L alone; with one direction, memory grows with T by some 30 bytes a token and target alone.
+/// Returns L alone; with one direction, memory grows with T by some 30 bytes a token and target alone, and G H values a distinct
+/// token.
 template <class Real>
 double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
             const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,

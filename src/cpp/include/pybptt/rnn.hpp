@@ -131,8 +131,8 @@ template <class Real>
 Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
                    const RnnState<const Real>& state, const RnnOutput<Real>& output);
 
-/// The same without a tape: memory does not grow with T (but for some 20 bytes a token) if there is one direction; layers of
-/// two directions take T B K H values twice.
+/// The same without a tape: memory does not grow with T (but for some 20 bytes a token, and G H values a distinct token) if there
+/// is one direction; layers of two directions take T B K H values twice.
 template <class Real>
 void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
            const RnnState<const Real>& state, const RnnOutput<Real>& output);

@@ -14,7 +14,7 @@ PYBPTT_INLINE V limit(V z, Real clip) {
 }
 
 /// The derivative through phi and the clipping, from that through phi alone and the activation a = phi(z'): phi is monotonic, so a
-/// tells whether z was outside.
+/// tells whether z was outside. Where phi is so flat that a z just inside rounds to phi(clip), it counts as outside.
 template <class Real, template <class> class Phi, bool clipped>
 struct Inside {
     Vec<Real> low, high;
