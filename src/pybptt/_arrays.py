@@ -115,7 +115,10 @@ def number(name: str, value: Any, wanted: str) -> float:
     """`value` as a float, or a TypeError."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected {wanted}, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected {wanted}, got one beyond the largest float") from None
 
 
 def fraction(name: str, value: Any) -> float:

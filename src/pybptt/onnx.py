@@ -48,6 +48,8 @@ from ._arrays import DTYPES, Array, at_least, is_array, real, sequence_lengths
 from .layers import GRU, LSTM, RNN
 from .recurrent import RecurrentLayer
 
+__all__ = ["Operator", "from_onnx", "load_onnx", "reverse_sequences", "to_onnx"]
+
 Layer = RNN | LSTM | GRU
 
 _LAYERS: dict[str, type[Layer]] = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}

@@ -1,7 +1,7 @@
 // How time and the batch are cut up: engine/cut.hpp says what must hold.
 #include <numeric>
 
-#include "engine/cut.hpp"
+#include "engine/tape.hpp"
 #include "support.hpp"
 
 namespace pybptt::test {
@@ -204,11 +204,11 @@ TEST_CASE("every step of every sequence has its one place, however a batch is cu
                 }
 }
 
-TEST_CASE("the cut for speed has few slices, one of a small batch, and depends on the sizes alone") {
+TEST_CASE_TEMPLATE("a unit's cut has few slices, one of a small batch, and depends on the sizes alone", Real, float, double) {
     Random random(52);
-    for (const std::size_t B : {1, 7, 8, 33, 129, 300})
-        for (const std::size_t H : {5, 300, 700})
-            for (const std::size_t bytes : {4, 8}) {
+    for (const CellKind kind : {CellKind::elman, CellKind::lstm})
+        for (const std::size_t B : {1, 7, 8, 33, 129, 600})
+            for (const std::size_t H : {5, 300}) {
                 CAPTURE(B);
                 CAPTURE(H);
                 Lengths lengths;
@@ -216,15 +216,20 @@ TEST_CASE("the cut for speed has few slices, one of a small batch, and depends o
                 lengths[B / 2] = 20;
                 RnnSizes sizes = sizes_of(20, B, lengths);
                 sizes.hidden = H;
-                const int blocks = H == 300 ? 4 : 1;
-                const Cut cut = Cut::of(sizes, true, blocks, bytes), again = Cut::of(sizes, true, blocks, bytes);
-                CHECK(cut.slices() <= Cut::kMostSlices);
-                CHECK((B < 8 ? cut.slices() == 1 : cut.slices() >= 2));
-                check_positions(cut, lengths, 20);
-                check_rows(cut, lengths, 20, true, 100);
-                check_apart_rows(cut, B);
-                CHECK(again.chunks() == cut.chunks());
-                for (std::size_t i = 0; i < cut.chunks(); ++i) CHECK(again.chunk(i).steps == cut.chunk(i).steps);
+                sizes.cell.kind = kind;
+                sizes.directions = 2;
+                const typename Tape<Real>::Contents tape(sizes, {}, false), again(sizes, {}, false);
+                for (const std::size_t direction : {0, 1}) {
+                    const Cut& cut = tape.units[direction]->cut;
+                    CHECK(cut.slices() <= Cut::kMostSlices);
+                    CHECK((B < 8 ? cut.slices() == 1 : cut.slices() >= 2));
+                    check_positions(cut, lengths, 20);
+                    check_rows(cut, lengths, 20, direction == 1, 100);
+                    check_apart_rows(cut, B);
+                    REQUIRE(again.units[direction]->cut.chunks() == cut.chunks());
+                    for (std::size_t i = 0; i < cut.chunks(); ++i)
+                        CHECK(again.units[direction]->cut.chunk(i).steps == cut.chunk(i).steps);
+                }
             }
 }
 

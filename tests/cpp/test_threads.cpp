@@ -262,7 +262,7 @@ TEST_CASE_TEMPLATE("several threads sweep one tape at once", Real, float, double
 }
 
 TEST_CASE("a child of fork has threads of its own, and the parent keeps its own") {
-    const Threads seven(7);
+    const Threads some(kSanitized ? 4 : 7);
     std::vector<Network> networks = large_networks();
     if (kSanitized) networks.resize(3);
     for (const Network& n : networks) {

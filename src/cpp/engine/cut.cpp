@@ -58,15 +58,12 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
     }
 }
 
-Cut Cut::of(const RnnSizes& s, bool reverse, int blocks, std::size_t value_bytes) {
-    // A row of a chunk: z and dz, h and x, and c.
-    const std::size_t row_bytes = std::max<std::size_t>(1, (2 * std::size_t(blocks) + 2) * s.hidden * value_bytes);
-    const std::size_t fitting = std::clamp<std::size_t>(kChunkBytes / row_bytes, 256, 512);
+Cut Cut::of(const RnnSizes& s, bool reverse, int blocks) {
     const std::size_t kept = blocks == 1 ? 1 : std::size_t(blocks) + (s.cell.has_cell_state() ? 2 : 1);  // blocks a step
     double rows = double(s.steps) * double(s.batch);
     if (s.lengths != nullptr) rows = std::accumulate(s.lengths, s.lengths + s.batch, 0.0);
     const double tenth = rows * double(kept) / (10.0 * blocks);
-    const std::size_t chunk_rows = std::size_t(std::clamp(tenth, 128.0, double(fitting)));
+    const std::size_t chunk_rows = std::size_t(std::clamp(tenth, double(kLeastRows), double(kChunkRows)));
     // A slice's step reads all of W_hh, so samples share it; but some members of a team should have slices of their own.
     const std::size_t least = s.batch >= 8 ? 2 : 1;
     return Cut(s, reverse, chunk_rows, std::clamp(s.batch / kSliceSamples, least, kMostSlices));

@@ -164,7 +164,7 @@ void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, 
 /// z = b + x W_ih^T, some columns of W_ih^T at a time for all the steps: they stay in the cache for them.
 template <class Real>
 void ForwardPass<Real>::project(const Chunk& chunk, const Part<Real>& part, const Piece& piece) {
-    constexpr std::size_t L = kLanes<Real>, kBytes = std::size_t{256} << 10;
+    constexpr std::size_t L = kLanes<Real>, kBytes = std::size_t{512} << 10;
     const std::size_t D = s_.inputs, S = chunk.steps, panels = tape_.panels();
     const std::size_t some = std::max<std::size_t>(4, kBytes / (std::max<std::size_t>(1, D) * kPanelBytes));
     const bool whole = piece.size == piece.slice.size;  // then the rows of all steps are one run

@@ -84,9 +84,8 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, b
     for (std::size_t i = 0; i < s.units(); ++i) {
         const RnnSizes one = unit_sizes(s, i);
         const bool first_layer = i < s.directions;
-        units.push_back(
-            std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks, sizeof(Real)),
-                                             first_layer ? input.tokens : nullptr, keep_all));
+        units.push_back(std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks),
+                                                         first_layer ? input.tokens : nullptr, keep_all));
     }
     sizes.lengths = nullptr;
 }
@@ -96,8 +95,7 @@ std::size_t tape_bytes(const RnnSizes& s, bool tokens) {
     std::size_t sum = 0;
     for (std::size_t i = 0; i < s.units(); ++i) {
         const RnnSizes one = unit_sizes(s, i);
-        sum += UnitTape<Real>::bytes(one, Cut::of(one, false, find_cell<Real>(s.cell).blocks, sizeof(Real)),
-                                     !tokens || i >= s.directions);
+        sum += UnitTape<Real>::bytes(one, Cut::of(one, false, find_cell<Real>(s.cell).blocks), !tokens || i >= s.directions);
     }
     return sum;
 }

@@ -32,6 +32,9 @@ constexpr int kTileRows = kRegisters / kPanelVecs >= 32 ? 12 : tile_fits(6, 1) ?
 constexpr int kTileColumns = kRegisters / kPanelVecs >= 32 ? 8 : tile_fits(4, 1) ? 4 : 2;
 /// A^T . B takes the depth in blocks that stay in the caches while all of C is updated.
 constexpr size_t kDepthBlock = 512;
+/// Lanes of A that take part in one pass over B: they stay in the L2 cache.
+template <class Real>
+constexpr size_t kLaneBlock = 16 * kLanes<Real>;
 
 /// A term as a tile sees it: where its own rows of A and panels of B begin.
 template <class Real>
@@ -221,7 +224,7 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
     }
 }
 
-/// One pass over C adds the terms [0, term_count), of a depth that stays in the caches.
+/// One pass over C adds the terms [0, term_count), of a depth that stays in the caches. `rows` are at most a lane block.
 template <class Real>
 void add_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c) {
     constexpr size_t L = kLanes<Real>, M = kTileColumns;
@@ -246,8 +249,7 @@ void add_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_
 }
 
 template <class Real>
-void product_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start,
-                        Matrix<Real> c) {
+void product_of_lanes(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c) {
     if (rows == 0 || cols == 0) return;
     Term<Real> block[kMaxTerms];
     int count = 0;
@@ -267,6 +269,18 @@ void product_transposed(size_t rows, size_t cols, const Term<Real>* terms, int t
             if (depth == kDepthBlock || count == kMaxTerms) flush();
         }
     if (count != 0 || start.data != c.data) flush();
+}
+
+template <class Real>
+void product_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start,
+                        Matrix<Real> c) {
+    Term<Real> some[kMaxTerms];
+    for (size_t first = 0; first < rows; first += kLaneBlock<Real>) {
+        for (int t = 0; t < term_count; ++t) some[t] = {terms[t].a.panels_from(first / kLanes<Real>), terms[t].b, terms[t].depth};
+        const size_t left = rows - first;
+        product_of_lanes(left < kLaneBlock<Real> ? left : kLaneBlock<Real>, cols, some, term_count,
+                         start.data != nullptr ? start.rows_from(first) : start, c.rows_from(first));
+    }
 }
 
 }  // namespace

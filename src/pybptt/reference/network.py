@@ -338,7 +338,7 @@ def _counted(lengths: ArrayLike | None, T_B: tuple[int, ...]) -> NDArray[np.bool
     T_b = np.full(B, T) if lengths is None else np.asarray(lengths)
     if T_b.shape != (B,):
         raise ValueError(f"lengths: expected shape ({B},), got {T_b.shape}")
-    if not np.issubdtype(T_b.dtype, np.integer):
+    if T_b.size and not np.issubdtype(T_b.dtype, np.integer):  # an empty list has NumPy's default, float64
         raise TypeError(f"lengths: expected integers, got {T_b.dtype}")
     if ((T_b < 0) | (T_b > T)).any():
         raise ValueError(f"lengths: expected 0 to {T}, got {T_b.tolist()}")
