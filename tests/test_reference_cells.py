@@ -405,7 +405,10 @@ def test_padding_is_never_looked_at(options):
             assert not g.input[padding].any()
 
 
-@pytest.mark.parametrize(("T", "B", "lengths"), [(0, 2, None), (3, 0, None), (0, 0, None), (3, 0, []), (3, 2, [0, 0])])
+WITHOUT_STEPS = [(0, 2, None), (3, 0, None), (0, 0, None), (3, 0, []), (3, 2, [0, 0])]
+
+
+@pytest.mark.parametrize(("T", "B", "lengths"), WITHOUT_STEPS)
 @pytest.mark.parametrize("options", [RNNS[0], LSTMS[4], GRUS[0]], ids=name_of)
 def test_without_steps_the_state_passes_through(options, T, B, lengths):
     p = random_problem(**options, T=T, B=B, D=3, H=2, L=2, K=2, lengths=lengths, mask=True)
