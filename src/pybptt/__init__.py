@@ -12,24 +12,29 @@
 from . import onnx, optim, reference
 from ._core import version as __version__
 from .checks import check_gradients
-from .gradients import Gradients, clip_by_norm
+from .gradients import Gradients, clip_by_norm, clip_by_value
 from .layers import GRU, LSTM, RNN
 from .machine import config, get_num_threads, set_num_threads, show_config
 from .model import SequenceModel
 from .tape import Tape
 from .textbook import bptt
+from .truncation import ARTBP, TBPTT, RandomTruncation
 
 __all__ = [
+    "ARTBP",
     "GRU",
     "LSTM",
     "RNN",
+    "TBPTT",
     "Gradients",
+    "RandomTruncation",
     "SequenceModel",
     "Tape",
     "__version__",
     "bptt",
     "check_gradients",
     "clip_by_norm",
+    "clip_by_value",
     "config",
     "get_num_threads",
     "onnx",

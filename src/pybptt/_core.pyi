@@ -82,6 +82,10 @@ def backward(
     h_0: _Array | None,
     c_0: _Array | None,
     hidden: _Array | None,
+    factors: _Array | None = None,
+    windows: tuple[int, int] = (0, 0),
+    clip: int = 0,
+    clip_limit: float = 0.0,
 ) -> None: ...
 def tape_bytes_float32(
     config: LayerConfig, steps: int, batch: int, lengths: _Array | None, tokens: bool
@@ -108,7 +112,11 @@ def loss_and_grad(
     d_h_0: _Array | None = None,
     d_c_0: _Array | None = None,
     hidden_gradient: _Array | None = None,
-    truncation: int | None = None,
+    counted: _Array | None = None,
+    factors: _Array | None = None,
+    windows: tuple[int, int] = (0, 0),
+    clip: int = 0,
+    clip_limit: float = 0.0,
 ) -> float: ...
 def loss(
     flat: _Array,

@@ -31,6 +31,9 @@ class Gradients(Generic[State]):
     hidden : ndarray, (L K, T, B, H), or None
         dL/dh_t, the total derivative through every later step (in the reverse direction: every earlier one),
         at index t - 1, 0 past a sequence's end; None if it was not asked for.
+    unreached : int
+        Targets that no window of a truncation reached (`TBPTT` with k2 < k1): they count neither in the loss nor
+        in any gradient. 0 otherwise, and for a layer's `backward`.
 
     Examples
     --------
@@ -43,15 +46,23 @@ class Gradients(Generic[State]):
     ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0']
     """
 
-    __slots__ = ("_layout", "_views", "flat", "hidden", "input", "state")
+    __slots__ = ("_layout", "_views", "flat", "hidden", "input", "state", "unreached")
 
     def __init__(
-        self, flat: Array, layout: Layout, *, input: Array | None, state: State, hidden: Array | None
+        self,
+        flat: Array,
+        layout: Layout,
+        *,
+        input: Array | None,
+        state: State,
+        hidden: Array | None,
+        unreached: int = 0,
     ) -> None:
         self.flat = flat
         self.input = input
         self.state = state
         self.hidden = hidden
+        self.unreached = unreached
         self._layout = layout
         self._views: dict[str, Array] | None = None
 
@@ -101,12 +112,7 @@ def clip_by_norm(flat: Array, max_norm: float) -> Array:
     >>> pybptt.clip_by_norm(np.array([3.0, 4.0]), 1.0)
     array([0.6, 0.8])
     """
-    if not isinstance(flat, np.ndarray) or flat.dtype.kind != "f":
-        got: Any = flat.dtype if isinstance(flat, np.ndarray) else type(flat).__name__
-        raise TypeError(f"flat: expected a numpy array of floating-point numbers, got {got}")
-    max_norm = number("max_norm", max_norm, "a positive number")
-    if not max_norm > 0:
-        raise ValueError(f"max_norm: expected a positive number, got {max_norm}")
+    max_norm = _limit("max_norm", max_norm, flat)
     largest = float(np.max(np.abs(flat), initial=0.0))
     if largest == 0 or not math.isfinite(largest):
         return flat
@@ -116,3 +122,46 @@ def clip_by_norm(flat: Array, max_norm: float) -> Array:
         return flat
     clipped: Array = flat * flat.dtype.type(max_norm / norm)
     return clipped
+
+
+def clip_by_value(flat: Array, limit: float) -> Array:
+    """Cuts the values of a gradient off at +-`limit` (Graves 2013, section 2.1).
+
+    Parameters
+    ----------
+    flat : ndarray of float32 or float64, any shape
+        The gradient, usually ``gradients.flat``. It is not changed.
+    limit : float
+        The largest absolute value allowed, positive.
+
+    Returns
+    -------
+    ndarray
+        A copy of the same shape and dtype. NaN stays NaN.
+
+    Raises
+    ------
+    TypeError
+        If `flat` is not a floating-point array.
+    ValueError
+        If `limit` is not positive.
+
+    Examples
+    --------
+    >>> pybptt.clip_by_value(np.array([3.0, -0.5, -4.0]), 1.0)
+    array([ 1. , -0.5, -1. ])
+    """
+    limit = _limit("limit", limit, flat)
+    clipped: Array = np.clip(flat, -flat.dtype.type(limit), flat.dtype.type(limit))
+    return clipped
+
+
+def _limit(name: str, limit: float, flat: Any) -> float:
+    """A positive limit for a gradient, or a TypeError or ValueError."""
+    if not isinstance(flat, np.ndarray) or flat.dtype.kind != "f":
+        got: Any = flat.dtype if isinstance(flat, np.ndarray) else type(flat).__name__
+        raise TypeError(f"flat: expected a numpy array of floating-point numbers, got {got}")
+    value = number(name, limit, "a positive number")
+    if not value > 0:
+        raise ValueError(f"{name}: expected a positive number, got {value}")
+    return value

@@ -10,6 +10,7 @@ from ._arrays import Array, flag
 from .gradients import Gradients
 from .recurrent import RecurrentLayer
 from .tape import Tape
+from .truncation import Truncation
 
 NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")  # in the order of the core's enum
 
@@ -249,6 +250,8 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         d_state: tuple[Array, Array] | None = None,
         *,
         d_cells: Array | None = None,
+        truncation: Truncation | None = None,
+        clip_hidden: tuple[str, float] | None = None,
         hidden: bool = False,
         input: bool = True,
     ) -> Gradients[tuple[Array, Array]]:
@@ -256,8 +259,8 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
 
         Parameters
         ----------
-        tape, d_output, hidden, input
-            As for `RNN.backward`.
+        tape, d_output, truncation, clip_hidden, hidden, input
+            As for `RNN.backward`. Truncation ends dL/dc_t and dL/dh_t alike; dL/dc_t is not clipped.
         d_state : pair of ndarray, (L K, B, H), optional
             Derivatives of the loss by h_T and by c_T alone.
         d_cells : ndarray, (L K, T, B, H), optional
@@ -279,7 +282,7 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         >>> output, state, tape = lstm.forward(np.ones((20, 4, 3), dtype=np.float32), cells=True)
         >>> gradients = lstm.backward(tape, output, d_cells=0.1 * tape.cells)
         """
-        return self._backward(tape, d_output, d_state, d_cells, hidden, input)
+        return self._backward(tape, d_output, d_state, d_cells, hidden, input, truncation, clip_hidden)
 
 
 class GRU(RecurrentLayer[Array]):

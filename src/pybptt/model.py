@@ -13,6 +13,7 @@ from ._arrays import Array, allocate, flag, generator, ids, is_array, positive, 
 from .gradients import Gradients, State
 from .parameters import FlatParameters, layout_of
 from .recurrent import Call, RecurrentLayer
+from .truncation import NO_LIMITS, TBPTT, Limits, Truncation, limits_of
 
 LOSSES = ("cross_entropy", "mse")
 REDUCTIONS = ("mean", "sum")
@@ -217,10 +218,12 @@ class SequenceModel(FlatParameters, Generic[State]):
         training: bool = True,
         seed: int | None = None,
         dropout_mask: Array | None = None,
+        truncation: Truncation | None = None,
+        clip_hidden: tuple[str, float] | None = None,
         hidden: bool = False,
         input: bool = False,
     ) -> tuple[float, Gradients[State], State]:
-        """Loss and gradients by every parameter, by backpropagation through time over all T steps.
+        """Loss and gradients by every parameter, by backpropagation through time, all the way or truncated.
 
         Parameters
         ----------
@@ -237,6 +240,13 @@ class SequenceModel(FlatParameters, Generic[State]):
         training, seed, dropout_mask
             As for the layer's `forward`, but that dropout is on unless ``training=False``. It has no effect
             on a layer with ``dropout=0``.
+        truncation : TBPTT, RandomTruncation or ARTBP, optional
+            How far back derivatives go; all the way if not given. Where windows overlap, dL/dh_t and dL/dh_0
+            are sums over them. A loss that no window reaches (`TBPTT` with k2 < k1) is neither in the loss
+            returned nor in any gradient; ``gradients.unreached`` counts them. The mean divides by all counted
+            targets, whether reached or not.
+        clip_hidden : ("norm", limit) or ("value", limit), optional
+            Clipping of dL/dh_t inside the recurrence, as for the layer's `backward`.
         hidden, input : bool
             Whether to return dL/dh_t for all t, and dL/dx_t for dense input, too.
 
@@ -265,13 +275,39 @@ class SequenceModel(FlatParameters, Generic[State]):
         """
         call = self._checked(x, state, lengths, training, seed, dropout_mask)
         y, scale = self._targets(y, call)
+        if self.last_only and isinstance(truncation, TBPTT):  # the one boundary with a loss
+            truncation = TBPTT(max(truncation.k1, call.steps), truncation.k2)
+        limits = NO_LIMITS
+        if truncation is not None or clip_hidden is not None:
+            limits = limits_of(
+                truncation,
+                clip_hidden,
+                call.steps,
+                call.lengths,
+                call.batch,
+                self.dtype,
+                self.layer._directions,
+            )
+        return self._loss_and_grad(call, y, scale, limits, hidden, input)
+
+    def _loss_and_grad(
+        self,
+        call: Call,
+        y: Array,
+        scale: float,
+        limits: Limits = NO_LIMITS,
+        hidden: bool = False,
+        input: bool = False,
+    ) -> tuple[float, Gradients[State], State]:
+        """The same for checked arguments; `limits.counted` says which targets count."""
         layer, dtype = self.layer, self.dtype
-        units = layer._units
+        counted = None if self.last_only else limits.counted
         h_T, c_T = layer._new_state(call.batch)
         d_h_0, d_c_0 = layer._new_state(call.batch)
         flat = allocate(self._flat.shape, dtype)
         dx = allocate(call.x.shape, dtype) if input and call.x.ndim == 3 else None
-        dh = allocate((units, call.steps, call.batch, layer.hidden_size), dtype) if hidden else None
+        shape = (layer._units, call.steps, call.batch, layer.hidden_size)
+        dh = allocate(shape, dtype) if hidden else None
         loss = _core.loss_and_grad(
             self._flat,
             layer._config,
@@ -290,11 +326,31 @@ class SequenceModel(FlatParameters, Generic[State]):
             d_h_0=d_h_0,
             d_c_0=d_c_0,
             hidden_gradient=dh,
+            counted=counted,
+            factors=limits.factors,
+            windows=limits.windows,
+            clip=limits.clip,
+            clip_limit=limits.clip_limit,
         )
         if layer.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
-        gradients = Gradients(flat, self._layout, input=dx, state=layer._as_state(d_h_0, d_c_0), hidden=dh)
+        gradients = Gradients(
+            flat,
+            self._layout,
+            input=dx,
+            state=layer._as_state(d_h_0, d_c_0),
+            hidden=dh,
+            unreached=0 if counted is None else self._unreached(counted, call.lengths),
+        )
         return loss, gradients, layer._as_state(h_T, c_T)
+
+    @staticmethod
+    def _unreached(counted: Array, lengths: Array | None) -> int:
+        """Targets that are none of the padding and do not count."""
+        out = ~counted
+        if lengths is not None:
+            out &= np.arange(len(out))[:, None] < lengths
+        return int(np.count_nonzero(out))
 
     def _checked(
         self,

@@ -27,6 +27,7 @@ from ._arrays import (
 from .gradients import Gradients, State
 from .parameters import FlatParameters, layout_of
 from .tape import Tape
+from .truncation import Truncation, limits_of
 
 CELLS = ("rnn", "lstm", "gru")  # in the order of the core's enum
 
@@ -220,7 +221,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         shape = (self._units, call.steps, call.batch, self.hidden_size)
         kept = allocate(shape, self.dtype) if cells else None
         output, final_state, core = self._run(call, keep_tape=True, cells=kept)
-        return output, final_state, Tape(self, core, call.mask, kept)
+        return output, final_state, Tape(self, core, call.mask, call.lengths, kept)
 
     def _run(self, call: Call, keep_tape: bool, cells: Array | None) -> tuple[Array, State, Any]:
         output = allocate((call.steps, call.batch, self._width), self.dtype)
@@ -296,6 +297,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         d_output: Array | None = None,
         d_state: State | None = None,
         *,
+        truncation: Truncation | None = None,
+        clip_hidden: tuple[str, float] | None = None,
         hidden: bool = False,
         input: bool = True,
     ) -> Gradients[State]:
@@ -314,6 +317,14 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         d_state : ndarray, (L K, B, H), optional
             Derivative of the loss by the returned state alone (LSTM: a pair, of h_T and of c_T); zero if not
             given.
+        truncation : TBPTT, RandomTruncation or ARTBP, optional
+            How far back derivatives go; all the way if not given. `d_output` counts as the losses of its steps,
+            `d_state` belongs to the last boundary. Where windows overlap, dL/dh_t and dL/dh_0 are sums over
+            them.
+        clip_hidden : ("norm", limit) or ("value", limit), optional
+            Clipping of dL/dh_t inside the recurrence, before dz_t is made of it: every row is scaled down to a
+            2-norm of `limit`, or its values are cut off at +-`limit` (Graves 2013; Lasagne's
+            ``grad_clipping`` did so with dz_t).
         hidden : bool
             Whether to return dL/dh_t for all t, of every layer and direction.
         input : bool
@@ -335,7 +346,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         >>> gradients = rnn.backward(tape, d_output=2 * output)  # of the loss (output ** 2).sum()
         >>> rnn.flat -= 0.01 * gradients.flat
         """
-        return self._backward(tape, d_output, d_state, None, hidden, input)
+        return self._backward(tape, d_output, d_state, None, hidden, input, truncation, clip_hidden)
 
     def _backward(
         self,
@@ -345,6 +356,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         d_cells: Array | None,
         hidden: bool,
         input: bool,
+        truncation: Truncation | None,
+        clip_hidden: tuple[str, float] | None,
     ) -> Gradients[State]:
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected a Tape from this layer's forward, got {type(tape).__name__}")
@@ -362,11 +375,33 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         all_steps = (self._units, steps, batch, self.hidden_size)
         if d_cells is not None:
             d_cells = real("d_cells", d_cells, all_steps, dtype)
+        limits = limits_of(truncation, clip_hidden, steps, tape._lengths, batch, dtype, self._directions)
+        if limits.counted is not None:
+            counted = limits.counted[:, :, None]
+            d_output = None if d_output is None else np.where(counted, d_output, dtype.type(0))
+            d_cells = None if d_cells is None else np.where(counted, d_cells, dtype.type(0))
         flat = allocate(self._flat.shape, dtype)
         dx = allocate((steps, batch, self.input_size), dtype) if input and core.dense else None
         dh_0, dc_0 = self._new_state(batch)
         dh = allocate(all_steps, dtype) if hidden else None
-        _core.backward(core, self._config, tape._mask, d_output, d_h, d_c, d_cells, flat, dx, dh_0, dc_0, dh)
+        _core.backward(
+            core,
+            self._config,
+            tape._mask,
+            d_output,
+            d_h,
+            d_c,
+            d_cells,
+            flat,
+            dx,
+            dh_0,
+            dc_0,
+            dh,
+            factors=limits.factors,
+            windows=limits.windows,
+            clip=limits.clip,
+            clip_limit=limits.clip_limit,
+        )
         if self.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
         return Gradients(flat, self._layout, input=dx, state=self._as_state(dh_0, dc_0), hidden=dh)

@@ -29,12 +29,15 @@ class Tape:
     (5, 1)
     """
 
-    __slots__ = ("_core", "_layer", "_mask", "cells")
+    __slots__ = ("_core", "_layer", "_lengths", "_mask", "cells")
 
-    def __init__(self, layer: Any, core: Any, mask: Array | None, cells: Array | None) -> None:
+    def __init__(
+        self, layer: Any, core: Any, mask: Array | None, lengths: Array | None, cells: Array | None
+    ) -> None:
         self._layer = layer
         self._core = core
         self._mask = mask
+        self._lengths = None if lengths is None else lengths.copy()
         self.cells = cells
 
     @property

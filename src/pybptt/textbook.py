@@ -75,8 +75,9 @@ def bptt(
             raise ValueError(f"{name}: expected shape (T,), got {value.shape}")
     if y.shape != x.shape:
         raise ValueError(f"y: expected shape {x.shape}, that of x, got {y.shape}")
-    if bptt_truncate is not None:
-        bptt_truncate = min(at_least("bptt_truncate", bptt_truncate, 0), x.size)
+    windows = (0, 0)
+    if bptt_truncate is not None and at_least("bptt_truncate", bptt_truncate, 0) + 1 < x.size:
+        windows = (1, bptt_truncate + 1)  # TBPTT(1, bptt_truncate + 1)
 
     flat = np.concatenate([U.ravel(), W.ravel(), V.ravel()])
     gradient = np.empty_like(flat)
@@ -88,7 +89,7 @@ def bptt(
         ids("y", y, Q)[:, None],
         1.0,
         gradient=gradient,
-        truncation=bptt_truncate,
+        windows=windows,
     )
     dLdU, dLdW, dLdV = np.split(gradient, [U.size, U.size + W.size])
     return dLdU.reshape(U.shape), dLdV.reshape(V.shape), dLdW.reshape(W.shape)

@@ -372,11 +372,16 @@ Result core_model(const Network& n, std::size_t truncation, Ask ask) {
     const Room<Real> room(n);
     std::vector<RnnParameterGradients<Real>> parameters;
     const RnnGradients<Real> to = room.gradients(ask, parameters);
+    SweepLimits<Real> limits;
+    if (n.sizes.steps != 0 && truncation < n.sizes.steps - 1) {
+        limits.k1 = 1;
+        limits.k2 = truncation + 1;
+    }
     Result result;
     result.loss = {room.attempt([&] {
         return loss_and_grad<Real>(a.sizes(), a.parameters.data(), a.input(), a.state(), a.layer(), a.targets(),
                                    ask == Ask::everything ? room.final_state() : RnnState<Real>{}, to,
-                                   {room.output_weight.data(), ask == Ask::least ? nullptr : room.output_bias.data()}, truncation);
+                                   {room.output_weight.data(), ask == Ask::least ? nullptr : room.output_bias.data()}, limits);
     })};
     room.take_final_state(result, ask);
     room.take_gradients(result, ask);

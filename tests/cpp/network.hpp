@@ -70,6 +70,8 @@ double tolerance(const Network& n) {
 
 /// The layers alone, with d_output and the like given.
 Result textbook_layer(const Network& n);
+constexpr std::size_t kNoTruncation = std::size_t(-1);
+
 /// With output layer and loss; every loss goes back `truncation` steps past its own (for one unit, and not ragged).
 Result textbook_model(const Network& n, std::size_t truncation = kNoTruncation);
 

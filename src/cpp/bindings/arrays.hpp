@@ -160,6 +160,17 @@ RnnState<Real> write_state(MaybeArray<Real>& h, MaybeArray<Real>& c, std::size_t
     return {write("h", h, size), write("c", c, size)};
 }
 
+/// How far derivatives go back, as Python passes it: (T, B) factors, windows (k1, k2) and clipping ("none", "norm", "value";
+/// limit).
+template <class Real>
+SweepLimits<Real> read_limits(const LayerConfig& c, std::size_t steps, std::size_t batch, const MaybeArray<Real>& factors,
+                              std::pair<std::size_t, std::size_t> windows, int clip, double clip_limit) {
+    if (clip < 0 || clip > int(HiddenClip::value)) throw py::value_error("clip_hidden: out of range");
+    if (windows.second != 0 && (windows.first == 0 || factors)) throw py::value_error("windows: expected k1 > 0 and no factors");
+    if ((windows.second != 0 || factors) && c.directions != 1) throw py::value_error("truncation: expected one direction");
+    return {read("factors", factors, steps * batch), windows.first, windows.second, HiddenClip(clip), Real(clip_limit)};
+}
+
 /// Dense (T, B, D) of the layer's type, or token ids (T, B); lengths (B,) and a mask (L - 1, T, B, K H) where they are given.
 template <class Real>
 struct InputArray {

@@ -52,13 +52,12 @@ double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, con
                          const Array<Y>& y, double scale, const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask,
                          const MaybeArray<Real>& h_0, const MaybeArray<Real>& c_0, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T,
                          Array<Real>& gradient, MaybeArray<Real>& input_gradient, MaybeArray<Real>& d_h_0, MaybeArray<Real>& d_c_0,
-                         MaybeArray<Real>& hidden_gradient, std::optional<std::size_t> truncation) {
-    if (truncation && (d_h_0 || d_c_0 || hidden_gradient))
-        throw py::value_error("truncation: expected none with a gradient by the states, got both");
-    if (truncation && (config.units() != 1 || config.cell.kind != CellKind::elman || lengths || output.last_only))
-        throw py::value_error("truncation: expected one Elman layer, a loss at every step and no lengths");
+                         MaybeArray<Real>& hidden_gradient, const MaybeArray<bool>& counted, const MaybeArray<Real>& factors,
+                         std::pair<std::size_t, std::size_t> windows, int clip, double clip_limit) {
     const Call<Real> call(flat, config, output, x, lengths, mask, h_0, c_0, h_T, c_T);
-    const Targets<Real> targets = call.targets(y, scale);
+    Targets<Real> targets = call.targets(y, scale);
+    targets.counted = read("counted", counted, call.rows);
+    const SweepLimits<Real> limits = read_limits(config, call.in.steps, call.in.batch, factors, windows, clip, clip_limit);
     const std::size_t state_size = config.state_size(call.in.batch);
     Real* to = write("gradient", gradient, config.parameter_count() + output.parameter_count(config));
     const auto parameters = units_in<RnnParameterGradients<Real>>(to, config);
@@ -70,7 +69,7 @@ double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, con
         weight, output.bias ? weight + output.outputs * config.directions * config.hidden : nullptr};
     return without_gil([&] {
         return loss_and_grad<Real>(call.sizes, call.parameters.data(), call.in.input, call.state, call.output, targets,
-                                   call.final_state, gradients, output_gradients, truncation.value_or(kNoTruncation));
+                                   call.final_state, gradients, output_gradients, limits);
     });
 }
 
@@ -106,7 +105,8 @@ void bind_losses(py::module_& module) {
                py::arg("c_T").noconvert() = py::none(), py::arg("gradient").noconvert(),
                py::arg("input_gradient").noconvert() = py::none(), py::arg("d_h_0").noconvert() = py::none(),
                py::arg("d_c_0").noconvert() = py::none(), py::arg("hidden_gradient").noconvert() = py::none(),
-               py::arg("truncation") = py::none());
+               py::arg("counted").noconvert() = py::none(), py::arg("factors").noconvert() = py::none(),
+               py::arg("windows") = std::pair<std::size_t, std::size_t>(0, 0), py::arg("clip") = 0, py::arg("clip_limit") = 0.0);
     module.def("loss", &run_loss<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
                py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("lengths").noconvert() = py::none(),
                py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(),

@@ -27,19 +27,21 @@ std::optional<Tape<Real>> run_forward(const Array<Real>& flat, const LayerConfig
 template <class Real>
 void run_backward(const Tape<Real>& tape, const LayerConfig& config, const MaybeArray<Real>& mask, const MaybeArray<Real>& d_output,
                   const MaybeArray<Real>& d_h, const MaybeArray<Real>& d_c, const MaybeArray<Real>& d_cells, Array<Real>& flat,
-                  MaybeArray<Real>& input, MaybeArray<Real>& h_0, MaybeArray<Real>& c_0, MaybeArray<Real>& hidden) {
+                  MaybeArray<Real>& input, MaybeArray<Real>& h_0, MaybeArray<Real>& c_0, MaybeArray<Real>& hidden,
+                  const MaybeArray<Real>& factors, std::pair<std::size_t, std::size_t> windows, int clip, double clip_limit) {
     const RnnSizes& s = tape.sizes();
     if (config.hidden != s.hidden || config.inputs != s.inputs || config.units() != s.units())
         throw py::value_error("tape: expected one of this layer");
     const std::size_t state_size = config.state_size(s.batch), outputs = s.steps * s.batch * s.directions * s.hidden;
     const RnnUpstream<Real> upstream{read("d_output", d_output, outputs), read_state(d_h, d_c, state_size),
                                      read("d_cells", d_cells, s.steps * state_size)};
-    const Real* factors = read("dropout_mask", mask, (s.layers - 1) * outputs);
+    const Real* dropout = read("dropout_mask", mask, (s.layers - 1) * outputs);
+    const SweepLimits<Real> limits = read_limits(config, s.steps, s.batch, factors, windows, clip, clip_limit);
     const auto parameters = units_in<RnnParameterGradients<Real>>(write("gradient", flat, config.parameter_count()), config);
     const RnnGradients<Real> gradients{parameters.data(), write("input gradient", input, s.steps * s.batch * s.inputs),
                                        write_state(h_0, c_0, state_size), write("hidden gradient", hidden, s.steps * state_size)};
     without_gil([&] {
-        backward<Real>(tape, upstream, factors, gradients);
+        backward<Real>(tape, upstream, dropout, gradients, limits);
         return 0;
     });
 }
@@ -68,7 +70,9 @@ void bind_for(py::module_& module, const char* tape_name, const char* bytes_name
     module.def("backward", &run_backward<Real>, py::arg("tape"), py::arg("config"), py::arg("mask").noconvert(),
                py::arg("d_output").noconvert(), py::arg("d_h").noconvert(), py::arg("d_c").noconvert(),
                py::arg("d_cells").noconvert(), py::arg("flat").noconvert(), py::arg("input").noconvert(),
-               py::arg("h_0").noconvert(), py::arg("c_0").noconvert(), py::arg("hidden").noconvert());
+               py::arg("h_0").noconvert(), py::arg("c_0").noconvert(), py::arg("hidden").noconvert(),
+               py::arg("factors").noconvert() = py::none(), py::arg("windows") = std::pair<std::size_t, std::size_t>(0, 0),
+               py::arg("clip") = 0, py::arg("clip_limit") = 0.0);
     module.def(bytes_name, &run_tape_bytes<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"),
                py::arg("lengths").noconvert(), py::arg("tokens"));
 }

@@ -33,13 +33,15 @@ struct Division {
     static constexpr std::size_t kFewRows = 16;
 
     int threads;
+    bool few_samples;    // for the threads
     bool by_columns;     // or by samples
     bool project_ahead;  // W_ih x_t for a whole chunk at once, or with each step
 
     /// Of one unit.
     Division(const RnnSizes& s, int team_size) : threads(team_size) {
         constexpr std::size_t kSamplesEach = 4;
-        by_columns = threads > 1 && s.batch < kSamplesEach * std::size_t(threads) && columns_pay(s);
+        few_samples = s.batch < kSamplesEach * std::size_t(threads);
+        by_columns = threads > 1 && few_samples && columns_pay(s);
         // A step reads all its weights: with few rows, or many weights for the cache, it is better off without W_ih.
         constexpr std::size_t kManyWeights = 1 << 18;
         project_ahead = by_columns || s.batch <= 4 || std::size_t(s.cell.gates()) * (s.inputs + s.hidden) * s.hidden > kManyWeights;

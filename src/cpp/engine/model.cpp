@@ -5,8 +5,7 @@
 
 #include "engine/output_layer.hpp"
 #include "engine/predict.hpp"
-#include "engine/stack.hpp"
-#include "engine/truncated.hpp"
+#include "engine/windows.hpp"
 
 namespace pybptt {
 namespace {
@@ -69,43 +68,16 @@ struct Top {
     }
 };
 
-template <class Real>
-double truncated_loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-                               const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
-                               const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
-                               const OutputGradients<Real>& output_gradients, std::size_t truncation) {
-    // Truncation windows reach across chunks, so all steps make one, and one slice.
-    UnitTape<Real> tape(sizes, Cut(sizes, false, checked_product(sizes.steps, sizes.batch), 1), input.tokens, true);
-    Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, 3 * output_flops(sizes, layer)));
-    UnitArrays<Real> arrays{{input.dense, sizes.inputs}, {}, state, {}, final_state, {}};
-    ForwardPass<Real> pass(tape, Division(sizes, team.size()), parameters[0], arrays);
-    const OutputRows<Real> rows(tape);
-    OutputPass<Real> output(rows, team.size(), layer, targets, &output_gradients);
-    TruncatedSweep<Real> sweep(tape, team.size(), truncation, gradients.parameters[0],
-                               {{gradients.input, sizes.inputs}, {}, false});
-    Barrier barrier(team.size());
-    team.run([&](int member) {
-        pass.prepare(member, barrier);
-        for (std::size_t i = 0; i < tape.cut.chunks(); ++i) pass.run(tape.cut.chunk(i), member, barrier);
-        output.prepare(member, barrier);
-        sweep.run(output, member, barrier);
-        output.finish(member);
-    });
-    return output.total();
-}
-
 }  // namespace
 
 template <class Real>
 double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
                      const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
                      const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
-                     const OutputGradients<Real>& output_gradients, std::size_t truncation) {
-    if (sizes.steps > 0 && truncation < sizes.steps - 1)
-        return truncated_loss_and_grad(sizes, parameters, input, state, layer, targets, final_state, gradients, output_gradients,
-                                       truncation);
+                     const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits) {
     typename Tape<Real>::Contents tape(sizes, input, true);
-    Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, 3 * output_flops(sizes, layer)));
+    Team team(
+        threads_wanted(with_windows(sizes, limits), input.tokens == nullptr ? sizes.inputs : 0, 3 * output_flops(sizes, layer)));
     Barrier barrier(team.size());
     const Top<Real> top(sizes, layer.last_only, final_state, true);
     ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
@@ -113,7 +85,8 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameter
     OutputPass<Real> output(rows, team.size(), layer, targets, &output_gradients, top.in_tape ? nullptr : top.d_array.data());
     RnnUpstream<Real> upstream{};
     if (!layer.last_only) upstream.output = top.d_array.data();
-    SweepStack<Real> sweeps(tape, team.size(), upstream, input.mask, gradients, layer.last_only ? top.d_array.data() : nullptr);
+    BackwardPass<Real> sweeps(tape, team.size(), upstream, input.mask, gradients, limits,
+                              layer.last_only ? top.d_array.data() : nullptr);
     team.run([&](int member) {
         stack.run(member, barrier);
         top.bring(sizes, member, team.size(), barrier);
@@ -177,7 +150,7 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
 #define PYBPTT_INSTANTIATE(Real)                                                                                                   \
     template double loss_and_grad(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
                                   const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&,                           \
-                                  const RnnGradients<Real>&, const OutputGradients<Real>&, std::size_t);                           \
+                                  const RnnGradients<Real>&, const OutputGradients<Real>&, const SweepLimits<Real>&);              \
     template double loss(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,          \
                          const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&);                                   \
     template void predict(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \

@@ -44,8 +44,10 @@ OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, int threads, const Ou
     for (std::size_t c = 0; c < rows.chunks(); ++c) {
         const Chunk chunk = rows.chunk(c);
         rows.for_each_run(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& target) {
-            for (std::size_t i = 0; i < n; ++i)
+            for (std::size_t i = 0; i < n; ++i) {
+                if (targets.counted != nullptr && !targets.counted[target[i]]) continue;
                 classes_[chunk.first_row + row + i] = targets.classes == nullptr ? 0 : std::int32_t(targets.classes[target[i]]);
+            }
         });
     }
 }

@@ -65,7 +65,7 @@ private:
     PanelBuffer<Real> values_t_;    // y^T (Q, block rows)
     Buffer<Real> bias_;             // (Q,)
     Buffer<Real> d_bias_;           // (Q,)
-    Buffer<std::int32_t> classes_;  // all targets (0 for squared error); -1 past a sequence's end
+    Buffer<std::int32_t> classes_;  // all targets (0 for squared error); -1 for those that do not count
     Buffer<double> losses_;         // one a target row
 };
 

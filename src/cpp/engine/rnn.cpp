@@ -1,7 +1,7 @@
 // The public functions of rnn.hpp: allocate, divide, run.
 #include "pybptt/rnn.hpp"
 
-#include "engine/stack.hpp"
+#include "engine/windows.hpp"
 
 namespace pybptt {
 namespace {
@@ -33,12 +33,13 @@ void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const R
 }
 
 template <class Real>
-void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients) {
+void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients,
+              const SweepLimits<Real>& limits) {
     const RnnSizes& s = tape.sizes();
-    Team team(threads_wanted(s, tape.has_dense_input() ? s.inputs : 0));
-    SweepStack<Real> stack(tape.contents(), team.size(), upstream, mask, gradients);
+    Team team(threads_wanted(with_windows(s, limits), tape.has_dense_input() ? s.inputs : 0));
+    BackwardPass<Real> pass(tape.contents(), team.size(), upstream, mask, gradients, limits);
     Barrier barrier(team.size());
-    team.run([&](int member) { stack.run(nullptr, member, barrier); });
+    team.run([&](int member) { pass.run(nullptr, member, barrier); });
 }
 
 #define PYBPTT_INSTANTIATE(Real)                                                                                                 \
@@ -46,7 +47,8 @@ void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const R
                                 const RnnOutput<Real>&);                                                                         \
     template void infer(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \
                         const RnnOutput<Real>&);                                                                                 \
-    template void backward(const Tape<Real>&, const RnnUpstream<Real>&, const Real*, const RnnGradients<Real>&);
+    template void backward(const Tape<Real>&, const RnnUpstream<Real>&, const Real*, const RnnGradients<Real>&,                  \
+                           const SweepLimits<Real>&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)
 

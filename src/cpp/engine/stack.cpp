@@ -57,8 +57,28 @@ ForwardStack<Real>::ForwardStack(typename Tape<Real>::Contents& tape, int thread
 }
 
 template <class Real>
+UnitGradients<Real> unit_gradients(const typename Tape<Real>::Contents& tape, std::size_t unit, const RnnUpstream<Real>& upstream,
+                                   const RnnGradients<Real>& gradients, const Real* d_last) {
+    const RnnSizes& s = tape.sizes;
+    const Strides stride(s);
+    const std::size_t H = s.hidden, K = s.directions, layer = unit / K, direction = unit % K;
+    UnitGradients<Real> g;
+    g.d_h = {moved(upstream.final_state.h, unit * stride.state), H};
+    if (d_last != nullptr && layer + 1 == s.layers) g.d_h = {d_last + direction * H, K * H};
+    g.d_c = {moved(upstream.final_state.c, unit * stride.state), H};
+    g.d_cells = {moved(upstream.cells, unit * stride.sequence), H};
+    g.parameters = gradients.parameters[unit];
+    if (layer == 0) g.input.rows = {gradients.input, s.inputs};
+    g.input.add = direction != 0;
+    g.state = {moved(gradients.state.h, unit * stride.state), moved(gradients.state.c, unit * stride.state)};
+    g.hidden = {moved(gradients.hidden, unit * stride.sequence), H};
+    return g;
+}
+
+template <class Real>
 SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int threads, const RnnUpstream<Real>& upstream,
-                             const Real* mask, const RnnGradients<Real>& gradients, const Real* d_last)
+                             const Real* mask, const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits,
+                             const Real* d_last)
     : tape_(tape) {
     const RnnSizes& s = tape.sizes;
     const Strides stride(s);
@@ -72,23 +92,13 @@ SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int thre
     for (std::size_t i = 0; i < tape.units.size(); ++i) {
         const UnitTape<Real>& unit = *tape.units[i];
         const std::size_t layer = i / K, direction = i % K;
-        UnitGradients<Real> g;
-        g.d_h = {moved(upstream.final_state.h, i * stride.state), H};
-        if (d_last != nullptr && layer + 1 == s.layers) g.d_h = {d_last + direction * H, width};
-        g.d_c = {moved(upstream.final_state.c, i * stride.state), H};
-        g.d_cells = {moved(upstream.cells, i * stride.sequence), H};
-        g.parameters = gradients.parameters[i];
-        if (layer == 0) {
-            g.input.rows = {gradients.input, s.inputs};
-        } else {
+        UnitGradients<Real> g = unit_gradients(tape, i, upstream, gradients, d_last);
+        if (layer != 0) {
             g.input.rows = {between_[(layer - 1) % 2].data(), width, of_chunk};
             g.input.mask = {moved(mask, (layer - 1) * stride.output), width};
         }
-        g.input.add = direction != 0;
-        g.state = {moved(gradients.state.h, i * stride.state), moved(gradients.state.c, i * stride.state)};
-        g.hidden = {moved(gradients.hidden, i * stride.sequence), H};
         const Division division(unit.sizes, threads);
-        sweeps_.push_back(std::make_unique<Sweep<Real>>(unit, division, g, space_));
+        sweeps_.push_back(std::make_unique<Sweep<Real>>(unit, division, g, space_, limits));
         const bool last = layer + 1 == s.layers;
         const Real* from = last ? upstream.output : between_[layer % 2].data();
         upstreams_.emplace_back(unit, division, UserRows<const Real>{moved(from, direction * H), width, of_chunk && !last});
@@ -116,6 +126,11 @@ void SweepStack<Real>::run(Upstream<Real>* top, int member, Barrier& barrier) {
     for (const auto& sweep : sweeps_) sweep->finish(member);
 }
 
+#define PYBPTT_INSTANTIATE(Real)                                                                                    \
+    template UnitGradients<Real> unit_gradients(const Tape<Real>::Contents&, std::size_t, const RnnUpstream<Real>&, \
+                                                const RnnGradients<Real>&, const Real*);
+PYBPTT_INSTANTIATE(float)
+PYBPTT_INSTANTIATE(double)
 template class ForwardStack<float>;
 template class ForwardStack<double>;
 template class SweepStack<float>;

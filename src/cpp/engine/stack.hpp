@@ -41,12 +41,17 @@ private:
     std::vector<std::unique_ptr<ForwardPass<Real>>> passes_;
 };
 
+/// What the sweep of a unit reads and writes of the caller's arrays. Above the first layer, the input's gradient is left out.
+template <class Real>
+UnitGradients<Real> unit_gradients(const typename Tape<Real>::Contents& tape, std::size_t unit, const RnnUpstream<Real>& upstream,
+                                   const RnnGradients<Real>& gradients, const Real* d_last);
+
 template <class Real>
 class SweepStack {
 public:
     /// `d_last` (B, K H), if not null, is the upstream of the last layer's final states in place of the caller's.
     SweepStack(const typename Tape<Real>::Contents& tape, int threads, const RnnUpstream<Real>& upstream, const Real* mask,
-               const RnnGradients<Real>& gradients, const Real* d_last = nullptr);
+               const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits, const Real* d_last = nullptr);
 
     /// `top` is the last layer's upstream in place of the caller's array, or null; a layer of one direction alone has it.
     void run(Upstream<Real>* top, int member, Barrier& barrier);

@@ -4,7 +4,7 @@ namespace pybptt {
 
 template <class Real>
 Sweep<Real>::Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients,
-                   const SweepSpace<Real>& space)
+                   const SweepSpace<Real>& space, const SweepLimits<Real>& limits)
     : k_(kernels<Real>()),
       tape_(tape),
       s_(tape.sizes),
@@ -12,6 +12,8 @@ Sweep<Real>::Sweep(const UnitTape<Real>& tape, const Division& division, const U
       division_(division),
       g_(gradients),
       weights_(tape, division.threads, gradients.parameters, gradients.input, space.dx),
+      factors_(tape.cut, limits.factors),
+      clipping_(limits, division, s_.batch),
       dz_(space.dz),
       carry_h_(tape.cut.apart_rows(), s_.hidden) {
     if (tape.has_blocks()) carry_ = PanelBuffer<Real>(tape.cut.apart_rows(), s_.hidden);
@@ -73,61 +75,31 @@ template <class Real>
 void Sweep<Real>::run(const Chunk& chunk, Upstream<Real>& upstream, int member, Barrier& barrier) {
     const Part<Real> part(s_, division_, member);
     upstream.prepare_chunk(chunk, member, barrier, dz_.matrix());
-    part.for_each_piece(tape_.cut, chunk, [&](const Piece& piece) { sweep_piece(chunk, upstream, part, piece, barrier); });
+    part.for_each_piece(tape_.cut, chunk, [&](const Piece& piece) { sweep_piece(chunk, upstream, part, piece, member, barrier); });
     barrier.wait();
     weights_.add(chunk, dz_.matrix(), member);
     barrier.wait();
 }
 
 template <class Real>
-int Sweep<Real>::recurrent_terms(Matrix<const Real> dz, const Part<Real>& part, int source, Term<Real>* terms) const {
-    const std::size_t H = s_.hidden, panels = tape_.panels();
-    const bool together = H % kLanes<Real> == 0;  // then a run's blocks make one term
-    int count = 0;
-    for (int r = 0; r < cell_.run_count; ++r) {
-        const BlockRun& run = cell_.runs[r];
-        if (run.hidden_gate < 0 || run.source != source) continue;
-        for (int i = 0; i < (together ? 1 : run.count); ++i) {
-            const std::size_t gate = std::size_t(run.hidden_gate + i);
-            terms[count++] = {dz.panels_from(std::size_t(run.block + i) * panels),
-                              tape_.weight_hh.matrix().rows_from(gate * H).panels_from(part.panels.begin),
-                              together ? std::size_t(run.count) * H : H};
-        }
-    }
-    return count;
-}
-
-template <class Real>
 void Sweep<Real>::sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Piece& piece,
-                              Barrier& barrier) {
-    const std::size_t S = chunk.steps, panels = tape_.panels();
-    const Matrix<Real> h = tape_.h(chunk), c = tape_.c(chunk), dz = dz_.matrix();
-    const Matrix<Real> carry_h = apart(carry_h_, part, piece.slice.index, piece.positions.begin);
-    CellSweep<Real> step{};
-    step.dz_stride = panels * dz.panel_stride;
-    if (tape_.has_blocks()) step.carry = apart(carry_, part, piece.slice.index, piece.positions.begin);
-    step.peephole = tape_.peephole.data() + part.panels.begin * kLanes<Real>;
-    step.peephole_stride = block_cols<Real>(1, s_.hidden);
-    step.clip = Real(s_.cell.clip);
-    Term<Real> terms[4];
+                              int member, Barrier& barrier) {
+    const std::size_t S = chunk.steps, panels = tape_.panels(), first = piece.positions.begin;
+    const Matrix<Real> dz = dz_.matrix();
+    const Matrix<Real> carry_h = apart(carry_h_, part, piece.slice.index, first);
+    const Matrix<Real> carry = tape_.has_blocks() ? apart(carry_, part, piece.slice.index, first) : Matrix<Real>{};
+    Term<Real> terms[kMostTerms];
     std::size_t later = 0;  // samples that have the step after
     for (std::size_t s = S; s-- > 0;) {
-        const std::size_t n = piece.active(tape_.cut, chunk.first_step + s), row = piece.row(S, s);
+        const std::size_t t = chunk.first_step + s, n = piece.active(tape_.cut, t), row = piece.row(S, s);
         const Matrix<Real> dz_t = part.of(dz, row);
         const Matrix<const Real> upstream_t = upstream.at(chunk, s, part, piece, dz);
-        if (tape_.has_blocks()) {
-            const Matrix<Real> saved = tape_.saved(chunk);
-            step.saved = part.of(saved, row);
-            step.saved_stride = panels * saved.panel_stride;
-        }
-        step.h_before = part.of(h, piece.row(S + 1, s));
-        step.h = part.of(h, piece.row(S + 1, s + 1));
-        if (tape_.has_cell_state()) {
-            step.c_before = part.of(c, piece.row(S + 1, s));
-            step.c = part.of(c, piece.row(S + 1, s + 1));
-        }
+        CellSweep<Real> step = cell_sweep(tape_, chunk, part, piece, s);
         step.dz = dz_t;
-        // dh_t = upstream_t + dz_{t+1} W_hh
+        step.dz_stride = panels * dz.panel_stride;
+        step.carry = carry;
+        // dh_t = upstream_t + xi_{t+1} dz_{t+1} W_hh
+        const bool scaled = factors_ && !factors_.all(t + 1, first, later, 1);
         if (later != 0) {
             Ahead<Real> ahead;
             ahead.backwards = s % 2 != 0 && later <= Division::kFewRows;
@@ -135,22 +107,30 @@ void Sweep<Real>::sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream
             if (s != 0) ahead.matrix[1] = upstream.at(chunk, s - 1, part, piece, dz);
             for (int b = 0; tape_.has_blocks() && b < cell_.blocks; ++b)
                 ahead.matrix[2 + b] = step.saved.panels_from(std::size_t(b) * panels);
-            const int count = recurrent_terms(dz.rows_from(piece.row(S, s + 1)), part, -1, terms);
-            k_.product(later, part.cols, terms, count, upstream_t, dz_t, ahead);
+            const int count = recurrent_terms(tape_, dz.rows_from(piece.row(S, s + 1)), part, -1, terms);
+            if (!scaled) {
+                k_.product(later, part.cols, terms, count, upstream_t, dz_t, ahead);
+            } else if (factors_.all(t + 1, first, later, 0)) {
+                k_.zero(later, part.cols, carry_h);
+            } else {
+                k_.product(later, part.cols, terms, count, none<Real>(), carry_h, ahead);
+                factors_.scale(k_, t + 1, first, later, part.cols, carry_h);
+            }
         }
-        if (n != later) {  // the step after lies in the next chunk, or there is none: the carry has what comes from there
-            k_.product(n - later, part.cols, nullptr, 0, upstream_t.data != nullptr ? upstream_t.rows_from(later) : upstream_t,
-                       dz_t.rows_from(later), {});
-            k_.add(n - later, part.cols, carry_h.rows_from(later), dz_t.rows_from(later));
+        // Of these the carry has what comes from the step after: it lies in the next chunk, or was scaled, or there is none.
+        const std::size_t done = scaled ? 0 : later;
+        if (n != done) {
+            k_.product(n - done, part.cols, nullptr, 0, upstream_t.data != nullptr ? upstream_t.rows_from(done) : upstream_t,
+                       dz_t.rows_from(done), {});
+            k_.add(n - done, part.cols, carry_h.rows_from(done), dz_t.rows_from(done));
         }
-        if (cell_.carries_hidden) k_.add(n, part.cols, step.carry, dz_t);
+        if (cell_.carries_hidden) k_.add(n, part.cols, carry, dz_t);
+        clipping_.run(n, s_.hidden, part, dz.rows_from(row), member, barrier);
         if (g_.d_cells || g_.hidden)
-            tape_.cut.for_each_user_run(chunk.first_step + s, piece.positions.begin, n,
-                                        [&](std::size_t i, std::size_t count, const Rows& user) {
-                                            if (g_.d_cells)
-                                                k_.add(count, part.cols, part.of(g_.d_cells, user), step.carry.rows_from(i));
-                                            if (g_.hidden) k_.copy(count, part.cols, dz_t.rows_from(i), part.of(g_.hidden, user));
-                                        });
+            tape_.cut.for_each_user_run(t, first, n, [&](std::size_t i, std::size_t count, const Rows& user) {
+                if (g_.d_cells) k_.add(count, part.cols, part.of(g_.d_cells, user), carry.rows_from(i));
+                if (g_.hidden) k_.copy(count, part.cols, dz_t.rows_from(i), part.of(g_.hidden, user));
+            });
         // dz_t
         for (int phase = cell_.phases; phase-- > 0;) {
             cell_.backward[phase](n, part.panels.size(), step);
@@ -159,18 +139,20 @@ void Sweep<Real>::sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream
             for (int r = 0; r < cell_.run_count; ++r) {
                 const int source = cell_.runs[r].source;
                 if (source < 0) continue;
-                const int count = recurrent_terms(dz.rows_from(row), part, source, terms);
+                const int count = recurrent_terms(tape_, dz.rows_from(row), part, source, terms);
                 k_.product(n, part.cols, terms, count, none<Real>(), dz_t.panels_from(std::size_t(source) * panels), {});
             }
         }
+        if (tape_.has_blocks()) factors_.scale(k_, t, first, n, part.cols, carry);
         for (int b = 0; n != piece.size && b < cell_.blocks; ++b)
             k_.zero(piece.size - n, part.cols, dz_t.rows_from(n).panels_from(std::size_t(b) * panels));
         if (division_.by_columns) barrier.wait();
         later = n;
     }
     // What the chunk before receives: dL/dh through this chunk.
-    const int count = recurrent_terms(dz.rows_from(piece.row(S, 0)), part, -1, terms);
+    const int count = recurrent_terms(tape_, dz.rows_from(piece.row(S, 0)), part, -1, terms);
     k_.product(piece.size, part.cols, terms, count, none<Real>(), carry_h, {});
+    factors_.scale(k_, chunk.first_step, first, piece.size, part.cols, carry_h);
 }
 
 template class Sweep<float>;

@@ -1,8 +1,12 @@
 // The backward pass over time: the products of a step carry dh_t from T to 1.
 //
 //     dh_t = upstream_t + dz_{t+1} W_hh + what the cell carries        dz_t from dh_t: kernels/cells
+//
+// With factors (limits.hpp), what comes from step t + 1 is multiplied by xi_{t+1}: the product and the carry.
 #pragma once
 
+#include "engine/limits.hpp"
+#include "engine/sweep_step.hpp"
 #include "engine/upstream.hpp"
 #include "engine/weight_gradients.hpp"
 
@@ -30,8 +34,8 @@ struct SweepSpace {
 template <class Real>
 class Sweep {
 public:
-    Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients,
-          const SweepSpace<Real>& space);
+    Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients, const SweepSpace<Real>& space,
+          const SweepLimits<Real>& limits);
 
     void start(int member);
     /// Begins where all members' part of the chunk after is complete; ends with a barrier.
@@ -39,7 +43,7 @@ public:
     void finish(int member);
 
 private:
-    void sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Piece& piece,
+    void sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Piece& piece, int member,
                      Barrier& barrier);
     /// Rows of a (B, H) buffer with the slices apart.
     Matrix<Real> apart(const PanelBuffer<Real>& buffer, const Part<Real>& part, std::size_t slice, std::size_t position) const {
@@ -48,8 +52,6 @@ private:
     /// visit(first position, count, slice): a member's samples, whether active or not.
     template <class Visit>
     void for_each_range(const Part<Real>& part, Visit visit) const;
-    /// Terms of dz W_hh for the runs whose products read h_{t-1} (source -1), or a block.
-    int recurrent_terms(Matrix<const Real> dz, const Part<Real>& part, int source, Term<Real>* terms) const;
 
     const Kernels<Real>& k_;
     const UnitTape<Real>& tape_;
@@ -58,6 +60,8 @@ private:
     const Division division_;
     const UnitGradients<Real> g_;
     WeightGradients<Real> weights_;
+    const Factors<Real> factors_;
+    Clipping<Real> clipping_;
     const PanelBuffer<Real>& dz_;
     PanelBuffer<Real> carry_h_;  // (B, H): dL/dh through the later chunks
     PanelBuffer<Real> carry_;    // (B, H): the cell's carry; see Cell

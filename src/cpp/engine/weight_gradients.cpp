@@ -110,18 +110,10 @@ void WeightGradients<Real>::add_peepholes(const Chunk& chunk, Matrix<const Real>
 /// dx = dz W_ih
 template <class Real>
 void WeightGradients<Real>::add_input(const Chunk& chunk, Matrix<const Real> dz, int member) {
-    const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
-    const bool together = H % kLanes<Real> == 0;  // then a run's blocks make one term
+    const std::size_t D = s_.inputs;
     const Range own_rows = share(chunk.rows, 1, member, threads_);
-    Term<Real> terms[4];
-    int count = 0;
-    for (int r = 0; r < cell_.run_count; ++r) {
-        const BlockRun& run = cell_.runs[r];
-        for (int i = 0; run.input_gate >= 0 && i < (together ? 1 : run.count); ++i)
-            terms[count++] = {dz.rows_from(own_rows.begin).panels_from(std::size_t(run.block + i) * panels),
-                              tape_.weight_ih.matrix().rows_from(std::size_t(run.input_gate + i) * H),
-                              together ? std::size_t(run.count) * H : H};
-    }
+    Term<Real> terms[kMostTerms];
+    const int count = input_terms(tape_, dz.rows_from(own_rows.begin), 0, terms);
     k_.product(own_rows.size(), D, terms, count, none<Real>(), dx_.matrix().rows_from(own_rows.begin), {});
     if (input_.mask)
         tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(),

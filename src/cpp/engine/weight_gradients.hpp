@@ -5,8 +5,7 @@
 // for each gate: dz_t is the block that the gate's product is in, and h_{t-1} what that product read.
 #pragma once
 
-#include "engine/division.hpp"
-#include "engine/tape.hpp"
+#include "engine/sweep_step.hpp"
 
 namespace pybptt {
 

@@ -117,6 +117,62 @@ void zero(size_t rows, size_t cols, Matrix<Real> to) {
     });
 }
 
+template <class Real>
+void scale_rows(size_t rows, size_t cols, Matrix<const Real> factors, Matrix<Real> to) {
+    for (size_t row = 0; row < rows; ++row) {
+        const Real factor = *factors.row(row);
+        const Matrix<Real> place = to.rows_from(row);
+        if (factor == 0)
+            zero<Real>(1, cols, place);
+        else if (factor != 1)
+            for_each_vector<Real>(1, panel_count<Real>(cols), [&](size_t panel, size_t at) __attribute__((always_inline)) {
+                Real* value = place.data + panel * place.panel_stride + at;
+                store(value, load(value) * splat(factor));
+            });
+    }
+}
+
+template <class Real>
+void clip_values(size_t rows, size_t cols, Real limit, Matrix<Real> to) {
+    for_each_vector<Real>(rows, panel_count<Real>(cols), [&](size_t panel, size_t at) __attribute__((always_inline)) {
+        Real* value = to.data + panel * to.panel_stride + at;
+        store(value, clamp<Real>(load(value), -limit, limit));
+    });
+}
+
+/// visit(vector) for a row's, 0 past the last column.
+template <class Real, class Visit>
+PYBPTT_INLINE void for_each_of_row(size_t row, size_t cols, Matrix<const Real> from, Visit visit) {
+    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
+        for (int v = 0; v < kPanelVecs; ++v)
+            visit(load_first(from.data + panel * from.panel_stride + row * kLanes<Real> + v * kVecLanes<Real>,
+                             lanes_left<Real>(columns_of<Real>(cols, panel), v)));
+}
+
+/// Squares of what is scaled by the largest value neither overflow nor vanish.
+template <class Real>
+void norm_factors(size_t rows, size_t cols, Real limit, Matrix<const Real> from, Real* factors) {
+    for (size_t row = 0; row < rows; ++row) {
+        Vec<Real> most{}, sum{};
+        for_each_of_row<Real>(row, cols, from, [&](Vec<Real> x) __attribute__((always_inline)) {
+            x = x < Vec<Real>{} ? -x : x;
+            most = x > most ? x : most;
+        });
+        Real largest = 0;
+        for (int i = 0; i < kVecLanes<Real>; ++i) largest = most[i] > largest ? most[i] : largest;
+        factors[row] = 1;
+        if (!(largest > 0 && largest - largest == 0)) continue;  // nothing to scale, or infinite
+        for_each_of_row<Real>(row, cols, from, [&](Vec<Real> x) __attribute__((always_inline)) {
+            x = x / splat(largest);
+            sum += x * x;
+        });
+        Real total = 0;
+        for (int i = 0; i < kVecLanes<Real>; ++i) total += sum[i];
+        const Real factor = limit / largest / Real(__builtin_sqrt(double(total)));
+        if (factor < 1) factors[row] = factor;
+    }
+}
+
 /// Four partial sums, so that additions do not wait for one another.
 template <class Real>
 void sum_rows(size_t rows, size_t cols, Matrix<const Real> from, Real* sums) {

@@ -157,6 +157,12 @@ struct Kernels {
     void (*zero)(size_t rows, size_t cols, Matrix<Real> to);
     void (*add)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
     void (*multiply)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
+    /// to(r) *= factors(r), a matrix of one column; 0 where that is 0, whatever is there.
+    void (*scale_rows)(size_t rows, size_t cols, Matrix<const Real> factors, Matrix<Real> to);
+    /// to = max(-limit, min(limit, to)).
+    void (*clip_values)(size_t rows, size_t cols, Real limit, Matrix<Real> to);
+    /// factors[r] = limit / 2-norm of from(r) where the norm is larger; else, and where it is not finite, 1.
+    void (*norm_factors)(size_t rows, size_t cols, Real limit, Matrix<const Real> from, Real* factors);
     /// sums[c] += sum over rows of from(r, c), in whole panels.
     void (*sum_rows)(size_t rows, size_t cols, Matrix<const Real> from, Real* sums);
     /// sums[c] += sum over rows of a(r, c) b(r, c), in whole panels.

@@ -48,6 +48,9 @@ constexpr Kernels<Real> make_kernels() {
     k.zero = zero<Real>;
     k.add = add<Real>;
     k.multiply = multiply<Real>;
+    k.scale_rows = scale_rows<Real>;
+    k.clip_values = clip_values<Real>;
+    k.norm_factors = norm_factors<Real>;
     k.sum_rows = sum_rows<Real>;
     k.sum_products = sum_products<Real>;
     k.sum_columns = sum_columns<Real>;

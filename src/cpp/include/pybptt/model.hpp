@@ -26,6 +26,8 @@ struct Targets {
     double scale;                 // 1 for a sum, 1 / count for a mean
     const std::int64_t* classes;  // (T, B) each in [0, Q), for cross_entropy
     const Real* values;           // (T, B, Q), for squared_error
+    /// (T, B), or (B,) with `last_only`: which targets count; null for all. The others' losses and gradients are 0.
+    const bool* counted = nullptr;
 };
 
 template <class Real>
@@ -34,17 +36,12 @@ struct OutputGradients {
     Real* bias;    // (Q,); may be null
 };
 
-constexpr std::size_t kNoTruncation = std::size_t(-1);
-
 /// Returns L and writes all its gradients.
-///   truncation   every loss goes back through this many steps past its own, no further: TBPTT(1, truncation + 1). For one Elman
-///                unit whose sequences all have T steps, and not `last_only`. Each step then has as many dL/dh_t as losses reach
-///                it: gradients.state and gradients.hidden must be null
 template <class Real>
 double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
                      const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
                      const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
-                     const OutputGradients<Real>& output_gradients, std::size_t truncation = kNoTruncation);
+                     const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits = {});
 
 /// Returns L alone; with one direction, memory grows with T by some 30 bytes a token and target alone, and G H values a distinct
 /// token.

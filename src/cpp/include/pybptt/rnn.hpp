@@ -99,6 +99,26 @@ struct RnnGradients {
     Real* hidden = nullptr;                         // (L K, T, B, H): dL/dh_t
 };
 
+enum class HiddenClip { none, norm, value };
+
+/// How far back derivatives go through the recurrence, and how large they may get there; as it stands, all the way and any size.
+/// Layers of one direction alone.
+template <class Real>
+struct SweepLimits {
+    /// (T, B): xi_t, which the derivative of h_t (and c_t) of every layer by the state before it is multiplied by; where it is 0,
+    /// nothing passes, infinities neither. Null for 1.
+    const Real* factors = nullptr;
+    /// TBPTT(k1, k2): at the boundaries t = k1, 2 k1, .. and at each sequence's end, the derivatives by the outputs of the steps
+    /// since the boundary before go back through the uses t, t-1, .., t-k2+1 of the parameters, no further. Every gradient is the
+    /// sum over these windows. Derivatives by outputs that no window reaches (k2 < k1) must be 0. k2 = 0 for no truncation; not
+    /// together with factors.
+    std::size_t k1 = 0, k2 = 0;
+    /// Each row of dL/dh_t is scaled down to a 2-norm of `clip_limit`, or its values are cut off at +-clip_limit, before dz_t is
+    /// made of it.
+    HiddenClip clip = HiddenClip::none;
+    Real clip_limit = 0;
+};
+
 /// What forward keeps: states, activations, inputs and packed weights, all copies of its own. Reading it changes nothing, so
 /// several threads may run `backward` on one tape.
 template <class Real>
@@ -140,6 +160,7 @@ void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const R
 /// The sweep.
 ///   mask  the one that forward was given
 template <class Real>
-void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients);
+void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients,
+              const SweepLimits<Real>& limits = {});
 
 }  // namespace pybptt

@@ -1,0 +1,69 @@
+// What bounds the derivatives on their way back through the recurrence: factors of the Jacobian of a step, and clipping of dL/dh_t.
+#pragma once
+
+#include "engine/division.hpp"
+
+namespace pybptt {
+
+/// xi_t of each sample, or 1.
+template <class Real>
+class Factors {
+public:
+    Factors(const Cut& cut, const Real* xi) : cut_(&cut), xi_{xi, 1} {}
+
+    explicit operator bool() const { return bool(xi_); }
+    /// Whether xi of the samples [position, position + count) is `value` at a step.
+    bool all(std::size_t step, std::size_t position, std::size_t count, Real value) const {
+        bool same = true;
+        if (!xi_) return value == Real(1);
+        cut_->for_each_user_run(step, position, count, [&](std::size_t, std::size_t n, const Rows& rows) {
+            for (std::size_t i = 0; i < n; ++i) same = same && xi_.data[rows[i]] == value;
+        });
+        return same;
+    }
+    /// to *= xi, a row a sample.
+    void scale(const Kernels<Real>& k, std::size_t step, std::size_t position, std::size_t count, std::size_t cols,
+               Matrix<Real> to) const {
+        if (!xi_) return;
+        cut_->for_each_user_run(step, position, count, [&](std::size_t i, std::size_t n, const Rows& rows) {
+            k.scale_rows(n, cols, xi_.at(rows), to.rows_from(i));
+        });
+    }
+
+private:
+    const Cut* cut_;
+    UserRows<const Real> xi_;
+};
+
+/// Clipping of dL/dh_t, row by row.
+template <class Real>
+class Clipping {
+public:
+    /// For up to `rows` rows of each member of a team.
+    Clipping(const SweepLimits<Real>& limits, const Division& division, std::size_t rows)
+        : k_(kernels<Real>()), kind_(limits.clip), limit_(limits.clip_limit), by_columns_(division.by_columns), rows_(rows) {
+        if (kind_ == HiddenClip::norm) factors_ = Buffer<Real>(checked_product(rows, std::size_t(division.threads)));
+    }
+
+    /// A member's columns of `rows` rows of dh (all of its columns). A norm takes all members' columns.
+    void run(std::size_t rows, std::size_t hidden, const Part<Real>& part, Matrix<Real> dh, int member, Barrier& barrier) {
+        if (kind_ == HiddenClip::none) return;
+        const Matrix<Real> own = dh.panels_from(part.panels.begin);
+        if (kind_ == HiddenClip::value) return k_.clip_values(rows, part.cols, limit_, own);
+        Real* factors = factors_.data() + std::size_t(member) * rows_;
+        if (by_columns_) barrier.wait();
+        k_.norm_factors(rows, hidden, limit_, dh, factors);
+        if (by_columns_) barrier.wait();
+        k_.scale_rows(rows, part.cols, row_major<const Real>(factors, 1), own);
+    }
+
+private:
+    const Kernels<Real>& k_;
+    const HiddenClip kind_;
+    const Real limit_;
+    const bool by_columns_;
+    const std::size_t rows_;
+    Buffer<Real> factors_;
+};
+
+}  // namespace pybptt
