@@ -69,16 +69,20 @@ def test_importing_is_light():
 def test_it_exports_what_it_says():
     assert pybptt.__all__ == sorted(pybptt.__all__, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
     assert set(pybptt.__all__) == {
+        "ARTBP",
         "GRU",
         "LSTM",
         "RNN",
+        "TBPTT",
         "Gradients",
+        "RandomTruncation",
         "SequenceModel",
         "Tape",
         "__version__",
         "bptt",
         "check_gradients",
         "clip_by_norm",
+        "clip_by_value",
         "config",
         "get_num_threads",
         "onnx",

@@ -32,8 +32,8 @@ class Gradients(Generic[State]):
         dL/dh_t, the total derivative through every later step (in the reverse direction: every earlier one),
         at index t - 1, 0 past a sequence's end; None if it was not asked for.
     unreached : int
-        Targets that no window of a truncation reached (`TBPTT` with k2 < k1): they count neither in the loss nor
-        in any gradient. 0 otherwise, and for a layer's `backward`.
+        Targets that no window of a truncation reached (`TBPTT` with k2 < k1): they count neither in the loss
+        nor in any gradient. 0 otherwise, and for a layer's `backward`.
 
     Examples
     --------

@@ -318,12 +318,12 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             Derivative of the loss by the returned state alone (LSTM: a pair, of h_T and of c_T); zero if not
             given.
         truncation : TBPTT, RandomTruncation or ARTBP, optional
-            How far back derivatives go; all the way if not given. `d_output` counts as the losses of its steps,
-            `d_state` belongs to the last boundary. Where windows overlap, dL/dh_t and dL/dh_0 are sums over
-            them.
+            How far back derivatives go; all the way if not given. `d_output` counts as the losses of its
+            steps, `d_state` belongs to the last boundary. Where windows overlap, dL/dh_t and dL/dh_0 are sums
+            over them.
         clip_hidden : ("norm", limit) or ("value", limit), optional
-            Clipping of dL/dh_t inside the recurrence, before dz_t is made of it: every row is scaled down to a
-            2-norm of `limit`, or its values are cut off at +-`limit` (Graves 2013; Lasagne's
+            Clipping of dL/dh_t inside the recurrence, before dz_t is made of it: every row is scaled down to
+            a 2-norm of `limit`, or its values are cut off at +-`limit` (Graves 2013; Lasagne's
             ``grad_clipping`` did so with dz_t).
         hidden : bool
             Whether to return dL/dh_t for all t, of every layer and direction.

@@ -1,4 +1,4 @@
-"""How far back derivatives go: truncation of backpropagation through time, fixed or random, and clipping inside.
+"""How far back derivatives go: truncation of backpropagation through time, and clipping inside it.
 
 All of it changes the gradient, at fixed parameters, and nothing else: the forward pass, the losses that count
 and the final state are those of the whole sequence.
