@@ -229,17 +229,18 @@ def limits_of(
         return Limits(clip=clip, clip_limit=clip_limit)
     if k1 < k2:
         return Limits(windows=(k1, k2), clip=clip, clip_limit=clip_limit)
+    # (T, 1), or (T, B) if the sequences end at different steps
     t = np.arange(1, steps + 1)[:, None]
-    T_b = np.full(batch, steps) if lengths is None else lengths
-    end = np.minimum(-(-t // k1) * k1, T_b)  # of the window of loss t
-    counted = t > end - k2 if k2 < k1 else None
+    T_b = np.array([steps]) if lengths is None else lengths
+    reach = np.minimum(-(-t // k1) * k1, T_b) - k2  # the last step that the window of loss t does not get to
+    counted = np.ascontiguousarray(np.broadcast_to(t > reach, (steps, batch))) if k2 < k1 else None
     rest = T_b % k1
-    if ((rest > 0) & (rest < k2) & (T_b > rest)).any():  # the last window reaches into the one before
+    if ((0 < rest) & (rest < k2) & (rest < T_b)).any():  # the last window reaches into the one before
         return Limits(None, (k1, k2), clip, clip_limit, counted)
-    # Nothing passes where a window begins.
+    # Nothing passes where a window begins, but h_0 to the first one.
     factors = allocate((steps, batch), dtype)
-    factors[:] = t != end - k2 + 1
-    factors[:1] = 1  # h_0 is not cut off from the first window
+    factors[:] = t != reach + 1
+    factors[:1] = 1
     return Limits(factors, (0, 0), clip, clip_limit, counted)
 
 

@@ -21,7 +21,9 @@ std::size_t some_rows(const Cut& cut, std::size_t batch, std::size_t some) {
 Division division_of(RnnSizes s, std::size_t copies, int threads) {
     Division division(s, threads);
     s.batch = checked_product(s.batch, copies);
-    division.by_columns = division.by_columns || (threads > 1 && division.few_samples && columns_pay(s));
+    constexpr double kWorth = 1 << 22;  // a step's dz passes from one core's cache to the other's
+    const double work = double(s.cell.gates()) * double(s.batch) * double(s.hidden) * double(s.hidden);
+    division.by_columns = division.by_columns || (threads > 1 && division.few_samples && work >= kWorth);
     return division;
 }
 
@@ -174,8 +176,7 @@ Range WindowStack<Real>::alive(const Copies& copies, std::size_t t, std::size_t 
 /// dh_t of all the copies in block 0 of dz, where dz_{t+1} W_hh is already, and what the cells carry.
 template <class Real>
 void WindowStack<Real>::add_upstream(Layer& layer, bool is_top, const Chunk& chunk, std::size_t s, std::size_t n,
-                                     const Upstream<Real>& upstream, const Part<Real>& part, const Copies& copies,
-                                     Matrix<Real> dh) {
+                                     Matrix<const Real> upstream_t, const Part<Real>& part, const Copies& copies, Matrix<Real> dh) {
     const std::size_t t = chunk.first_step + s + 1, first = copies.piece.positions.begin, size = copies.piece.size;
     const bool blocks = layer.tape.has_blocks();
     for (std::size_t copy = copies.first; copy < copies.end; ++copy) {
@@ -196,8 +197,7 @@ void WindowStack<Real>::add_upstream(Layer& layer, bool is_top, const Chunk& chu
             }
         }
         if (w == windows_.window_of(t)) {
-            const Matrix<const Real> given = is_top ? upstream.at(chunk, s, part, copies.piece, space_.dz.matrix()) : none<Real>();
-            if (given.data != nullptr) k_.add(n, part.cols, given, dh_w);
+            if (upstream_t.data != nullptr) k_.add(n, part.cols, upstream_t, dh_w);
             if (layer.g.d_cells)
                 cut_.for_each_user_run(t - 1, first, n, [&](std::size_t i, std::size_t count, const Rows& user) {
                     k_.add(count, part.cols, part.of(layer.g.d_cells, user), carry.rows_from(i));
@@ -220,24 +220,37 @@ void WindowStack<Real>::sweep(std::size_t index, const Chunk& chunk, const Upstr
         return part.of(buffer.matrix(), carry_row(copy, piece));
     };
     Term<Real> terms[kMostTerms];
-    Range last{};
-    for (std::size_t s = S; s-- > 0;) {
+    Copies copies = all, later = all;  // those alive at step s and at the one after
+    Matrix<Real> dz{}, dz_later{};
+    for (std::size_t s = S; s-- > 0; later = copies, dz_later = dz) {
         const std::size_t t = chunk.first_step + s, n = piece.active(cut_, t);
-        last = alive(all, t + 1, n);
-        const Copies copies = all.of(last);
-        const Matrix<Real> dz = layer.dz[s % 2].matrix().rows_from(copies.first_row), own = dz.panels_from(first_panel);
+        copies = all.of(alive(all, t + 1, n));
+        const bool alone = copies.rows() == size && windows_.copies == all.rows() / size;  // then its dz is the sum
+        dz = alone ? layer.dz_sum.matrix().rows_from(piece.row(S, s)) : layer.dz[s % 2].matrix().rows_from(copies.first_row);
+        const Matrix<Real> own = dz.panels_from(first_panel);
         const auto for_each_copy = [&](auto visit) {
             for (std::size_t copy = copies.first; copy < copies.end; ++copy)
                 visit(copy, own.rows_from((copy - copies.first) * size));
         };
         // dh_t^w = upstream_t + dz_{t+1}^w W_hh
+        Matrix<const Real> upstream_t =
+            index + 1 == layers_.size() ? upstream.at(chunk, s, part, piece, space_.dz.matrix()) : none<Real>();
         if (s + 1 == S) {
             for_each_copy([&](std::size_t copy, Matrix<Real> dh) { k_.copy(size, part.cols, carry(layer.carry_h, copy), dh); });
         } else {
-            const int count = recurrent_terms(tape, layer.dz[(s + 1) % 2].matrix().rows_from(copies.first_row), part, -1, terms);
-            k_.product(copies.rows(), part.cols, terms, count, none<Real>(), own, {});
+            const Range both{std::max(copies.first, later.first), std::min(copies.end, later.end)};
+            const bool starts_with_it =
+                alone && !cut_.ragged() && both.begin < both.end &&
+                windows_.at(windows_.window_of(both.begin, t + 1), t + 1, cut_.length(0)) == Windows::At::inside &&
+                windows_.window_of(both.begin, t + 1) == windows_.window_of(t + 1);
+            if (both.begin < both.end) {
+                const int count = recurrent_terms(tape, dz_later.rows_from((both.begin - later.first) * size), part, -1, terms);
+                k_.product(both.size() * size, part.cols, terms, count, starts_with_it ? upstream_t : none<Real>(),
+                           own.rows_from((both.begin - copies.first) * size), {});
+            }
+            if (starts_with_it) upstream_t = none<Real>();
         }
-        add_upstream(layer, index + 1 == layers_.size(), chunk, s, n, upstream, part, copies, own);
+        add_upstream(layer, index + 1 == layers_.size(), chunk, s, n, upstream_t, part, copies, own);
         layer.clipping.run(copies.rows(), tape.sizes.hidden, part, dz, member, barrier);
         // dz_t^w
         CellSweep<Real> step = cell_sweep(tape, chunk, part, piece, s);
@@ -263,6 +276,8 @@ void WindowStack<Real>::sweep(std::size_t index, const Chunk& chunk, const Upstr
         part.for_each_gate_run(cell.blocks, panels, [&](int block, std::size_t cols) {
             const std::size_t panel = std::size_t(block) * panels;
             bool first = all.first == 0;
+            if (alone && n != size) k_.zero(size - n, cols, own.panels_from(panel).rows_from(n));
+            if (alone) return;
             if (first && copies.rows() == 0) k_.zero(size, cols, sum.panels_from(panel));
             for_each_copy([&](std::size_t, Matrix<Real> dz_w) {
                 dz_w = dz_w.panels_from(panel);
@@ -287,13 +302,12 @@ void WindowStack<Real>::sweep(std::size_t index, const Chunk& chunk, const Upstr
             });
     }
     // What the chunk before receives
-    const Copies copies = all.of(last);
     const Matrix<Real> before = layer.dz[1].matrix().rows_from(copies.first_row).panels_from(first_panel);
-    const int count = recurrent_terms(tape, layer.dz[0].matrix().rows_from(copies.first_row), part, -1, terms);
+    const int count = recurrent_terms(tape, dz_later, part, -1, terms);
     k_.product(copies.rows(), part.cols, terms, count, none<Real>(), before, {});
     for (std::size_t copy = all.first; copy < all.end; ++copy) {
-        if (last.begin <= copy && copy < last.end) {
-            k_.copy(size, part.cols, before.rows_from((copy - last.begin) * size), carry(layer.carry_h, copy));
+        if (copies.first <= copy && copy < copies.end) {
+            k_.copy(size, part.cols, before.rows_from((copy - copies.first) * size), carry(layer.carry_h, copy));
         } else {
             k_.zero(size, part.cols, carry(layer.carry_h, copy));
             if (tape.has_blocks()) k_.zero(size, part.cols, carry(layer.carry, copy));

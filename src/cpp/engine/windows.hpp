@@ -84,7 +84,7 @@ private:
                int member, Barrier& barrier);
     /// A range of the copies that has all whose windows are over step t.
     Range alive(const Copies& copies, std::size_t t, std::size_t n) const;
-    void add_upstream(Layer& layer, bool is_top, const Chunk& chunk, std::size_t s, std::size_t n, const Upstream<Real>& upstream,
+    void add_upstream(Layer& layer, bool is_top, const Chunk& chunk, std::size_t s, std::size_t n, Matrix<const Real> upstream_t,
                       const Part<Real>& part, const Copies& copies, Matrix<Real> dh);
     void add_hidden(Layer& layer, std::size_t step, std::size_t n, const Part<Real>& part, const Copies& copies, Matrix<Real> dh);
     void finish(Layer& layer, const Part<Real>& part, int member);
