@@ -225,7 +225,7 @@ def limits_of(
     if isinstance(truncation, RandomTruncation):
         return Limits(truncation.factors(steps, batch, dtype), clip=clip, clip_limit=clip_limit)
     k1, k2 = truncation.k1, truncation.k2
-    if k2 >= steps:  # every window gets to the first step: the full gradient
+    if k2 >= steps and (k1 >= steps or not clip):  # all windows get to step 1, and none is clipped alone
         return Limits(clip=clip, clip_limit=clip_limit)
     if k1 < k2:
         return Limits(windows=(k1, k2), clip=clip, clip_limit=clip_limit)
@@ -237,9 +237,9 @@ def limits_of(
     rest = T_b % k1
     if ((0 < rest) & (rest < k2) & (rest < T_b)).any():  # the last window reaches into the one before
         return Limits(None, (k1, k2), clip, clip_limit, counted)
-    # Nothing passes where a window begins, but h_0 to the first one.
+    # Nothing passes where a window begins or between windows, but h_0 to the first one.
     factors = allocate((steps, batch), dtype)
-    factors[:] = t != reach + 1
+    factors[:] = t > reach + 1
     factors[:1] = 1
     return Limits(factors, (0, 0), clip, clip_limit, counted)
 
