@@ -9,13 +9,14 @@
 ((8, 8), (1, 20, 4, 8))
 """
 
-from . import onnx, optim, reference
+from . import data, onnx, optim, reference
 from ._core import version as __version__
 from .checks import check_gradients
 from .gradients import Gradients, clip_by_norm, clip_by_value
 from .layers import GRU, LSTM, RNN
 from .machine import config, get_num_threads, set_num_threads, show_config
 from .model import SequenceModel
+from .streaming import Step
 from .tape import Tape
 from .textbook import bptt
 from .truncation import ARTBP, TBPTT, RandomTruncation
@@ -29,6 +30,7 @@ __all__ = [
     "Gradients",
     "RandomTruncation",
     "SequenceModel",
+    "Step",
     "Tape",
     "__version__",
     "bptt",
@@ -36,6 +38,7 @@ __all__ = [
     "clip_by_norm",
     "clip_by_value",
     "config",
+    "data",
     "get_num_threads",
     "onnx",
     "optim",

@@ -58,6 +58,12 @@ def is_array(name: str, value: Any, wanted: str) -> Array:
 
 def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """`value`, checked and C-contiguous."""
+    array = expect(name, value, shape, dtype)
+    return np.ascontiguousarray(array) if shape else array
+
+
+def expect(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """`value` itself, checked."""
     # dtype.name takes NumPy a microsecond: only for a message.
     array: Array = value if isinstance(value, np.ndarray) else is_array(name, value, dtype.name)
     if array.dtype != dtype:
@@ -67,7 +73,7 @@ def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
         )
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
-    return np.ascontiguousarray(array) if shape else array
+    return array
 
 
 def ids(name: str, value: Array, limit: int, *, time_axis: int = 0, lengths: Array | None = None) -> Array:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._arrays import Array, allocate, flag, generator, ids, is_array, positive, real
+from ._arrays import Array, allocate, expect, flag, generator, ids, is_array, positive
 from .gradients import Gradients, State
 from .parameters import FlatParameters, layout_of
 from .recurrent import Call, RecurrentLayer
+from .streaming import Step, stream
 from .truncation import NO_LIMITS, TBPTT, Limits, Truncation, limits_of
 
 LOSSES = ("cross_entropy", "mse")
@@ -352,6 +354,72 @@ class SequenceModel(FlatParameters, Generic[State]):
             out &= np.arange(len(out))[:, None] < lengths
         return int(np.count_nonzero(out))
 
+    def stream(
+        self,
+        x: Array | Iterable[tuple[Array, Array]],
+        y: Array | None = None,
+        *,
+        truncation: TBPTT,
+        state: State | None = None,
+        training: bool = True,
+        seed: int | None = None,
+        clip_hidden: tuple[str, float] | None = None,
+    ) -> Iterator[Step[State]]:
+        """Goes over a sequence of any length; yields loss and gradients at every boundary of the truncation.
+
+        The boundaries are t = k1, 2 k1, ... and T. At each, the losses of the steps since the boundary before
+        that lie within the last k2 steps go back through the uses t, t-1, ..., t-k2+1 of the parameters
+        (Williams and Peng 1990). The parameters may be changed between two steps of the loop; the next step
+        uses them as they are then. If they stay, and the reduction is "sum", losses and gradients add up to
+        those of ``loss_and_grad(x, y, state, truncation=truncation)``.
+
+        - k1 = k2: every block of k1 steps is one `loss_and_grad`, from the state that the one before ended with.
+        - k1 > k2: the first k1 - k2 steps of a block are run forward alone; ``gradients.unreached`` counts
+          their targets.
+        - k1 < k2: the last k2 steps are run again, from the state before them, with the parameters of now.
+          That state has itself been carried on by k1 steps at a time, with the parameters of each time. So it
+          is, in all cases, where a sequence ends less than k2 steps after a boundary.
+
+        Of arrays nothing is held; of an iterable, at most the last 2 k2 + 64 steps and one chunk.
+
+        Parameters
+        ----------
+        x : ndarray, or iterable of pairs
+            The input, as for `loss_and_grad`; it may be a memory map. Or chunks of any numbers of steps, each
+            a pair (x, y) of arrays, which may be the same ones every time, written to anew.
+        y : ndarray, optional
+            Targets, as for `loss_and_grad`; None if `x` is an iterable.
+        truncation : TBPTT
+        state : ndarray, (L K, B, H), optional
+            h_0, for an LSTM the pair (h_0, c_0); zero if not given.
+        training, seed
+            As for `loss_and_grad`: dropout is on unless ``training=False``, and steps that are run again get
+            a fresh mask.
+        clip_hidden : ("norm", limit) or ("value", limit), optional
+            As for `loss_and_grad`.
+
+        Returns
+        -------
+        iterator of Step
+            The mean of ``reduction="mean"`` is over the targets that count in each step.
+
+        Raises
+        ------
+        ValueError, TypeError, IndexError, MemoryError
+            As for `loss_and_grad`; ValueError also for a model with `last_only` or a bidirectional layer.
+            What is wrong with a chunk, or with a token or class, is found when its turn comes.
+
+        Examples
+        --------
+        >>> model = pybptt.SequenceModel(pybptt.RNN(3, 8, seed=0), 3, seed=1)
+        >>> tokens = np.tile([[0], [1], [2], [1]], (500, 4))  # (T + 1, B)
+        >>> for step in model.stream(tokens[:-1], tokens[1:], truncation=pybptt.TBPTT(20, 20)):
+        ...     model.flat -= 0.5 * pybptt.clip_by_norm(step.gradients.flat, 1.0)
+        >>> step.stop, step.loss < 0.1
+        (1999, True)
+        """
+        return stream(self, x, y, truncation, state, training, seed, clip_hidden)
+
     def _checked(
         self,
         x: Any,
@@ -372,21 +440,29 @@ class SequenceModel(FlatParameters, Generic[State]):
         """Targets, time-major and C-contiguous, and the factor of the loss's reduction."""
         swap = self.layer.batch_first and not self.last_only
         steps, batch = call.steps, call.batch
-        shape = (batch,) if self.last_only else (batch, steps) if swap else (steps, batch)
         counted = steps * batch if call.lengths is None else int(call.lengths.sum())
         count = batch if self.last_only else counted
+        self._check_targets("y", y, steps, batch)
         if self.loss_name == "mse":
-            y = real("y", y, (*shape, self.output_size), self.dtype)
-            y = np.ascontiguousarray(y.swapaxes(0, 1)) if swap else y
+            y = np.ascontiguousarray(y.swapaxes(0, 1) if swap else y)
             count *= self.output_size
         else:
-            y = is_array("y", y, "integers")
-            if y.dtype.kind not in "iu":
-                raise TypeError(
-                    f"y: expected integer class ids, got {y.dtype}; convert with y.astype(np.int64)"
-                )
-            if y.shape != shape:
-                raise ValueError(f"y: expected shape {shape}, got {y.shape}")
             lengths = None if self.last_only else call.lengths
             y = ids("y", y, self.output_size, time_axis=1 if swap else 0, lengths=lengths)
         return y, 1.0 if self.reduction == "sum" else 1.0 / max(1, count)
+
+    def _check_targets(self, name: str, y: Any, steps: int, batch: int) -> None:
+        """Type, dtype and shape of targets."""
+        shape: tuple[int, ...] = (batch,) if self.last_only else (steps, batch)
+        if self.layer.batch_first and not self.last_only:
+            shape = (batch, steps)
+        if self.loss_name == "mse":
+            expect(name, y, (*shape, self.output_size), self.dtype)
+            return
+        y = is_array(name, y, "integers")
+        if y.dtype.kind not in "iu":
+            raise TypeError(
+                f"{name}: expected integer class ids, got {y.dtype}; convert with {name}.astype(np.int64)"
+            )
+        if y.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {y.shape}")

@@ -437,20 +437,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         dropout_mask: Array | None = None,
     ) -> Call:
         """Checks what a user passes."""
-        if not isinstance(x, np.ndarray):
-            is_array("x", x, f"{self.dtype.name} or integers")
-        axes = "(B, T" if self.batch_first else "(T, B"
-        if x.dtype.kind in "iu":
-            if x.ndim != 2:
-                raise ValueError(f"x: expected token ids of shape {axes}), got shape {x.shape}")
-        elif x.dtype != self.dtype:
-            raise TypeError(
-                f"x: expected dtype {self.dtype.name}, or integers for token ids, got {x.dtype}; "
-                f"convert with x.astype(np.{self.dtype.name})"
-            )
-        elif x.ndim != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"x: expected shape {axes}, D) with D = {self.input_size}, got {x.shape}")
-        batch, steps = x.shape[:2] if self.batch_first else x.shape[1::-1]
+        steps, batch = self._steps_and_batch("x", x)
         checked_lengths = sequence_lengths(lengths, steps, batch)
         if x.dtype.kind in "iu":
             x = ids("x", x, self.input_size, time_axis=1 if self.batch_first else 0, lengths=checked_lengths)
@@ -459,6 +446,23 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         h_0, c_0 = self._given_state("state", state, batch)
         mask = self._mask(steps, batch, training, seed, dropout_mask)
         return Call(steps, batch, x, checked_lengths, mask, h_0, c_0)
+
+    def _steps_and_batch(self, name: str, x: Any) -> tuple[int, int]:
+        """T and B of an input."""
+        if not isinstance(x, np.ndarray):
+            is_array(name, x, f"{self.dtype.name} or integers")
+        axes = "(B, T" if self.batch_first else "(T, B"
+        if x.dtype.kind in "iu":
+            if x.ndim != 2:
+                raise ValueError(f"{name}: expected token ids of shape {axes}), got shape {x.shape}")
+        elif x.dtype != self.dtype:
+            raise TypeError(
+                f"{name}: expected dtype {self.dtype.name}, or integers for token ids, got {x.dtype}; "
+                f"convert with {name}.astype(np.{self.dtype.name})"
+            )
+        elif x.ndim != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"{name}: expected shape {axes}, D) with D = {self.input_size}, got {x.shape}")
+        return x.shape[1::-1] if self.batch_first else x.shape[:2]
 
     def _mask(
         self, steps: int, batch: int, training: bool, seed: int | None, given: Array | None
