@@ -64,7 +64,7 @@ class _Partition:
         self._offset, self._slack = offset, slack
         self._usable = len(self._x) - offset - slack  # elements with a target, wherever an epoch begins
         if self._usable < batch_size * steps:
-            least = batch_size * steps + offset + slack + len(stream) - len(self._x)
+            least = batch_size * steps + offset + slack + (targets is None)
             raise ValueError(
                 f"stream: expected at least {least} elements for batch_size = {batch_size} and "
                 f"steps = {steps}, got {len(stream)}"
