@@ -5,9 +5,9 @@ in each half, where it is 1. The answer, after the last step, is the sum of the 
 Saying 1 always has a mean squared error of 1/6 = 0.167; to do better a network has to remember a number over
 hundreds of steps (Hochreiter and Schmidhuber, Long short-term memory, Neural Computation 9(8), 1997).
 
-The LSTM's forget gates start with biases log(u), u uniform in [1, T - 1], its input gates with -log(u): then its
-cells forget over times as long as the sequence (Tallec and Ollivier, Can recurrent neural networks warp time?,
-arXiv:1804.11188).
+The LSTM's forget gates start with biases log(u), u uniform in [1, T - 1], its input gates with -log(u): then
+its cells forget over times as long as the sequence (Tallec and Ollivier, Can recurrent neural networks warp
+time?, arXiv:1804.11188).
 
     python examples/adding_problem.py [--quick]
 """
@@ -72,7 +72,9 @@ def main() -> None:
             recent.append(loss)
             if step % max(1, steps // 10) == 0:
                 seconds = time.perf_counter() - start
-                print(f"{make.__name__:>5}, step {step:5d}, {seconds:4.0f} s: {np.mean(recent):.4f}", flush=True)
+                print(
+                    f"{make.__name__:>5}, step {step:5d}, {seconds:4.0f} s: {np.mean(recent):.4f}", flush=True
+                )
                 recent.clear()
         x, y = adding_problem(np.random.default_rng(4), length, batch=1000)
         loss, _ = model.loss(x, y)

@@ -106,7 +106,12 @@ def test_bad_input(make):
         (TypeError, "stream: expected a numpy array", ([1, 2, 3], 1, 1), {}),
         (ValueError, r"stream: expected shape \(N,\)", (np.array(3), 1, 1), {}),
         (TypeError, "targets: expected a numpy array", (good, 1, 1), {"targets": [1]}),
-        (ValueError, r"targets: expected shape \(50, ...\), got \(49,\)", (good, 1, 1), {"targets": good[1:]}),
+        (
+            ValueError,
+            r"targets: expected shape \(50, ...\), got \(49,\)",
+            (good, 1, 1),
+            {"targets": good[1:]},
+        ),
         (ValueError, "batch_size: expected at least 1, got 0", (good, 0, 1), {}),
         (ValueError, "steps: expected at least 1, got -1", (good, 1, -1), {}),
         (TypeError, "steps: expected an integer, got float", (good, 1, 2.0), {}),
@@ -122,6 +127,8 @@ def test_bad_input(make):
 def test_the_shortest_stream():
     for make, least in ((data.sequential, 11), (data.random, 15)):
         assert len(make(np.arange(least), 2, 5)) == 1
-        with pytest.raises(ValueError, match=f"stream: expected at least {least} elements .* got {least - 1}"):
+        with pytest.raises(
+            ValueError, match=f"stream: expected at least {least} elements .* got {least - 1}"
+        ):
             make(np.arange(least - 1), 2, 5)
     assert len(data.sequential(np.arange(10), 2, 5, targets=np.arange(10))) == 1

@@ -96,7 +96,8 @@ class Sequential(_Partition):
         """(usable // B, B, ...): column b is the b-th stretch. A view."""
         rows = self._usable // self.batch_size
         used = array[begin : begin + rows * self.batch_size]
-        return used.reshape(self.batch_size, rows, *array.shape[1:]).swapaxes(0, 1)
+        columns: Array = used.reshape(self.batch_size, rows, *array.shape[1:]).swapaxes(0, 1)
+        return columns
 
 
 class Random(_Partition):
@@ -132,8 +133,8 @@ def sequential(
     """Batches that go on where the ones before ended: the state is carried through an epoch.
 
     The stream is cut into B stretches of equal length, which are read side by side, T steps at a time
-    (Zaremba, Sutskever and Vinyals, Recurrent neural network regularization, arXiv:1409.2329). What is left at
-    the end of each stretch, less than T steps, is left out.
+    (Zaremba, Sutskever and Vinyals, Recurrent neural network regularization, arXiv:1409.2329). What remains
+    at the end of each stretch, less than T steps, is left out.
 
     Parameters
     ----------
@@ -152,7 +153,8 @@ def sequential(
     Returns
     -------
     iterable of Batch, with a length
-        ``carry`` is False for the first batch of an epoch alone. x and y are views of the stream, (T, B, ...).
+        ``carry`` is False for the first batch of an epoch alone. x and y, (T, B, ...), are views of the
+        stream.
 
     Raises
     ------

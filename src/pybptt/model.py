@@ -373,7 +373,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         uses them as they are then. If they stay, and the reduction is "sum", losses and gradients add up to
         those of ``loss_and_grad(x, y, state, truncation=truncation)``.
 
-        - k1 = k2: every block of k1 steps is one `loss_and_grad`, from the state that the one before ended with.
+        - k1 = k2: every block of k1 steps is one `loss_and_grad`, from the state at the end of the last one.
         - k1 > k2: the first k1 - k2 steps of a block are run forward alone; ``gradients.unreached`` counts
           their targets.
         - k1 < k2: the last k2 steps are run again, from the state before them, with the parameters of now.

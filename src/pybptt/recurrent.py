@@ -462,7 +462,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             )
         elif x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"{name}: expected shape {axes}, D) with D = {self.input_size}, got {x.shape}")
-        return x.shape[1::-1] if self.batch_first else x.shape[:2]
+        steps, batch = x.shape[1::-1] if self.batch_first else x.shape[:2]
+        return steps, batch
 
     def _mask(
         self, steps: int, batch: int, training: bool, seed: int | None, given: Array | None

@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time while reading: loss and gradients at every boundary of a sequence."""
+"""Truncated backpropagation through time while reading: a sequence of any length, window by window."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
-from ._arrays import Array, flag, generator, is_array
+from ._arrays import Array, flag, generator
 from .gradients import Gradients, State
 from .truncation import TBPTT, Limits, limits_of
 
 if TYPE_CHECKING:
     from .model import SequenceModel
 
-AHEAD = 64  # steps that are run forward at a time where no loss counts
+AHEAD = 64  # steps that are run forward at a time where no loss counts, besides k2
+
+Piece = tuple[Array, Array]  # x and y of some steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,102 +57,84 @@ class Step(Generic[State]):
 
 
 class _Source(Generic[State]):
-    """The steps of a sequence that may come in chunks: those from a moving start on, and no others."""
+    """The steps of a sequence that may come in chunks: those from a moving start on, and no others.
 
-    def __init__(self, model: SequenceModel[State], chunks: Iterable[Any]) -> None:
+    Neither the starts nor the stops that it is asked for ever decrease.
+    """
+
+    def __init__(self, model: SequenceModel[State], chunks: Iterable[Any] | None) -> None:
         self._model = model
-        self._chunks = enumerate(chunks)
+        self._chunks = None if chunks is None else enumerate(chunks)
         self._axis = 1 if model.layer.batch_first else 0
         self._batch: int | None = None
-        self._pieces: list[tuple[Array, Array]] = []
+        self._pieces: list[Piece] = []
         self._begin = self._end = 0  # the steps that the pieces hold
+        self._borrowed = False  # whether the last piece is in the source's own arrays
 
     def append(self, x: Any, y: Any, of_chunk: str = "") -> int:
         """Checks x and y and adds them at the end; returns B."""
         steps, batch = self._model.layer._steps_and_batch(f"x{of_chunk}", x)
         if self._batch not in (None, batch):
-            raise ValueError(f"x{of_chunk}: expected B = {self._batch}, as in those before, got {batch}")
+            raise ValueError(f"x{of_chunk}: expected B = {self._batch}, as before, got {batch}")
         self._model._check_targets(f"y{of_chunk}", y, steps, batch)
         self._batch = batch
         if steps:
             self._pieces.append((x, y))
             self._end += steps
+            self._borrowed = True
         return batch
 
     def reach(self, start: int, stop: int) -> int:
         """Goes on to step `stop`, or to the end if that comes before; forgets the steps before `start`."""
-        while self._end < stop:
+        while self._end < stop and self._chunks is not None:
+            self._forget(start)
+            if self._borrowed:  # the source may write the next chunk to the same arrays
+                x, y = self._pieces[-1]
+                self._pieces[-1], self._borrowed = (x.copy(), y.copy()), False
             index, chunk = next(self._chunks, (0, None))
             if chunk is None:
+                self._chunks = None
                 break
             of_chunk = f" of chunk {index}"
             if not isinstance(chunk, tuple | list) or len(chunk) != 2:
-                raise TypeError(f"x{of_chunk}: expected the pair (x, y), got {type(chunk).__name__}")
-            self.append(*chunk, of_chunk)
-            if self._end < stop:
-                self._keep(start)
+                raise TypeError(f"x{of_chunk}: expected a pair (x, y), got {type(chunk).__name__}")
+            self.append(chunk[0], chunk[1], of_chunk)
         return min(stop, self._end)
 
-    def _keep(self, start: int) -> None:
-        """Copies what the last chunk has of the steps from `start` on: the source may write to its arrays again."""
-    def read(self, start: int, stop: int) -> tuple[Array, Array] | None:
-        """x and y of the steps [start, stop), fewer at the end, None past it; forgets those before `start`.
-
-        Neither `start` nor `stop` ever decreases, so only the last piece holds steps past `stop`.
-        """
-        while self._pieces and self._begin + self.steps(self._pieces[0]) <= start:
-            self._begin += self.steps(self._pieces.pop(0))
-        while self._end < stop:
-            if self._pieces:  # A source may write its next chunk into the same arrays.
-                if len(self._pieces) == 1:
-                    self._pieces = [self.cut(self._pieces[0], start - self._begin, None)]
-                    self._begin = start
-                x, y = self._pieces[-1]
-                self._pieces[-1] = (x.copy(), y.copy())
-            if not self._pull():
-                break
-        stop = min(stop, self._end)
-        if stop <= start:
-            return None
-        skip = start - self._begin
-        if len(self._pieces) == 1:
-            return self.cut(self._pieces[0], skip, skip + stop - start)
-        # They stay together: overlapping windows would put them together again, and hold more than their steps.
-        taken = self.steps(self._pieces[-1]) - (self._end - stop)
+    def take(self, start: int, stop: int) -> Piece:
+        """x and y of the steps [start, stop), `stop` the one last reached; forgets those before `start`."""
+        self._forget(start)
+        if stop - start <= self._steps(self._pieces[0]):
+            return self.cut(self._pieces[0], 0, stop - start)
+        # What the last piece has past `stop` stays apart. The others stay together: the next window may overlap
+        # with this one, and would put them together again.
+        taken = self._steps(self._pieces[-1]) - (self._end - stop)
         rest = self.cut(self._pieces[-1], taken, None)
         self._pieces[-1] = self.cut(self._pieces[-1], 0, taken)
-        self._pieces[0] = self.cut(self._pieces[0], skip, None)
         x, y = (np.concatenate(arrays, self._axis) for arrays in zip(*self._pieces, strict=True))
-        self._pieces = [(x, y), rest] if stop < self._end else [(x, y)]
-        self._begin = start
+        self._pieces = [(x, y)]
+        if stop < self._end:
+            self._pieces.append(rest)
+        else:
+            self._borrowed = False
         return x, y
 
-    def cut(self, piece: tuple[Array, Array], start: int, stop: int | None) -> tuple[Array, Array]:
-        """Views of the steps [start, stop)."""
+    def cut(self, piece: Piece, start: int, stop: int | None) -> Piece:
+        """Views of the steps [start, stop) of a piece."""
         x, y = piece
         return (x[:, start:stop], y[:, start:stop]) if self._axis else (x[start:stop], y[start:stop])
 
-    def steps(self, piece: tuple[Array, Array]) -> int:
-        return piece[0].shape[self._axis]
+    def _steps(self, piece: Piece) -> int:
+        steps: int = piece[0].shape[self._axis]
+        return steps
 
-    def _pull(self) -> bool:
-        """Takes the next chunk, if there is one."""
-        index, chunk = next(self._chunks, (0, None))
-        if chunk is None:
-            return False
-        of_chunk = f" of chunk {index}" if self._numbered else ""
-        if not isinstance(chunk, tuple | list) or len(chunk) != 2:
-            raise TypeError(f"x{of_chunk}: expected the pair (x, y), got {type(chunk).__name__}")
-        x, y = chunk
-        steps, batch = self._model.layer._steps_and_batch(f"x{of_chunk}", x)
-        if self._batch not in (None, batch):
-            raise ValueError(f"x{of_chunk}: expected B = {self._batch} as in the chunks before, got {batch}")
-        self._model._check_targets(f"y{of_chunk}", y, steps, batch)
-        self._batch = batch
-        if steps:
-            self._pieces.append((x, y))
-            self._end += steps
-        return True
+    def _forget(self, start: int) -> None:
+        while self._pieces and self._begin + self._steps(self._pieces[0]) <= start:
+            self._begin += self._steps(self._pieces.pop(0))
+        if self._pieces and self._begin < start:
+            self._pieces[0] = self.cut(self._pieces[0], start - self._begin, None)
+            self._begin = start
+        self._borrowed = self._borrowed and bool(self._pieces)
 
 
 def stream(
@@ -159,100 +143,84 @@ def stream(
     y: Array | None,
     truncation: TBPTT,
     state: State | None,
-    *,
     training: bool,
     seed: int | None,
+    clip_hidden: tuple[str, float] | None,
 ) -> Iterator[Step[State]]:
     """Checks what can be checked before the first step; see `SequenceModel.stream`."""
+    layer = model.layer
     if not isinstance(truncation, TBPTT):
         raise TypeError(f"truncation: expected a TBPTT, got {type(truncation).__name__}")
     if model.last_only:
         raise ValueError("truncation: expected a model with a loss at every step, got one with last_only")
-    if model.layer.bidirectional:
-        raise ValueError("truncation: expected layers of one direction, got a bidirectional one")
+    if layer.bidirectional:
+        raise ValueError("truncation: expected layers of one direction, got bidirectional ones")
     if isinstance(x, np.ndarray):
-        steps, batch = model.layer._steps_and_batch("x", x)
-        model._check_targets("y", y, steps, batch)
-        model.layer._given_state("state", state, batch)
-        chunks: Iterable[Any] = [(x, y)]
+        source = _Source(model, None)
+        layer._given_state("state", state, source.append(x, y))
+    elif not isinstance(x, Iterable):
+        raise TypeError(f"x: expected a numpy array or an iterable of pairs (x, y), got {type(x).__name__}")
+    elif y is not None:
+        raise TypeError(f"y: expected None where x is an iterable of pairs (x, y), got {type(y).__name__}")
     else:
-        if not isinstance(x, Iterable):
-            raise TypeError(f"x: expected a numpy array or an iterable of pairs, got {type(x).__name__}")
-        if y is not None:
-            raise TypeError(f"y: expected None, since x gives pairs (x, y), got {type(y).__name__}")
-        chunks = x
-    source = _Source(model, chunks, numbered=not isinstance(x, np.ndarray))
-    masks = generator(seed) if flag("training", training) and model.layer.dropout else None
-    return _steps(model, source, truncation, _copy(state), masks)
+        source = _Source(model, x)
+    limits = limits_of(None, clip_hidden, 0, None, 0, model.dtype, 1)
+    masks = generator(seed)
+    dropout = flag("training", training) and layer.dropout > 0
+    return _windows(model, source, truncation, _copy(state), masks if dropout else None, limits)
 
 
-def _steps(
+def _windows(
     model: SequenceModel[State],
     source: _Source[State],
     truncation: TBPTT,
     state: State | None,
     masks: np.random.Generator | None,
+    limits: Limits,
 ) -> Iterator[Step[State]]:
+    """Steps are counted from 0, and a state is the one before its step."""
     k1, k2 = truncation.k1, truncation.k2
-    first = 0  # step that the window begins with; `state` is the one before it
-    before = 0  # the boundary before
+    window = boundary = 0, state  # where the last window began and ended
     while True:
-        # Time goes on to the boundary. Until the end is known to be further than k2 steps away, a loss may count.
-        boundary, at_boundary = before + k1, False
-        while not at_boundary:
-            wanted = min(first + k2 + AHEAD, boundary)
-            window = source.read(first, wanted)
-            if window is None:
+        first, state = window
+        before = end = boundary[0]
+        while True:
+            wanted = min(end + k2 + AHEAD, before + k1)
+            end = source.reach(first, wanted)
+            if end == before:
                 return
-            end = first + source.steps(window)
-            at_boundary = end < wanted or end == boundary
-            if end - k2 > first:
-                unread, window = source.cut(window, 0, end - k2 - first), source.cut(window, end - k2 - first, None)
-                state = _forward(model, unread[0], state, first, masks)
+            # If the boundary is here, the window begins at end - k2: past the boundary before, or else within
+            # the last window (k1 < k2, or a sequence that ends soon after a boundary).
+            if first < before <= end - k2:
+                first, state = boundary
+            if first < end - k2:
+                x, _ = source.cut(source.take(first, end), 0, end - k2 - first)
+                with _counted_from(first):
+                    call = model.layer._call(x, state, None, masks is not None, _draw(masks))
+                    _, state, _ = model.layer._run(call, keep_tape=False, cells=None)
                 first = end - k2
-        if end == before:
-            return
-        loss, gradients, last, count = _backward(model, *window, state, first, before, masks)
+            if end < wanted or end == before + k1:
+                break
+        x, y = source.take(first, end)
+        with _counted_from(first):
+            call = model.layer._call(x, state, None, masks is not None, _draw(masks))
+            targets, scale = model._targets(y, call)
+            counted = None
+            if first < before:
+                counted = np.zeros((call.steps, call.batch), bool)
+                counted[before - first :] = True
+                scale *= call.steps / (end - before) if model.reduction == "mean" else 1.0
+            loss, gradients, last = model._loss_and_grad(
+                call, targets, scale, limits._replace(counted=counted)
+            )
+        count = (end - max(first, before)) * call.batch
+        gradients.unreached = (end - before) * call.batch - count
+        window, boundary = (first, state), (end, last)
         yield Step(loss, gradients, _copy(last), before, end, count)
-        before = end
-        if k1 >= k2:  # the next window begins here; if it overlaps with this one, between this one's steps
-            first, state = end, last
 
 
-def _forward(
-    model: SequenceModel[State], x: Array, state: State | None, first: int, masks: np.random.Generator | None
-) -> State:
-    """The state after steps whose losses don't count."""
-    with _counted_from(first):
-        call = model.layer._call(x, state, None, masks is not None, _seed(masks))
-        return model.layer._run(call, keep_tape=False, cells=None)[1]
-
-
-def _backward(
-    model: SequenceModel[State],
-    x: Array,
-    y: Array,
-    state: State | None,
-    first: int,
-    before: int,
-    masks: np.random.Generator | None,
-) -> tuple[float, Gradients[State], State, int]:
-    """Of a window that begins with step `first`: the losses from step `before` on count."""
-    counted = None
-    steps, batch = x.shape[:2] if not model.layer.batch_first else x.shape[1::-1]
-    if first < before:
-        counted = np.zeros((steps, batch), bool)
-        counted[before - first :] = True
-    with _counted_from(first):
-        loss, gradients, last = model.loss_and_grad(
-            x, y, state, training=masks is not None, seed=_seed(masks)
-        )
-    targets = batch * (model.output_size if model.loss_name == "mse" else 1)
-    #gradients.unreached = max(0, first - before) * targets
-    return loss, gradients, last, targets * (steps - max(0, before - first))
-
-
-def _seed(masks: np.random.Generator | None) -> int | None:
+def _draw(masks: np.random.Generator | None) -> int | None:
+    """The seed of a call's dropout mask."""
     return None if masks is None else int(masks.integers(1 << 63))
 
 
@@ -267,5 +235,5 @@ def _counted_from(first: int) -> Iterator[None]:
 
 def _copy(state: State | None) -> Any:
     if isinstance(state, tuple | list):
-        return tuple(array.copy() for array in state)
+        return tuple(_copy(part) for part in state)
     return state.copy() if isinstance(state, np.ndarray) else state
