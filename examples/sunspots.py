@@ -1,9 +1,9 @@
 """Yearly sunspots, 1700 to 2008: forecasts one year ahead from windows of different lengths.
 
-Each forecast sees up to 60 years before it; the first ones have fewer, and in training each window is cut to a
-random length besides, so a batch is ragged: `lengths` says how long each window is. Trained on the years up to
-1920, tested on those after, next to what anyone should try first: last year's number again (persistence), and
-an autoregression on nine years by least squares. The network is the mean of five, from five seeds.
+Each forecast sees up to 60 years before it; the first ones have fewer, and in training each window is cut to
+a random length besides, so a batch is ragged: `lengths` says how long each window is. Trained on the years up
+to 1920, tested on those after, next to what anyone should try first: last year's number again (persistence),
+and an autoregression on nine years by least squares. The network is the mean of five, from five seeds.
 
     pip install statsmodels     # it brings the series
     python examples/sunspots.py [--steps N] [--plot FILE]
@@ -22,7 +22,7 @@ SEEDS = 5
 
 
 def windows(series: np.ndarray, targets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """(T, B, 1): what comes before each target, from its beginning; 0 past a window's end, which is not read."""
+    """(T, B, 1): what comes before each target; past a window's end 0, which is not read."""
     x = np.zeros((lengths.max(), len(targets), 1), np.float32)
     for column, (target, length) in enumerate(zip(targets, lengths, strict=True)):
         x[:length, column, 0] = series[target - length : target]

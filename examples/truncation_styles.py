@@ -51,14 +51,16 @@ def bits(model: pybptt.SequenceModel, text: np.ndarray) -> float:
     return model.loss(np.ascontiguousarray(x), y)[0] / math.log(2)
 
 
-def train(truncation: TBPTT, text: np.ndarray, held_out: np.ndarray, symbols: int, seconds: float):
-    """Returns the model's updates, characters read, and (seconds, bits) of the held-out text along the way."""
+def train(
+    truncation: TBPTT, text: np.ndarray, held_out: np.ndarray, symbols: int, seconds: float, looks: int
+) -> tuple[int, int, list[tuple[float, float]]]:
+    """Updates, characters read, and (seconds, bits) of the held-out text, looked at some times on the way."""
     model = pybptt.SequenceModel(pybptt.GRU(symbols, HIDDEN, seed=0), symbols, seed=1)
     optimiser = pybptt.optim.Adam(model.flat, lr=RATE)
     # All the text side by side: one long batch, which the stream goes through.
     ((x, y, _),) = pybptt.data.sequential(text, BATCH, (len(text) - 1) // BATCH)
     updates = read = 0
-    used, curve, looks = 0.0, [(0.0, bits(model, held_out))], 10
+    used, curve = 0.0, [(0.0, bits(model, held_out))]
     while used < seconds:  # the state is not carried from the end to the beginning
         since = time.perf_counter()
         for step in model.stream(x, y, truncation=truncation):
@@ -92,7 +94,9 @@ def main() -> None:
     print(f"{'(frequencies alone)':30} {'':4} {'':4} {'':8} {'':11} {frequencies:14.3f}")
     curves = {}
     for name, truncation in STYLES.items():
-        updates, read, curve = train(truncation, text, held_out, symbols, args.seconds)
+        updates, read, curve = train(
+            truncation, text, held_out, symbols, args.seconds, 10 if args.plot else 1
+        )
         curves[f"{name}: {truncation!r}"] = curve
         k1, k2 = truncation.k1, truncation.k2
         print(f"{name:30} {k1:4} {k2:4} {updates:8} {read:11} {curve[-1][1]:14.3f}", flush=True)

@@ -32,12 +32,22 @@ def number(pattern, text):
 
 def test_none_is_forgotten():
     tested = {
+        "adding_problem.py",
         "minimise_with_scipy.py",
         "numpy_training_loop.py",
         "ragged_sequences.py",
+        "sunspots.py",
+        "truncation_styles.py",
         "vanishing_gradients.py",
     }
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+
+
+def test_adding_problem():
+    output = run("adding_problem.py", "--quick")
+    chance = number(r"saying 1 has ([\d.]+)", output)
+    assert number(r"lstm on 1000 fresh sequences of 60 steps: ([\d.]+)", output) < 0.2 * chance
+    assert number(r"plain on 1000 fresh sequences of 60 steps: ([\d.]+)", output) > 0.5 * chance
 
 
 def test_minimise_with_scipy():
@@ -55,6 +65,28 @@ def test_numpy_training_loop():
 
 def test_ragged_sequences():
     assert number(r"right for ([\d.]+) of 2000", run("ragged_sequences.py", "--steps", 1000)) > 0.9
+
+
+def test_sunspots(tmp_path):
+    pytest.importorskip("statsmodels", reason="it brings the series")
+    pytest.importorskip("matplotlib", reason="it draws")
+    output = run("sunspots.py", "--steps", 400, "--plot", tmp_path / "forecasts.png")
+    gru = number(r"mean of 5 GRUs +([\d.]+)", output)
+    assert gru < 0.75 * number(r"persistence +([\d.]+)", output)
+    assert gru < 1.25 * number(r"autoregression\(9\) +([\d.]+)", output)
+    assert (tmp_path / "forecasts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_truncation_styles(tmp_path):
+    """As long as it runs here, it learns little more than which characters are frequent."""
+    pytest.importorskip("matplotlib", reason="it draws")
+    output = run("truncation_styles.py", "--seconds", 0.3, "--plot", tmp_path / "bits.png")
+    rows = re.findall(r"^(.*?) +(\d+) +(\d+) +(\d+) +(\d+) +([\d.]+)$", output, re.MULTILINE)
+    assert len(rows) == 6
+    for _, k1, _, updates, characters, bits in rows:
+        assert 0 < int(characters) <= int(updates) * int(k1) * 32
+        assert float(bits) < 6.5  # of 96 characters alike: 6.6
+    assert (tmp_path / "bits.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_vanishing_gradients(tmp_path):

@@ -23,8 +23,8 @@ MODULES.remove("pybptt.__main__")  # importing it runs it
 
 
 def public_objects():
-    """Everything that a user may call or hold, of the package and of onnx, optim and reference."""
-    for owner in (pybptt, pybptt.onnx, pybptt.optim, pybptt.reference):
+    """Everything that a user may call or hold, of the package and of its subjects' modules."""
+    for owner in (pybptt, pybptt.data, pybptt.onnx, pybptt.optim, pybptt.reference):
         names = getattr(owner, "__all__", [n for n in vars(owner) if not n.startswith("_")])
         for name in names:
             thing = getattr(owner, name)
@@ -77,6 +77,7 @@ def test_it_exports_what_it_says():
         "Gradients",
         "RandomTruncation",
         "SequenceModel",
+        "Step",
         "Tape",
         "__version__",
         "bptt",
@@ -84,6 +85,7 @@ def test_it_exports_what_it_says():
         "clip_by_norm",
         "clip_by_value",
         "config",
+        "data",
         "get_num_threads",
         "onnx",
         "optim",
@@ -152,6 +154,8 @@ def test_examples_are_found():
         ".recurrent",
         ".parameters",
         ".model",
+        ".streaming",
+        ".data",
         ".gradients",
         ".textbook",
         ".machine",

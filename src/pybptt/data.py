@@ -19,7 +19,7 @@ import numpy as np
 
 from ._arrays import Array, at_least, generator, is_array, positive
 
-__all__ = ["Batch", "Random", "Sequential", "random", "sequential"]
+__all__ = ["Batch", "random", "sequential"]
 
 
 class Batch(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
@@ -21,7 +20,6 @@ AHEAD = 64  # steps that are run forward at a time where no loss counts, besides
 Piece = tuple[Array, Array]  # x and y of some steps
 
 
-@dataclass(frozen=True, eq=False)
 class Step(Generic[State]):
     """What `SequenceModel.stream` yields at a boundary.
 
@@ -48,12 +46,20 @@ class Step(Generic[State]):
     [(0, 2, 2), (2, 4, 2), (4, 5, 1)]
     """
 
-    loss: float
-    gradients: Gradients[State]
-    state: State
-    start: int
-    stop: int
-    count: int
+    __slots__ = ("count", "gradients", "loss", "start", "state", "stop")
+
+    def __init__(
+        self, loss: float, gradients: Gradients[State], state: State, start: int, stop: int, count: int
+    ) -> None:
+        self.loss = loss
+        self.gradients = gradients
+        self.state = state
+        self.start = start
+        self.stop = stop
+        self.count = count
+
+    def __repr__(self) -> str:
+        return f"Step(loss={self.loss}, start={self.start}, stop={self.stop}, count={self.count})"
 
 
 class _Source(Generic[State]):
@@ -106,8 +112,8 @@ class _Source(Generic[State]):
         self._forget(start)
         if stop - start <= self._steps(self._pieces[0]):
             return self.cut(self._pieces[0], 0, stop - start)
-        # What the last piece has past `stop` stays apart. The others stay together: the next window may overlap
-        # with this one, and would put them together again.
+        # What the last piece has past `stop` stays apart. The others stay together: the next window may
+        # overlap with this one, and would put them together again.
         taken = self._steps(self._pieces[-1]) - (self._end - stop)
         rest = self.cut(self._pieces[-1], taken, None)
         self._pieces[-1] = self.cut(self._pieces[-1], 0, taken)
