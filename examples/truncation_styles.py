@@ -1,9 +1,9 @@
 """A next-character model, trained by each style of truncated backpropagation for the same time.
 
-The text is source of Python's standard library, 32 places of it read side by side from beginning to end. The
-parameters change at every boundary, so a style with a small k1 makes many updates and reads little; one with a
-large k2 sees further back at every update. All have the same GRU, the same start, and Adam with the same rate,
-which none has been tuned for: the order may be another for another rate, size, text or machine.
+The text is source of Python's standard library, cut into 32 stretches that are read side by side. Parameters
+change at every boundary, so a style with a small k1 makes many updates and reads little; one with a large k2
+sees further back at every update. All have the same GRU, the same start, and Adam with the same rate, which
+has been tuned for none of them: with another rate, size, text or machine the order may be another.
 
     python examples/truncation_styles.py [--seconds S] [--plot FILE]
 """
@@ -19,10 +19,11 @@ import numpy as np
 import pybptt
 from pybptt import TBPTT
 
-MODULES = ("argparse", "ast", "calendar", "configparser", "datetime", "decimal", "difflib", "doctest", "inspect",
-           "locale", "mailbox", "optparse", "pdb", "pickle", "tarfile", "typing", "zipfile")  # fmt: skip
+MODULES = ("argparse", "ast", "calendar", "configparser", "datetime", "decimal", "difflib", "doctest",
+           "inspect", "locale", "mailbox", "optparse", "pdb", "pickle", "tarfile", "typing", "zipfile")  # fmt: skip
 BATCH, HIDDEN, RATE = 32, 128, 2e-3
 LONG = 200
+LOOKS = 6  # at the held-out text
 STYLES = {
     "(n, n) long blocks": TBPTT(LONG, LONG),
     "(k, k) blocks": TBPTT(25, 25),
@@ -40,7 +41,7 @@ def corpus() -> tuple[np.ndarray, np.ndarray, int]:
     text = "".join(path.read_text(encoding="utf-8") for path in files if path.is_file())
     codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8)
     used, ids = np.unique(codes, return_inverse=True)
-    held_out = len(ids) // 20
+    held_out = len(ids) // 50
     return ids[:-held_out], ids[-held_out:], len(used)
 
 
@@ -52,9 +53,9 @@ def bits(model: pybptt.SequenceModel, text: np.ndarray) -> float:
 
 
 def train(
-    truncation: TBPTT, text: np.ndarray, held_out: np.ndarray, symbols: int, seconds: float, looks: int
+    truncation: TBPTT, text: np.ndarray, held_out: np.ndarray, symbols: int, seconds: float
 ) -> tuple[int, int, list[tuple[float, float]]]:
-    """Updates, characters read, and (seconds, bits) of the held-out text, looked at some times on the way."""
+    """Updates, characters read, and (seconds, bits) of the held-out text, looked at LOOKS times on the way."""
     model = pybptt.SequenceModel(pybptt.GRU(symbols, HIDDEN, seed=0), symbols, seed=1)
     optimiser = pybptt.optim.Adam(model.flat, lr=RATE)
     # All the text side by side: one long batch, which the stream goes through.
@@ -67,7 +68,7 @@ def train(
             optimiser.step(pybptt.clip_by_norm(step.gradients.flat, 1.0))
             updates, read = updates + 1, read + BATCH * (step.stop - step.start)
             now = time.perf_counter()
-            if used + now - since >= min(seconds, len(curve) * seconds / looks):
+            if used + now - since >= min(seconds, len(curve) * seconds / LOOKS):
                 used += now - since
                 curve.append((used, bits(model, held_out)))  # not on the clock
                 if used >= seconds:
@@ -94,9 +95,7 @@ def main() -> None:
     print(f"{'(frequencies alone)':30} {'':4} {'':4} {'':8} {'':11} {frequencies:14.3f}")
     curves = {}
     for name, truncation in STYLES.items():
-        updates, read, curve = train(
-            truncation, text, held_out, symbols, args.seconds, 10 if args.plot else 1
-        )
+        updates, read, curve = train(truncation, text, held_out, symbols, args.seconds)
         curves[f"{name}: {truncation!r}"] = curve
         k1, k2 = truncation.k1, truncation.k2
         print(f"{name:30} {k1:4} {k2:4} {updates:8} {read:11} {curve[-1][1]:14.3f}", flush=True)

@@ -70,7 +70,7 @@ def test_ragged_sequences():
 def test_sunspots(tmp_path):
     pytest.importorskip("statsmodels", reason="it brings the series")
     pytest.importorskip("matplotlib", reason="it draws")
-    output = run("sunspots.py", "--steps", 400, "--plot", tmp_path / "forecasts.png")
+    output = run("sunspots.py", "--steps", 250, "--plot", tmp_path / "forecasts.png")
     gru = number(r"mean of 5 GRUs +([\d.]+)", output)
     assert gru < 0.75 * number(r"persistence +([\d.]+)", output)
     assert gru < 1.25 * number(r"autoregression\(9\) +([\d.]+)", output)

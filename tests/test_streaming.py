@@ -1,4 +1,4 @@
-"""SequenceModel.stream: every step against PyTorch's autograd, all sources alike, the sum against the whole."""
+"""SequenceModel.stream: each step against PyTorch's autograd, all sources alike, and the sum of them."""
 
 import weakref
 
@@ -10,11 +10,12 @@ import pybptt
 from pybptt import TBPTT
 
 CELLS = {"rnn": pybptt.RNN, "lstm": pybptt.LSTM, "gru": pybptt.GRU}
-# T, k1, k2: blocks, k1 < k2 < T, a step at a time, k2 < k1, longer than T; with and without a rest, also one in
-# which the last window goes back past the boundary before, and blocks that are run forward in several pieces.
+# T, k1, k2: blocks, k1 < k2 < T, a step at a time, k2 < k1, longer than T; with and without a rest, also one
+# in which the last window goes back past the boundary before, and blocks that take several pieces forward.
 STYLES = [
     (21, 7, 7), (23, 7, 7), (20, 3, 8), (24, 4, 6), (20, 1, 6), (20, 1, 1), (20, 8, 3), (18, 8, 3),
-    (20, 30, 30), (20, 30, 8), (24, 8, 1), (20, 6, 30), (20, 20, 20), (200, 90, 10), (190, 90, 20), (201, 200, 1),
+    (20, 30, 30), (20, 30, 8), (24, 8, 1), (20, 6, 30), (20, 20, 20), (200, 90, 10), (190, 90, 20),
+    (201, 200, 1),
 ]  # fmt: skip
 
 
