@@ -55,9 +55,9 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--length", type=int, default=400)
-    parser.add_argument("--quick", action="store_true", help="60 steps of time, 1200 of training")
+    parser.add_argument("--quick", action="store_true", help="60 steps of time, 1000 of training")
     args = parser.parse_args()
-    length, steps = (60, 1200) if args.quick else (args.length, args.steps)
+    length, steps = (60, 1000) if args.quick else (args.length, args.steps)
 
     for make in (plain, lstm):
         model = pybptt.SequenceModel(make(length), output_size=1, loss="mse", last_only=True, seed=2)

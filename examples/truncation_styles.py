@@ -20,7 +20,8 @@ import pybptt
 from pybptt import TBPTT
 
 MODULES = ("argparse", "ast", "calendar", "configparser", "datetime", "decimal", "difflib", "doctest",
-           "inspect", "locale", "mailbox", "optparse", "pdb", "pickle", "tarfile", "typing", "zipfile")  # fmt: skip
+           "inspect", "locale", "mailbox", "optparse", "pdb", "pickle", "tarfile", "typing",
+           "zipfile")  # fmt: skip
 BATCH, HIDDEN, RATE = 32, 128, 2e-3
 LONG = 200
 LOOKS = 6  # at the held-out text
@@ -55,7 +56,7 @@ def bits(model: pybptt.SequenceModel, text: np.ndarray) -> float:
 def train(
     truncation: TBPTT, text: np.ndarray, held_out: np.ndarray, symbols: int, seconds: float
 ) -> tuple[int, int, list[tuple[float, float]]]:
-    """Updates, characters read, and (seconds, bits) of the held-out text, looked at LOOKS times on the way."""
+    """Updates, characters read, and (seconds, bits) of the held-out text, LOOKS times on the way."""
     model = pybptt.SequenceModel(pybptt.GRU(symbols, HIDDEN, seed=0), symbols, seed=1)
     optimiser = pybptt.optim.Adam(model.flat, lr=RATE)
     # All the text side by side: one long batch, which the stream goes through.
