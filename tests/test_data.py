@@ -75,6 +75,8 @@ def test_random_is_in_random_order_from_its_seed():
 
     assert epochs(0) == epochs(0) != epochs(1)
     assert epochs(0)[0] != epochs(0)[1]
+    starts = [start for item in data.random(np.arange(200), 2, 5, seed=0) for start in item.x[0]]
+    assert starts != sorted(starts)
 
 
 @pytest.mark.parametrize("make", [data.sequential, data.random])

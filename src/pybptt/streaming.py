@@ -95,8 +95,10 @@ class _Source(Generic[State]):
         while self._end < stop and self._chunks is not None:
             self._forget(start)
             if self._borrowed:  # the source may write the next chunk to the same arrays
-                x, y = self._pieces[-1]
-                self._pieces[-1], self._borrowed = (x.copy(), y.copy()), False
+                self._own(-1)
+                self._borrowed = False
+            if self._pieces and self._pieces[0][0].base is not None:  # a view of more than is needed
+                self._own(0)
             index, chunk = next(self._chunks, (0, None))
             if chunk is None:
                 self._chunks = None
@@ -133,6 +135,10 @@ class _Source(Generic[State]):
     def _steps(self, piece: Piece) -> int:
         steps: int = piece[0].shape[self._axis]
         return steps
+
+    def _own(self, index: int) -> None:
+        x, y = self._pieces[index]
+        self._pieces[index] = x.copy(), y.copy()
 
     def _forget(self, start: int) -> None:
         while self._pieces and self._begin + self._steps(self._pieces[0]) <= start:
@@ -204,6 +210,7 @@ def _windows(
                 with _counted_from(first):
                     call = model.layer._call(x, state, None, masks is not None, _draw(masks))
                     _, state, _ = model.layer._run(call, keep_tape=False, cells=None)
+                del x, call
                 first = end - k2
             if end < wanted or end == before + k1:
                 break
@@ -222,6 +229,7 @@ def _windows(
         count = (end - max(first, before)) * call.batch
         gradients.unreached = (end - before) * call.batch - count
         window, boundary = (first, state), (end, last)
+        del x, y, call, targets  # nothing but what the source holds stays
         yield Step(loss, gradients, _copy(last), before, end, count)
 
 
