@@ -74,6 +74,7 @@ def test_it_exports_what_it_says():
         "LSTM",
         "RNN",
         "TBPTT",
+        "GradientFlow",
         "Gradients",
         "RandomTruncation",
         "SequenceModel",
@@ -85,6 +86,7 @@ def test_it_exports_what_it_says():
         "clip_by_value",
         "config",
         "get_num_threads",
+        "gradient_flow",
         "onnx",
         "optim",
         "reference",
@@ -159,6 +161,7 @@ def test_examples_are_found():
         ".optim",
         ".reference",
         ".checks",
+        ".flow",
     ):
         assert counts[f"pybptt{module}"] > 0
 
