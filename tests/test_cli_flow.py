@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from cli_support import SMALL
 
 import pybptt
 from pybptt.cli import checkpoint, flow, main
+from pybptt.cli.text import Alphabet
 from pybptt.cli.training import Settings, new_layer
 
 TINY = ["flow", "--hidden", "8", "--steps", "50", "--batch", "3"]
@@ -91,7 +93,21 @@ def test_a_trained_model(cell, text, tmp_path, capsys):
     assert "20 training steps" in output
     assert row("|dL/dh_t| / |dL/dh_T|", output) == [f"{cell} l0", f"{cell} l1"]
     assert (tmp_path / "trained.png").is_file()
-    W = checkpoint.load(saved)[0]["weight_hh_l1"][:12]
+
+    # The same by hand: three stretches of the held-out text, the first and the last of its ends among them.
+    arrays, facts = checkpoint.load(saved)
+    written = Path(text).read_text()
+    alphabet = Alphabet(facts["alphabet"])
+    held_out = alphabet.encode(written[-(len(written) // 20) :])
+    begins = (0, (len(held_out) - 41) // 2, len(held_out) - 41)
+    stretches = np.stack([held_out[at : at + 41] for at in begins], axis=1)
+    layer = new_layer(Settings(cell=cell, layers=2, hidden=12), len(alphabet))
+    model = pybptt.SequenceModel(layer, len(alphabet), last_only=True)
+    model.load_parameters({name: arrays[name] for name in model.parameters})
+    found = pybptt.gradient_flow(model, stretches[:-1], stretches[-1])
+    assert row("|dL/dh_T|", output) == [f"{norms[-1]:.1e}" for norms in found.hidden_norms]
+    assert row("largest s.v. of dh_T/dh_1", output) == [f"{v[0]:.1e}" for v in found.singular_values]
+    W = arrays["weight_hh_l1"][:12]
     first = f"{cell} l1 i" if cell == "lstm" else "rnn l1"
     entry = re.findall(rf"^ *{first} +(\S+)", output, re.MULTILINE)[-1]
     assert float(entry) == pytest.approx(np.abs(np.linalg.eigvals(W)).max(), abs=1e-3)

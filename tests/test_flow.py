@@ -8,6 +8,7 @@ from support import assert_close
 
 import pybptt
 from pybptt import _jacobians
+from pybptt.flow import _verdict
 
 CELLS = {
     "rnn": (pybptt.RNN, {}),
@@ -150,6 +151,17 @@ def test_jacobians_are_those_of_finite_differences(cell, method):
     check(flow, 0, np.stack(found), 1e-6)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_fewer_points_are_some_of_all(method):
+    model, x, y, state = problem("gru", T=8, bidirectional=True)
+    every, some = (pybptt.gradient_flow(model, x, y, state, points=n, method=method) for n in (8, 3))
+    assert some.times.tolist() == [1, 4, 8]  # not the same seen from the end
+    np.testing.assert_allclose(some.singular_values, every.singular_values[:, [0, 3, 7]], rtol=1e-9)
+    np.testing.assert_allclose(some.jacobian_norms, every.jacobian_norms[:, [0, 3, 7]], rtol=0.9)
+    if some.exact:
+        np.testing.assert_allclose(some.jacobian_norms, every.jacobian_norms[:, [0, 3, 7]], rtol=1e-12)
+
+
 def test_norms_of_the_gradient_are_those_of_the_sweep():
     lengths = [9, 4, 6]
     model, x, y, state = problem("gru", num_layers=2, bidirectional=True)
@@ -257,6 +269,22 @@ def test_a_network_that_forgets_at_once(method):
     assert (flow.verdict, flow.rates[0]) == ("vanishing", 0.0)
     assert flow.singular_values[0].tolist() == [0, 0, 0, 0, 1]
     assert "0 a step back" in str(flow)
+
+
+def test_one_step_that_lets_nothing_pass_is_enough_to_vanish():
+    rnn = pybptt.RNN(1, 1, nonlinearity="relu", bias=False, dtype="float64", seed=0)
+    model = pybptt.SequenceModel(rnn, 1, loss="mse", last_only=True, seed=1)
+    rnn.flat = np.ones(2)
+    x = np.ones((10, 1, 1))
+    assert pybptt.gradient_flow(model, x, np.zeros((1, 1))).verdict == "healthy"
+    x[4] = -100  # h_5 = 0, whatever h_4 is
+    flow = pybptt.gradient_flow(model, x, np.zeros((1, 1)))
+    assert flow.singular_values[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
+    assert (flow.verdict, flow.rates[0]) == ("vanishing", pytest.approx(1))
+
+
+def test_one_overflow_is_enough_to_explode():
+    assert _verdict(np.array([2, 1, 0]), np.array([np.inf, 1.0, 1.0]))[1] == "exploding"
 
 
 def test_each_layer_has_its_verdict():

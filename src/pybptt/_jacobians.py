@@ -127,8 +127,7 @@ def products(
     def forward(v: Array) -> Array:
         moved = start(np.zeros_like(v))
         for t in range(int(times.min()), T + 1):
-            if t > times.min():
-                moved = cell.tangent_step(theta, kept[t - 1], moved)
+            moved = cell.tangent_step(theta, kept[t - 1], moved)
             moved[0, times == t] = v[times == t]
         result: Array = moved[0]
         return result
