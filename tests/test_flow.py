@@ -52,6 +52,7 @@ def orthogonal(H, scale, T=60, layers=1):
 
 def check(flow, run, jacobians, tolerance):
     """The flow's Jacobians, looked at in every step, are these (T, H, H)."""
+    tolerance = tolerance if flow.exact else max(tolerance, 1e-6)
     assert np.array_equal(flow.times, np.arange(1, len(jacobians) + 1))
     largest = np.linalg.svd(jacobians, compute_uv=False)[:, 0]
     np.testing.assert_allclose(flow.singular_values[run], largest, rtol=tolerance)
@@ -156,7 +157,7 @@ def test_fewer_points_are_some_of_all(method):
     model, x, y, state = problem("gru", T=8, bidirectional=True)
     every, some = (pybptt.gradient_flow(model, x, y, state, points=n, method=method) for n in (8, 3))
     assert some.times.tolist() == [1, 4, 8]  # not the same seen from the end
-    np.testing.assert_allclose(some.singular_values, every.singular_values[:, [0, 3, 7]], rtol=1e-9)
+    np.testing.assert_allclose(some.singular_values, every.singular_values[:, [0, 3, 7]], rtol=1e-6)
     np.testing.assert_allclose(some.jacobian_norms, every.jacobian_norms[:, [0, 3, 7]], rtol=0.9)
     if some.exact:
         np.testing.assert_allclose(some.jacobian_norms, every.jacobian_norms[:, [0, 3, 7]], rtol=1e-12)
@@ -216,8 +217,8 @@ def test_largest_singular_values_of_any_matrices():
     M[3] = np.eye(30)
     M[4] *= 1e200
     found = _jacobians.largest_singular_values(
-        lambda v: np.einsum("nij,nj->ni", M, v),
-        lambda u: np.einsum("nij,ni->nj", M, u),
+        lambda v, rows: np.einsum("nij,nj->ni", M[rows], v),
+        lambda u, rows: np.einsum("nij,ni->nj", M[rows], u),
         rng.normal(size=(5, 30)),
     )
     np.testing.assert_allclose(found, np.linalg.svd(M, compute_uv=False)[:, 0], rtol=1e-6)

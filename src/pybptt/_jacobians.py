@@ -15,7 +15,7 @@ SEGMENT = 1 << 26  # bytes that `exact` may take at a time, if one step takes no
 PROBES = 64  # random vectors for the norm of a Jacobian
 ITERATIONS, TOLERANCE = 100, 1e-7  # of the largest singular value
 
-Product = Callable[[Array], Array]
+Product = Callable[[Array, Array], Array]
 
 
 class Run(NamedTuple):
@@ -97,7 +97,7 @@ def iterative(run: Run, times: Array, rng: np.random.Generator) -> tuple[Array, 
     place = {int(t): i for i, t in enumerate(times)}
     probes = rng.standard_normal((PROBES, run.layer.hidden_size))
     found = np.zeros((len(times), *probes.shape))
-    for t, d in sweep(probes):
+    for t, d in sweep(probes, np.ones(PROBES)):
         if t in place:
             found[place[t]] = d
     # E |M^T u|^2 = |M|_F^2 for u of independent standard normal entries; of rank 1 it varies most, by
@@ -109,10 +109,11 @@ def iterative(run: Run, times: Array, rng: np.random.Generator) -> tuple[Array, 
 
 def products(
     run: Run, times: Array
-) -> tuple[Product, Product, Callable[[Array], Iterator[tuple[int, Array]]]]:
-    """M v and M^T u for the Jacobians M = dh_T/dh_t of all times at once: row i of (N, H) is for times[i].
+) -> tuple[Product, Product, Callable[[Array, Array], Iterator[tuple[int, Array]]]]:
+    """M v and M^T u for the Jacobians M = dh_T/dh_t, of several t in lockstep, the times rising.
 
-    And the sweep that the second is made of: from u at step T every t, from T to 1, and (dh_T/dh_t)^T u.
+    ``forward(v, rows)`` and ``back(u, rows)``: v and u (n, H) have one vector for each of times[rows].
+    ``sweep(u, end)`` goes back from u at step T: t, and (dh_T/dh_t)^T u of the rows i with end[i] <= t.
     """
     state, layer = run.state, run.layer
     trace = reference.run(layer._cell, layer.parameters, run.x, state=state, **_cell_options(layer)).trace
@@ -124,26 +125,31 @@ def products(
     def start(rows: Array) -> Array:
         return np.stack([rows, *[np.zeros_like(rows)] * (cell.states - 1)])  # h, and c that stands still
 
-    def forward(v: Array) -> Array:
-        moved = start(np.zeros_like(v))
-        for t in range(int(times.min()), T + 1):
-            moved = cell.tangent_step(theta, kept[t - 1], moved)
-            moved[0, times == t] = v[times == t]
+    def forward(v: Array, rows: Array) -> Array:
+        moved, begin = start(np.zeros_like(v)), times[rows]
+        for t in range(int(begin.min()), T + 1):
+            begun = np.searchsorted(begin, t)  # the rows after these stand still
+            if begun:
+                moved[:, :begun] = cell.tangent_step(theta, kept[t - 1], moved[:, :begun])
+            moved[0, begin == t] = v[begin == t]
         result: Array = moved[0]
         return result
 
-    def sweep(u: Array) -> Iterator[tuple[int, Array]]:
+    def back(u: Array, rows: Array) -> Array:
+        result, end = np.empty_like(u), times[rows]
+        for _, d in sweep(u, end):
+            result[: len(d)] = d
+        return result
+
+    def sweep(u: Array, end: Array) -> Iterator[tuple[int, Array]]:
         d = start(u)
         for t in range(T, 0, -1):
             yield t, d[0]
-            rows = tuple(np.broadcast_to(a, (len(u), a.shape[1])) for a in kept[t - 1])
-            _, d, _ = cell.backward_step(theta, rows, d)
-
-    def back(u: Array) -> Array:
-        result = np.zeros_like(u)
-        for t, d in sweep(u):
-            result[times == t] = d[times == t]
-        return result
+            d = d[:, : np.searchsorted(end, t)]  # the rows after these have arrived
+            if d.shape[1] == 0:
+                return
+            copies = tuple(np.repeat(a, d.shape[1], axis=0) for a in kept[t - 1])
+            _, d, _ = cell.backward_step(theta, copies, d)
 
     return forward, back, sweep
 
@@ -161,20 +167,24 @@ def largest_singular_values(forward: Product, back: Product, start: Array) -> Ar
     count, H = start.shape
     U, V = np.zeros((count, 0, H)), np.zeros((count, 0, H))
     B = np.zeros((count, 0, 0))
-    values = beta = np.zeros(count)
+    values, beta = np.zeros(count), np.zeros(count)
+    rows = np.arange(count)  # of the matrices that are still iterated: U, V, B, u, v, beta have no others
     _, v = _unit(start, V)
     for k in range(min(H, ITERATIONS)):
         V = np.concatenate([V, v[:, np.newaxis]], axis=1)
-        alpha, u = _unit(forward(v), U)
+        alpha, u = _unit(forward(v, rows), U)
         U = np.concatenate([U, u[:, np.newaxis]], axis=1)
         B = np.pad(B, ((0, 0), (0, 1), (0, 1)))
         B[:, k, k] = alpha
         if k > 0:
             B[:, k - 1, k] = beta
-        before, values = values, singular_values(B)[:, 0]
-        if k > 0 and (np.isinf(values) | (values - before <= TOLERANCE * values)).all():
+        found = singular_values(B)[:, 0]
+        moving = np.isfinite(found) & (found - values[rows] > TOLERANCE * found)
+        values[rows] = found
+        if not moving.any():
             break
-        beta, v = _unit(back(u), V)
+        rows, U, V, B, u = rows[moving], U[moving], V[moving], B[moving], u[moving]
+        beta, v = _unit(back(u, rows), V)
     return values
 
 
