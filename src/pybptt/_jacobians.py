@@ -179,7 +179,7 @@ def largest_singular_values(forward: Product, back: Product, start: Array) -> Ar
         if k > 0:
             B[:, k - 1, k] = beta
         found = singular_values(B)[:, 0]
-        moving = np.isfinite(found) & (found - values[rows] > TOLERANCE * found)
+        moving = found - values[rows] > TOLERANCE * found  # False for infinity
         values[rows] = found
         if not moving.any():
             break
