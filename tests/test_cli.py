@@ -27,16 +27,18 @@ def test_version():
     assert result.stdout == f"pybptt {pybptt.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["compare"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["compare"], ["flow"], ["info"]])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
     assert end.value.code == 0
     output = capsys.readouterr().out
     assert "usage: pybptt" in output
-    for word in {"train": ["--text", "Ctrl-C", "default 0.7"], "compare": ["two nested loops"]}.get(
-        "".join(command), []
-    ):
+    for word in {
+        "train": ["--text", "Ctrl-C", "default 0.7"],
+        "compare": ["two nested loops"],
+        "flow": ["--memory"],
+    }.get("".join(command), []):
         assert word in output
 
 

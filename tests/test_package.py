@@ -74,6 +74,7 @@ def test_it_exports_what_it_says():
         "LSTM",
         "RNN",
         "TBPTT",
+        "GradientFlow",
         "Gradients",
         "RandomTruncation",
         "SequenceModel",
@@ -87,6 +88,7 @@ def test_it_exports_what_it_says():
         "config",
         "data",
         "get_num_threads",
+        "gradient_flow",
         "onnx",
         "optim",
         "reference",
@@ -163,6 +165,7 @@ def test_examples_are_found():
         ".optim",
         ".reference",
         ".checks",
+        ".flow",
     ):
         assert counts[f"pybptt{module}"] > 0
 

@@ -12,6 +12,7 @@
 from . import data, onnx, optim, reference
 from ._core import version as __version__
 from .checks import check_gradients
+from .flow import GradientFlow, gradient_flow
 from .gradients import Gradients, clip_by_norm, clip_by_value
 from .layers import GRU, LSTM, RNN
 from .machine import config, get_num_threads, set_num_threads, show_config
@@ -27,6 +28,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "TBPTT",
+    "GradientFlow",
     "Gradients",
     "RandomTruncation",
     "SequenceModel",
@@ -40,6 +42,7 @@ __all__ = [
     "config",
     "data",
     "get_num_threads",
+    "gradient_flow",
     "onnx",
     "optim",
     "reference",

@@ -1,4 +1,4 @@
-"""The command line: ``python -m pybptt train | compare | info``.
+"""The command line: ``python -m pybptt train | compare | flow | info``.
 
 Exit codes: 0 success, 1 the work itself failed (a gradient beyond the bound, a loss that isn't
 finite), 2 bad options or input, 130 ended by Ctrl-C.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__, config
-from . import compare, info, train
+from . import compare, flow, info, train
 from .common import CommandError
 
 __all__ = ["main"]
@@ -51,11 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pybptt",
-        description="Exact gradients of recurrent networks on a CPU: watch them train, check them, compare.",
+        description="Exact gradients of recurrent networks on a CPU: watch them train, check them, compare, "
+        "see how they flow.",
     )
     parser.add_argument("--version", action="version", version=f"pybptt {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
-    for command in (train, compare, info):
+    for command in (train, compare, flow, info):
         name = command.__name__.rpartition(".")[2]
         summary = (command.__doc__ or "").partition("\n")[0]
         subparser = commands.add_parser(

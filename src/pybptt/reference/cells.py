@@ -36,6 +36,12 @@ class Cell(Protocol):
         step t adds to the gradient of each parameter.
         """
 
+    def tangent_step(self, theta: Theta, kept: Kept, v_state: Array) -> Array:
+        """Take the direction in which the state of step t - 1 moves; return how that of step t moves.
+
+        It is J_t v, where `backward_step` has J_t^T dh_t.
+        """
+
 
 def affine_shapes(G: int, D: int, H: int) -> Shapes:
     """Return the shapes of what every cell has, for G gates."""

@@ -55,3 +55,12 @@ class Elman(NamedTuple):
             "bias_hh": dz.sum(axis=0),  # db_hh = sum_t dz_t
         }
         return dx, np.stack([dh_prev]), gradients
+
+    def tangent_step(self, theta: Theta, kept: Kept, v_state: Array) -> Array:
+        """The derivative of h_t in the direction v of h_{t-1}."""
+        W_hh = theta["weight_hh"]
+        _, _, z, h = kept
+        (v,) = v_state
+        v_z = v @ W_hh.T  # v_z = W_hh v
+        v_h = phi_prime(h, self.nonlinearity) * clipped_prime(z, self.clip) * v_z  # v_h = phi'(z_t) v_z
+        return np.stack([v_h])

@@ -99,6 +99,22 @@ class Gru(NamedTuple):
         }
         return dx, np.stack([dh_prev]), gradients
 
+    def tangent_step(self, theta: Theta, kept: Kept, v_state: Array) -> Array:
+        """The derivative of h_t in the direction v of h_{t-1}."""
+        W_hr, W_hz, W_hn = np.split(theta["weight_hh"], 3)
+        _, h_prev, z_r, z_z, z_n, r, z, n, s = kept
+        (v,) = v_state
+        v_r = r * (1 - r) * clipped_prime(z_r, self.clip) * (v @ W_hr.T)  # v_r = sigmoid'(z_r) W_hr v
+        v_z = z * (1 - z) * clipped_prime(z_z, self.clip) * (v @ W_hz.T)  # v_z = sigmoid'(z_z) W_hz v
+        if self.reset_after:
+            v_s = v @ W_hn.T  # of s = W_hn h_{t-1} + b_hn
+            v_zn = v_r * s + r * v_s  # of r s
+        else:
+            v_s = v_r * h_prev + r * v  # of s = r h_{t-1}
+            v_zn = v_s @ W_hn.T  # of W_hn s
+        v_n = (1 - n**2) * clipped_prime(z_n, self.clip) * v_zn  # v_n = tanh'(z_n) v_zn
+        return np.stack([(1 - z) * v_n + v_z * (h_prev - n) + z * v])  # of h_t = (1 - z) n + z h_{t-1}
+
 
 def _gates(theta: Theta) -> tuple[list[Array], list[Array], list[Array], list[Array]]:
     """Split each of W_ih, W_hh, b_ih, b_hh into its parts of r, z and n."""

@@ -103,6 +103,29 @@ class Lstm(NamedTuple):
             gradients["weight_peephole"] = np.stack([dp_i, dp_o] if self.coupled else [dp_i, dp_f, dp_o])
         return dx, np.stack([dh_prev, dc_prev]), gradients
 
+    def tangent_step(self, theta: Theta, kept: Kept, v_state: Array) -> Array:
+        """The derivative of h_t, c_t in the direction v_h, v_c of h_{t-1}, c_{t-1}."""
+        W_hh = theta["weight_hh"]
+        p_i, p_f, p_o = self._peepholes(theta)
+        _, _, c_prev, z_i, z_f, z_g, z_o, i, f, g, o, c = kept
+        v_h, v_c = v_state
+        v_zi, v_zf, v_zg, v_zo = self._gates(v_h @ W_hh.T)  # v_z = W_hh v_h
+        v_zi = v_zi + p_i * v_c
+        v_zf = v_zf + p_f * v_c
+        v_i = i * (1 - i) * clipped_prime(z_i, self.clip) * v_zi  # v_i = sigmoid'(z_i) v_zi
+        v_f = f * (1 - f) * clipped_prime(z_f, self.clip) * v_zf  # v_f = sigmoid'(z_f) v_zf
+        if self.coupled:
+            v_f = -v_i  # f = 1 - i
+        v_g = (1 - g**2) * clipped_prime(z_g, self.clip) * v_zg  # v_g = tanh'(z_g) v_zg
+        v_c = (
+            f * v_c + v_f * c_prev + i * v_g + v_i * g
+        )  # of c_t = f c_{t-1} + i g; from here on v_c is its direction
+        v_zo = v_zo + p_o * v_c
+        v_o = o * (1 - o) * clipped_prime(z_o, self.clip) * v_zo  # v_o = sigmoid'(z_o) v_zo
+        tanh_c = np.tanh(clipped(c, self.clip))
+        v_h = v_o * tanh_c + o * (1 - tanh_c**2) * clipped_prime(c, self.clip) * v_c  # of h_t = o tanh(c_t)
+        return np.stack([v_h, v_c])
+
     def _gates(self, z: Array) -> list[Array]:
         """Split z (N, G H) into z_i, z_f, z_g, z_o; zeros stand for the z_f that coupled gates lack."""
         parts = np.split(z, 3 if self.coupled else 4, axis=1)
