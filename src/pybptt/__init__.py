@@ -9,7 +9,7 @@
 ((8, 8), (1, 20, 4, 8))
 """
 
-from . import onnx, optim, reference
+from . import onnx, optim, recurrence, reference
 from ._core import version as __version__
 from .checks import check_gradients
 from .gradients import Gradients, clip_by_norm
@@ -34,6 +34,7 @@ __all__ = [
     "get_num_threads",
     "onnx",
     "optim",
+    "recurrence",
     "reference",
     "set_num_threads",
     "show_config",
