@@ -36,10 +36,10 @@ __all__ = [
 def linear_scan(b: Array, c: Array, a0: Array | None = None, *, out: Array | None = None) -> Array:
     """a_t = b_t + c_t a_{t-1} for t = 1 .. T, elementwise.
 
-    Written out, a_t = sum_s (prod_{r=s+1..t} c_r) b_s over s = 0 .. t, with b_0 = a_0. Each element is computed
-    in the order of time, one multiplication and addition a step, so that it does not depend on the other
-    columns, nor on the number of threads (which divide the columns among them). One column alone is as slow
-    as its chain of operations; from a handful on memory is the limit.
+    Written out, a_t = sum_s (prod_{r=s+1..t} c_r) b_s over s = 0 .. t, with b_0 = a_0. Each element is
+    computed in the order of time, one multiplication and addition a step, so that it does not depend on the
+    other columns, nor on the number of threads (which divide the columns among them). One column alone is as
+    slow as its chain of operations; from a handful on memory is the limit.
 
     Parameters
     ----------
@@ -70,8 +70,7 @@ def linear_scan(b: Array, c: Array, a0: Array | None = None, *, out: Array | Non
     """
     b = _time_major("b", b)
     c = real("c", c, b.shape, b.dtype)
-    if a0 is not None:
-        a0 = real("a0", a0, b.shape[1:], b.dtype)
+    a0 = _start(a0, b)
     if out is None:
         out = allocate(b.shape, b.dtype)
     else:
@@ -125,8 +124,7 @@ def linear_scan_backward(
     d_a = _time_major("d_a", d_a)
     c = real("c", c, d_a.shape, d_a.dtype)
     a = real("a", a, d_a.shape, d_a.dtype)
-    if a0 is not None:
-        a0 = real("a0", a0, d_a.shape[1:], d_a.dtype)
+    a0 = _start(a0, d_a)
     d_b, d_c = allocate(d_a.shape, d_a.dtype), allocate(d_a.shape, d_a.dtype)
     d_a0 = allocate(d_a.shape[1:], d_a.dtype)
     _core.linear_scan_backward(d_a, c, a, a0, d_b, d_c, d_a0)
@@ -140,6 +138,13 @@ def _time_major(name: str, value: Any) -> Array:
     if array.ndim == 0:
         raise ValueError(f"{name}: expected shape (T, ...), got ()")
     return np.ascontiguousarray(array)
+
+
+def _start(a0: Any, b: Array) -> Array | None:
+    if a0 is None:
+        return None
+    # The last of a (T,) array is no array.
+    return real("a0", np.asarray(a0) if isinstance(a0, np.generic) else a0, b.shape[1:], b.dtype)
 
 
 Function = Callable[[Any, Any], Any]
