@@ -23,8 +23,8 @@ MODULES.remove("pybptt.__main__")  # importing it runs it
 
 
 def public_objects():
-    """Everything that a user may call or hold, of the package and of onnx, optim and reference."""
-    for owner in (pybptt, pybptt.onnx, pybptt.optim, pybptt.reference):
+    """Everything that a user may call or hold, of the package, onnx, optim, recurrence and reference."""
+    for owner in (pybptt, pybptt.onnx, pybptt.optim, pybptt.recurrence, pybptt.reference):
         names = getattr(owner, "__all__", [n for n in vars(owner) if not n.startswith("_")])
         for name in names:
             thing = getattr(owner, name)
@@ -83,6 +83,7 @@ def test_it_exports_what_it_says():
         "get_num_threads",
         "onnx",
         "optim",
+        "recurrence",
         "reference",
         "set_num_threads",
         "show_config",
@@ -153,6 +154,7 @@ def test_examples_are_found():
         ".machine",
         ".onnx",
         ".optim",
+        ".recurrence",
         ".reference",
         ".checks",
     ):

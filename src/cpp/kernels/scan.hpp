@@ -82,7 +82,7 @@ void scan_run(size_t count, const Real* b, const Real* c, const Real* before, Re
 template <class Real, bool past_caches>
 void scan_run_back(size_t count, const Real* d_a, const Real* c_after, const Real* after, const Real* a_before, Real* now,
                    Real* d_b, Real* d_c) {
-    constexpr size_t VL = size_t(kVecLanes<Real>), ahead = kAheadBytes / sizeof(Real);
+    constexpr size_t VL = size_t(kVecLanes<Real>);
     const size_t head = past_caches ? to_boundary(d_b, count) : 0;
     size_t j = count;
     const auto part = [&](size_t values) {
