@@ -10,7 +10,7 @@ namespace {
 template <class Real>
 struct Problem {
     std::size_t steps, cols, stride;
-    Fenced<Real> b, c, d_a, a_0, a, d_b, d_c, d_a_0;
+    Fenced<Real> b, c, d_a, a_0, a, d_b, d_c, d_a_0, window;
 
     Problem(std::size_t steps, std::size_t cols, std::size_t spare, Random& random)
         : steps(steps),
@@ -23,7 +23,8 @@ struct Problem {
           a(size()),
           d_b(size()),
           d_c(size()),
-          d_a_0(cols) {
+          d_a_0(cols),
+          window(kScanWindow<Real>) {
         for (const Fenced<Real>* array : {&b, &c, &d_a, &a_0})
             for (Real& value : *array) value = Real(random.uniform(-1, 1));
     }
@@ -87,9 +88,10 @@ TEST_CASE_TEMPLATE("linear recurrence, columns of any number, apart and together
                         CAPTURE(spare);
                         CAPTURE(past_caches);
                         const Problem<Real> p(steps, cols, spare, random);
-                        k.scan({steps, cols, p.stride, p.b.data(), p.c.data(), p.a_0.data(), p.a.data(), past_caches});
+                        k.scan({steps, cols, p.stride, p.b.data(), p.c.data(), p.a_0.data(), p.a.data(), past_caches,
+                                p.window.data()});
                         k.scan_backward({steps, cols, p.stride, p.d_a.data(), p.c.data(), p.a.data(), p.a_0.data(), p.d_b.data(),
-                                         p.d_c.data(), p.d_a_0.data(), past_caches});
+                                         p.d_c.data(), p.d_a_0.data(), past_caches, p.window.data()});
                         REQUIRE(p.difference() == "");
                         REQUIRE(p.others_untouched());
                     }
@@ -98,9 +100,9 @@ TEST_CASE_TEMPLATE("linear recurrence, columns of any number, apart and together
 
 TEST_CASE_TEMPLATE("linear recurrence, long time and long rows past the caches", Real, float, double) {
     Random random(42);
-    constexpr std::size_t window = 65536 / sizeof(Real);  // the kernel's: rows and segments larger and smaller than it
-    const std::pair<std::size_t, std::size_t> sizes[] = {{2 * window / 33 + 5, 33}, {4 * window / 64, 64}, {9, window / 4},
-                                                         {3, window / 4 + 1},       {2, window},           {3, 2 * window + 3}};
+    constexpr std::size_t round = 65536 / sizeof(Real), wide = kScanWindow<Real>;  // the kernel's
+    const std::pair<std::size_t, std::size_t> sizes[] = {
+        {2 * round / 33 + 5, 33}, {4 * round / 64, 64}, {9, round / 4}, {3, round / 4 + 1}, {2, wide}, {3, 2 * wide + 3}};
     for_each_tier<Real>([&](const Kernels<Real>& k) {
         for (const auto& [steps, cols] : sizes) {
             CAPTURE(steps);
@@ -108,11 +110,12 @@ TEST_CASE_TEMPLATE("linear recurrence, long time and long rows past the caches",
             const Problem<Real> p(steps, cols, 0, random);
             std::vector<std::vector<double>> results;
             for (const bool past_caches : {false, true}) {
-                k.scan({steps, cols, cols, p.b.data(), p.c.data(), p.a_0.data(), p.a.data(), past_caches});
+                k.scan({steps, cols, cols, p.b.data(), p.c.data(), p.a_0.data(), p.a.data(), past_caches, p.window.data()});
                 k.scan_backward({steps, cols, cols, p.d_a.data(), p.c.data(), p.a.data(), p.a_0.data(), p.d_b.data(), p.d_c.data(),
-                                 p.d_a_0.data(), past_caches});
+                                 p.d_a_0.data(), past_caches, p.window.data()});
                 for (const Fenced<Real>* array : {&p.a, &p.d_b, &p.d_c, &p.d_a_0}) results.push_back(array->values());
             }
+            REQUIRE(p.difference() == "");
             for (std::size_t i = 0; i < 4; ++i) REQUIRE(results[i] == results[i + 4]);
             REQUIRE(p.others_untouched());
         }

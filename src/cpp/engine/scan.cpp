@@ -36,11 +36,13 @@ void linear_scan(std::size_t steps, std::size_t cols, const Real* b, const Real*
     Team team(threads_wanted(panel_count<Real>(cols), 3 * bytes));
     const Buffer<Real> zero = a_0 != nullptr ? Buffer<Real>() : zeros<Real>(cols);
     if (a_0 == nullptr) a_0 = zero.data();
+    const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>);
     team.run([&](int member) {
+        Real* const window = windows.data() + std::size_t(member) * kScanWindow<Real>;
         const Range mine = share(cols, kLanes<Real>, member, team.size());
         const std::size_t first = mine.begin;
         if (mine.size() == 0 || steps == 0) return;
-        kernel.scan({steps, mine.size(), cols, b + first, c + first, a_0 + first, a + first, bytes > kPastCaches});
+        kernel.scan({steps, mine.size(), cols, b + first, c + first, a_0 + first, a + first, bytes > kPastCaches, window});
     });
 }
 
@@ -58,12 +60,14 @@ void linear_scan_backward(std::size_t steps, std::size_t cols, const Real* d_a, 
     Team team(threads_wanted(panel_count<Real>(cols), 5 * bytes));
     const Buffer<Real> zero = a_0 != nullptr ? Buffer<Real>() : zeros<Real>(cols);
     if (a_0 == nullptr) a_0 = zero.data();
+    const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>);
     team.run([&](int member) {
+        Real* const window = windows.data() + std::size_t(member) * kScanWindow<Real>;
         const Range mine = share(cols, kLanes<Real>, member, team.size());
         const std::size_t first = mine.begin;
         if (mine.size() == 0) return;
         kernel.scan_backward({steps, mine.size(), cols, d_a + first, c + first, a + first, a_0 + first, d_b + first, d_c + first,
-                              d_a_0 + first, past_caches});
+                              d_a_0 + first, past_caches, window});
     });
 }
 

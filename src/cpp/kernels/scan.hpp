@@ -21,12 +21,12 @@
 namespace pybptt {
 namespace {
 
-constexpr size_t kWindowBytes = 65536;
 constexpr size_t kLongTimeBytes = 16384;  ///< a row at most, where time is one long array
 constexpr size_t kAheadBytes = 512;       ///< measured: loads alone ask memory for too little at a time
 
+/// What of the window one long array goes through before it begins anew: in the L1 cache, or next to it.
 template <class Real>
-constexpr size_t kWindow = kWindowBytes / sizeof(Real);
+constexpr size_t kRound = 4 * kLongTimeBytes / sizeof(Real);
 
 template <class Real>
 bool one_long_array(size_t cols, size_t stride, bool past_caches) {
@@ -36,7 +36,7 @@ bool one_long_array(size_t cols, size_t stride, bool past_caches) {
 /// Columns of a segment: of nearly equal widths, whole cache lines.
 template <class Real>
 size_t segment_width(size_t cols) {
-    const size_t segments = (cols + kWindow<Real> - 1) / kWindow<Real>;
+    const size_t segments = (cols + kScanWindow<Real> - 1) / kScanWindow<Real>;
     return panel_count<Real>((cols + segments - 1) / segments) * kLanes<Real>;
 }
 
@@ -126,15 +126,15 @@ void scan(const Scan<Real>& s) {
             store_first(s.a + at, a = fma(load_first(s.c + at, n), a, load_first(s.b + at, n)), n);
         return;
     }
-    alignas(kPanelBytes) Real window[kWindow<Real>];
+    Real* const window = s.window;
     if (one_long_array<Real>(s.cols, stride, s.past_caches)) {
         copy_values(s.cols, s.a_0, window);
         for (size_t i = 0, place = s.cols, count = 0, all = s.steps * s.cols; i < all; i += count, place += count) {
-            if (place == kWindow<Real>) {
+            if (place == kRound<Real>) {
                 copy_values(s.cols, window + place - s.cols, window);
                 place = s.cols;
             }
-            count = all - i < kWindow<Real> - place ? all - i : kWindow<Real> - place;
+            count = all - i < kRound<Real> - place ? all - i : kRound<Real> - place;
             scan_run<Real, true>(count, s.b + i, s.c + i, window + place - s.cols, window + place, s.a + i);
         }
         return end_of_stores_past_caches();
@@ -157,7 +157,7 @@ void scan(const Scan<Real>& s) {
 template <class Real>
 void scan_backward(const ScanBack<Real>& s) {
     const size_t stride = s.stride, all = s.steps * stride;
-    alignas(kPanelBytes) Real window[kWindow<Real>];
+    Real* const window = s.window;
     if (s.cols < size_t(kVecLanes<Real>)) {
         const int n = int(s.cols);
         Vec<Real> d_b{}, c_after{};
@@ -169,11 +169,11 @@ void scan_backward(const ScanBack<Real>& s) {
             store_first(s.d_c + at, d_b * load_first(at == 0 ? s.a_0 : s.a + at - stride, n), n);
         }
     } else if (one_long_array<Real>(s.cols, stride, s.past_caches)) {
-        size_t place = kWindow<Real> - s.cols, i = all;
+        size_t place = kRound<Real> - s.cols, i = all;
         const auto back_to = [&](size_t begin, const Real* c_after, const Real* a_before) {
             for (size_t count; i > begin;) {
                 if (place == 0) {
-                    place = kWindow<Real> - s.cols;
+                    place = kRound<Real> - s.cols;
                     copy_values(s.cols, window, window + place);
                 }
                 count = i - begin < place ? i - begin : place;

@@ -140,6 +140,10 @@ struct Cell {
     void (*backward[2])(size_t rows, size_t panels, const CellSweep<Real>& step);  ///< called in the opposite order
 };
 
+/// Room that a linear recurrence asks for: 256 KB, so that rows up to that size are read whole.
+template <class Real>
+constexpr size_t kScanWindow = (size_t{1} << 18) / sizeof(Real);
+
 /// a_t = b_t + c_t a_{t-1} for t = 1 .. steps, elementwise: row-major arrays of the user's (or some of their columns), whose row t
 /// is `stride` values behind row t-1. past_caches: the result goes straight to memory.
 template <class Real>
@@ -148,6 +152,7 @@ struct Scan {
     const Real *b, *c, *a_0;
     Real* a;
     bool past_caches;
+    Real* window;  ///< kScanWindow values, of no particular content
 };
 
 /// Its gradient; at least one step.
@@ -157,6 +162,7 @@ struct ScanBack {
     const Real *d_a, *c, *a, *a_0;
     Real *d_b, *d_c, *d_a_0;
     bool past_caches;  ///< only if d_b and d_c are equally far from a 64-byte boundary
+    Real* window;
 };
 
 /// The kernels of one tier. `rows` and `cols` are the real sizes; all matrices are in panels unless said otherwise.
