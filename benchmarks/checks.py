@@ -234,8 +234,41 @@ def memory() -> Iterator[Figure]:
         yield Figure("  its part of the tape", figures["backward"] / figures["tape"], "", "<=", 0.1)
 
 
+def scan() -> Iterator[Figure]:
+    """linear_scan against the copy of an array and JAX's associative_scan, float32 (needs 3 GB of memory)."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})  # JAX takes as many threads as it finds cores when it starts
+    import jax
+
+    def jax_scan(b, c):
+        def combine(first, second):
+            return first[0] * second[0], second[0] * first[1] + second[1]
+
+        return jax.lax.associative_scan(combine, (c, b))[1]
+
+    rng = np.random.default_rng(0)
+    for shape in ((65536, 8, 128), (8192, 32, 256), (1024, 64, 1000), (600_000, 1, 100), (16_000_000, 1, 4)):
+        b, c = rng.random((2, *shape), np.float32)
+        a = np.empty_like(b)
+        pybptt.recurrence.linear_scan(b, c, out=a)
+        on_device, compiled = (jax.device_put(b), jax.device_put(c)), jax.jit(jax_scan)
+        calls = {
+            "copy": lambda: np.copyto(a, b),  # noqa: B023
+            "scan": lambda: pybptt.recurrence.linear_scan(b, c, out=a),  # noqa: B023
+            "jax": lambda: jax.block_until_ready(compiled(*on_device)),  # noqa: B023
+        }
+        times = interleaved(calls, rounds=9)
+        of_copy = (3 / times["scan"]) / (2 / times["copy"])
+        asked = 0.8 if shape[1] * shape[2] > 16 else None  # a few columns wait for their chain of operations
+        yield Figure(f"{shape}: copy, read and written", 2 * b.nbytes / times["copy"] / 1e9, "GB/s")
+        yield Figure("  linear_scan, of the copy's bytes a second", of_copy, "", ">=", asked)
+        yield Figure("  times as fast as associative_scan", times["jax"] / times["scan"], "x", ">=", 5)
+    os.sched_setaffinity(0, before)
+
+
 CHECKS = {
-    check.__name__: check for check in (overhead, imports, denormals, flat, ragged, memory, float64, textbook)
+    check.__name__: check
+    for check in (overhead, imports, denormals, flat, ragged, scan, memory, float64, textbook)
 }
 
 

@@ -24,7 +24,7 @@ MODULES.remove("pybptt.__main__")  # importing it runs it
 
 def public_objects():
     """Everything that a user may call or hold, of the package and of its subjects' modules."""
-    for owner in (pybptt, pybptt.data, pybptt.onnx, pybptt.optim, pybptt.reference):
+    for owner in (pybptt, pybptt.data, pybptt.onnx, pybptt.optim, pybptt.recurrence, pybptt.reference):
         names = getattr(owner, "__all__", [n for n in vars(owner) if not n.startswith("_")])
         for name in names:
             thing = getattr(owner, name)
@@ -91,6 +91,7 @@ def test_it_exports_what_it_says():
         "gradient_flow",
         "onnx",
         "optim",
+        "recurrence",
         "reference",
         "set_num_threads",
         "show_config",
@@ -163,6 +164,7 @@ def test_examples_are_found():
         ".machine",
         ".onnx",
         ".optim",
+        ".recurrence",
         ".reference",
         ".checks",
         ".flow",

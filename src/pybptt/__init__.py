@@ -9,7 +9,7 @@
 ((8, 8), (1, 20, 4, 8))
 """
 
-from . import data, onnx, optim, reference
+from . import data, onnx, optim, recurrence, reference
 from ._core import version as __version__
 from .checks import check_gradients
 from .flow import GradientFlow, gradient_flow
@@ -45,6 +45,7 @@ __all__ = [
     "gradient_flow",
     "onnx",
     "optim",
+    "recurrence",
     "reference",
     "set_num_threads",
     "show_config",

@@ -15,4 +15,5 @@ PYBIND11_MODULE(_core, module) {
     pybptt::bind_runtime(module);
     pybptt::bind_rnn(module);
     pybptt::bind_model(module);
+    pybptt::bind_scan(module);
 }

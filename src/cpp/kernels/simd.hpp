@@ -9,6 +9,8 @@
 #include <stdint.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -126,6 +128,26 @@ PYBPTT_INLINE void store_first(Real* p, Vec<Real> v, int count) {
 #else
     for (int i = 0; i < kVecLanes<Real>; ++i)
         if (i < count) p[i] = v[i];
+#endif
+}
+
+/// Aligned to the vector, and not by way of the caches where the processor has such a store; other cores see them in order only
+/// after `end_of_stores_past_caches`.
+template <class Real>
+PYBPTT_INLINE void store_past_caches(Real* p, Vec<Real> v) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(v));
+#elif defined(__AVX2__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(v));
+#elif defined(__SSE2__)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(v));
+#else
+    store(p, v);
+#endif
+}
+PYBPTT_INLINE void end_of_stores_past_caches() {
+#if defined(__SSE2__)
+    _mm_sfence();
 #endif
 }
 

@@ -140,6 +140,31 @@ struct Cell {
     void (*backward[2])(size_t rows, size_t panels, const CellSweep<Real>& step);  ///< called in the opposite order
 };
 
+/// Room that a linear recurrence asks for: 256 KB, so that rows up to that size are read whole.
+template <class Real>
+constexpr size_t kScanWindow = (size_t{1} << 18) / sizeof(Real);
+
+/// a_t = b_t + c_t a_{t-1} for t = 1 .. steps, elementwise: row-major arrays of the user's (or some of their columns), whose row t
+/// is `stride` values behind row t-1. past_caches: the result goes straight to memory.
+template <class Real>
+struct Scan {
+    size_t steps, cols, stride;
+    const Real *b, *c, *a_0;
+    Real* a;
+    bool past_caches;
+    Real* window;  ///< kScanWindow values, of no particular content
+};
+
+/// Its gradient; at least one step.
+template <class Real>
+struct ScanBack {
+    size_t steps, cols, stride;
+    const Real *d_a, *c, *a, *a_0;
+    Real *d_b, *d_c, *d_a_0;
+    bool past_caches;  ///< only if d_b and d_c are equally far from a 64-byte boundary
+    Real* window;
+};
+
 /// The kernels of one tier. `rows` and `cols` are the real sizes; all matrices are in panels unless said otherwise.
 template <class Real>
 struct Kernels {
@@ -181,6 +206,9 @@ struct Kernels {
                           Real scale, Matrix<Real> o, double* losses);
     /// sums[r] += sum over columns of from(r, c); the lanes past the last column must be 0.
     void (*sum_columns)(size_t rows, size_t cols, Matrix<const Real> from, Real* sums);
+    /// The linear recurrence and its gradient; its file has the equations.
+    void (*scan)(const Scan<Real>& arrays);
+    void (*scan_backward)(const ScanBack<Real>& arrays);
     Cell<Real> elman[kNonlinearities][2];  ///< [nonlinearity][clipped]
     Cell<Real> lstm[2][2][2];              ///< [peephole][coupled][clipped]
     Cell<Real> gru[2][2];                  ///< [reset after][clipped]

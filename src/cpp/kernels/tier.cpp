@@ -6,6 +6,7 @@
 #include "kernels/gemm.hpp"
 #include "kernels/losses.hpp"
 #include "kernels/panels.hpp"
+#include "kernels/scan.hpp"
 
 namespace pybptt {
 namespace {
@@ -58,6 +59,8 @@ constexpr Kernels<Real> make_kernels() {
     k.scatter_add_rows = scatter_add_rows<Real>;
     k.softmax_cross_entropy = softmax_cross_entropy<Real>;
     k.squared_error = squared_error<Real>;
+    k.scan = scan<Real>;
+    k.scan_backward = scan_backward<Real>;
     register_elman<Real, Tanh>(k, Nonlinearity::tanh);
     register_elman<Real, Relu>(k, Nonlinearity::relu);
     register_elman<Real, Sigmoid>(k, Nonlinearity::sigmoid);

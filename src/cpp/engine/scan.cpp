@@ -1,0 +1,81 @@
+// The linear recurrence: columns are dealt out to threads, in whole cache lines. How time is walked through is the kernel's affair.
+#include "pybptt/scan.hpp"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "runtime/memory.hpp"
+#include "runtime/threads.hpp"
+#include "runtime/tier.hpp"
+
+namespace pybptt {
+namespace {
+
+/// Results of this size are in no cache when the next call wants them, if it does.
+constexpr std::size_t kPastCaches = std::size_t{48} << 20;
+
+int threads_wanted(std::size_t columns, std::size_t bytes) {
+    constexpr std::size_t kBytesEach = std::size_t{1} << 19;  // some 20 microseconds; waking a thread costs a few
+    const std::size_t most = std::size_t(num_threads());
+    return int(std::max<std::size_t>(1, std::min({most, columns, bytes / kBytesEach})));
+}
+
+template <class Real>
+Buffer<Real> zeros(std::size_t count) {
+    Buffer<Real> buffer(count);
+    std::fill_n(buffer.data(), count, Real(0));
+    return buffer;
+}
+
+}  // namespace
+
+template <class Real>
+void linear_scan(std::size_t steps, std::size_t cols, const Real* b, const Real* c, const Real* a_0, Real* a) {
+    const Kernels<Real>& kernel = kernels<Real>();
+    const std::size_t bytes = steps * cols * sizeof(Real);
+    Team team(threads_wanted(panel_count<Real>(cols), 3 * bytes));
+    const Buffer<Real> zero = a_0 != nullptr ? Buffer<Real>() : zeros<Real>(cols);
+    if (a_0 == nullptr) a_0 = zero.data();
+    const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>);
+    team.run([&](int member) {
+        Real* const window = windows.data() + std::size_t(member) * kScanWindow<Real>;
+        const Range mine = share(cols, kLanes<Real>, member, team.size());
+        const std::size_t first = mine.begin;
+        if (mine.size() == 0 || steps == 0) return;
+        kernel.scan({steps, mine.size(), cols, b + first, c + first, a_0 + first, a + first, bytes > kPastCaches, window});
+    });
+}
+
+template <class Real>
+void linear_scan_backward(std::size_t steps, std::size_t cols, const Real* d_a, const Real* c, const Real* a, const Real* a_0,
+                          Real* d_b, Real* d_c, Real* d_a_0) {
+    if (steps == 0) {
+        std::fill_n(d_a_0, cols, Real(0));
+        return;
+    }
+    const Kernels<Real>& kernel = kernels<Real>();
+    const std::size_t bytes = steps * cols * sizeof(Real);
+    const auto distance = reinterpret_cast<std::uintptr_t>(d_b) - reinterpret_cast<std::uintptr_t>(d_c);
+    const bool past_caches = 2 * bytes > kPastCaches && distance % kPanelBytes == 0;
+    Team team(threads_wanted(panel_count<Real>(cols), 5 * bytes));
+    const Buffer<Real> zero = a_0 != nullptr ? Buffer<Real>() : zeros<Real>(cols);
+    if (a_0 == nullptr) a_0 = zero.data();
+    const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>);
+    team.run([&](int member) {
+        Real* const window = windows.data() + std::size_t(member) * kScanWindow<Real>;
+        const Range mine = share(cols, kLanes<Real>, member, team.size());
+        const std::size_t first = mine.begin;
+        if (mine.size() == 0) return;
+        kernel.scan_backward({steps, mine.size(), cols, d_a + first, c + first, a + first, a_0 + first, d_b + first, d_c + first,
+                              d_a_0 + first, past_caches, window});
+    });
+}
+
+#define PYBPTT_INSTANTIATE(Real)                                                                                                   \
+    template void linear_scan(std::size_t, std::size_t, const Real*, const Real*, const Real*, Real*);                             \
+    template void linear_scan_backward(std::size_t, std::size_t, const Real*, const Real*, const Real*, const Real*, Real*, Real*, \
+                                       Real*);
+PYBPTT_INSTANTIATE(float)
+PYBPTT_INSTANTIATE(double)
+
+}  // namespace pybptt
