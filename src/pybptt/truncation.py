@@ -235,7 +235,7 @@ def limits_of(
     reach = np.minimum(-(-t // k1) * k1, T_b) - k2  # the last step that the window of loss t does not get to
     counted = np.ascontiguousarray(np.broadcast_to(t > reach, (steps, batch))) if k2 < k1 else None
     rest = T_b % k1
-    if ((0 < rest) & (rest < k2) & (rest < T_b)).any():  # the last window reaches into the one before
+    if ((rest > 0) & (rest < k2) & (rest < T_b)).any():  # the last window reaches into the one before
         return Limits(None, (k1, k2), clip, clip_limit, counted)
     # Nothing passes where a window begins or between windows, but h_0 to the first one.
     factors = allocate((steps, batch), dtype)
