@@ -7,7 +7,7 @@ from, and the guide for a port to another language. It needs NumPy and nothing e
   textbooks print it), `backward`, the memoised sweep, `forward_accumulation` and `finite_differences`.
 - elman.py, lstm.py, gru.py: one step forward and one step back of each cell.
 - network.py: layers, two directions, ragged batches: `run`, and `sweep`, which goes back.
-- truncation.py: truncated backpropagation, one sweep for each window of losses; clipping.py: clipping of dh_t.
+- truncation.py: truncated backpropagation, one sweep for each window of losses. clipping.py: of dh_t.
 - losses.py: output layer and losses; activations.py.
 
 ===========  ===========================================================================  ================

@@ -1,8 +1,8 @@
 """Clipping inside the recurrence: of dh_t, before it goes back through step t.
 
 By norm: Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural networks, ICML,
-algorithm 1, which is there for the whole gradient. By value: Graves (2013), Generating sequences with recurrent
-neural networks, arXiv:1308.0850, section 2.1.
+algorithm 1, which is there for the whole gradient. By value: Graves (2013), Generating sequences with
+recurrent neural networks, arXiv:1308.0850, section 2.1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ._arrays import Array, one_of
 
 
 def clip_rows(dh: Array, clip_hidden: tuple[str, float] | None) -> Array:
-    """Return dh (N, H) with every row scaled down to a 2-norm of at most limit, or every value cut at +-limit.
+    """Return dh (N, H), its rows scaled down to a 2-norm of at most limit, or its values cut at +-limit.
 
     Examples
     --------

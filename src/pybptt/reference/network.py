@@ -333,8 +333,9 @@ def upstream_of_loss(
 ) -> tuple[float, Array, State, dict[str, Array]]:
     """Put output layer and loss on top of what `run` returned.
 
-    Return L, dL/d(output), dL/d(final state) and the output layer's gradients, of the targets alone for which
-    `reached` (T, B) is true; the mean divides by the number of all. Other arguments as for `run_loss_and_grad`.
+    Return L, dL/d(output), dL/d(final state) and the output layer's gradients, of the targets alone for
+    which `reached` (T, B) is true; the mean divides by the number of all. Other arguments are those of
+    `run_loss_and_grad`.
     """
     T, B, KH = output.shape
     h_last = final[0] if isinstance(final, tuple) else final

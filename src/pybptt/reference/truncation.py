@@ -47,8 +47,8 @@ class Window(NamedTuple):
 def windows(T: int, k1: int, k2: int) -> list[Window]:
     """List the windows of TBPTT(k1, k2) of a sequence of T steps.
 
-    A sequence without steps has one, which is empty: its end is a boundary, and derivatives by the final state
-    belong to that.
+    A sequence without steps has one, which is empty: its end is a boundary, to which derivatives by the final
+    state belong.
 
     Examples
     --------
@@ -95,8 +95,8 @@ def truncated_sweep(
     Returns
     -------
     Gradients
-        The sums over the windows; to ``hidden[:, t - 1]`` those contribute that go through step t, to ``state``
-        those that go through step 1.
+        The sums over the windows; to ``hidden[:, t - 1]`` those contribute that go through step t, to
+        ``state`` those that go through step 1.
 
     Examples
     --------
@@ -162,7 +162,8 @@ def tbptt_loss_and_grad(
 
     >>> from pybptt import reference
     >>> parameters = {"weight_ih_l0": [[1.0, 2.0]], "weight_hh_l0": [[0.5]], "output.weight": [[0.0]] * 4}
-    >>> loss, g, _, unreached = reference.tbptt_loss_and_grad("rnn", parameters, [[0], [1]], [[1], [2]], k1=2, k2=1)
+    >>> x, y = [[0], [1]], [[1], [2]]
+    >>> loss, g, _, unreached = reference.tbptt_loss_and_grad("rnn", parameters, x, y, k1=2, k2=1)
     >>> round(loss, 6), unreached  # log(4) / 2
     (0.693147, 1)
     """
@@ -187,10 +188,10 @@ def tbptt_loss_and_grad(
 def _in_lockstep(
     trace: Trace, k1: int, k2: int
 ) -> Iterator[tuple[NDArray[np.bool_], Array, NDArray[np.bool_]]]:
-    """Yield, of the first window of every sequence, then of the second, ..., what tells a sweep to keep to it.
+    """Yield, of the first window of every sequence, then of the second, ..., what makes a sweep keep to it.
 
-    Its losses (T, B); xi (T, B), which is 0 at the window's first use of the parameters, unless that is step 1;
-    and whether its boundary is the sequence's end (B,).
+    Its losses (T, B); xi (T, B), which is 0 at the window's first use of the parameters, unless that is step
+    1; and whether its boundary is the sequence's end (B,).
     """
     T, B = len(trace.kept[0]), len(trace.lengths)
     of_sequence = [windows(int(T_b), k1, k2) for T_b in trace.lengths]
