@@ -3,7 +3,16 @@
 from types import SimpleNamespace
 
 import numpy as np
-from cell_support import EVERY, cell_options, forward, parts, problem, state_like, torch_gradients, torch_leaves
+from cell_support import (
+    EVERY,
+    cell_options,
+    forward,
+    parts,
+    problem,
+    state_like,
+    torch_gradients,
+    torch_leaves,
+)
 
 import pybptt
 from pybptt import reference
@@ -168,14 +177,18 @@ def by_torch(torch, p, k1, k2, *, xi=None, clip_hidden=None):
             if first > 1:
                 begin = tuple(torch.cat([s[i] for s in saved[first - 2]]) for i in range(len(start)))
             states = steps_by_torch(torch, p, leaves, xs, begin, b, first, t, xi, clip_hidden)
-            last = states[-1] if states else [tuple(s[k : k + 1] for s in begin) for k in range(len(begin[0]))]
+            last = (
+                states[-1] if states else [tuple(s[k : k + 1] for s in begin) for k in range(len(begin[0]))]
+            )
             terms = []
             for s in range(max(previous + 1, first), t + 1):
                 h = states[s - first][-1][0]
                 if model is None:
                     terms.append((h[0] * torch.tensor(p.d_output[s - 1, b])).sum())
                     for k in range(p.layer.num_layers if p.d_cells is not None else 0):
-                        terms.append((states[s - first][k][1][0] * torch.tensor(p.d_cells[k, s - 1, b])).sum())
+                        terms.append(
+                            (states[s - first][k][1][0] * torch.tensor(p.d_cells[k, s - 1, b])).sum()
+                        )
                 elif not model.last_only:
                     terms.append(loss_of(h, p.y[s - 1, b]))
                     reached += 1
@@ -206,7 +219,8 @@ def assert_gradients(found, expected, tolerance=1e-12, floor=0.0):
     """Gradients by parameters, input and initial state, and `hidden`, relative to the largest entry of each."""
     pairs = {"input": (found.input, expected.input), "hidden": (found.hidden, expected.hidden)}
     pairs |= {
-        f"state[{i}]": pair for i, pair in enumerate(zip(parts(found.state), parts(expected.state), strict=True))
+        f"state[{i}]": pair
+        for i, pair in enumerate(zip(parts(found.state), parts(expected.state), strict=True))
     }
     assert list(found.parameters) == list(expected.parameters)
     pairs |= {name: (found.parameters[name], expected.parameters[name]) for name in expected.parameters}
