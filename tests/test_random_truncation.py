@@ -1,4 +1,4 @@
-"""RandomTruncation and ARTBP: the reference's gradient for the factors drawn, and the full one in the mean."""
+"""RandomTruncation and ARTBP: the reference's gradient for the factors drawn, the full one in the mean."""
 
 import pickle
 from statistics import NormalDist
@@ -27,7 +27,7 @@ SLOPE = np.linspace(0.4, 1.0, T)
 @pytest.mark.parametrize("truncation", [RandomTruncation(0.6, 1), RandomTruncation(SLOPE, 2), ARTBP(0.3, 3)])
 @pytest.mark.parametrize("lengths", [None, RAGGED], ids=["equal", "ragged"])
 def test_agrees_with_the_reference(cell, truncation, lengths):
-    """Given the xi drawn, the reference's sweep with these factors: layer and model, stacks, clipped or not."""
+    """Given the xi drawn, the reference's sweep with these factors: layer and model, clipped or not."""
     p = problem(cell, T, 9, 5, 9, 3, lengths=lengths, mask=True)
     xi = truncation.factors(T, 9)
     assert 0 < np.count_nonzero(xi[0]) < 9  # J_1 is cut for some: dL/dh_0 is 0 there
@@ -52,7 +52,7 @@ def test_several_chunks():
 
 
 def test_factors():
-    """1 / pi_t or 0, with the frequency pi_t; of every step and sequence by itself; what dtype is asked for."""
+    """1 / pi_t or 0, with the frequency pi_t; of every step and sequence by itself; either dtype."""
     pi = np.array([0.1, 0.5, 0.9, 1.0])
     xi = RandomTruncation(pi, seed=0).factors(4, 10_000)
     for row, p in zip(xi, pi, strict=True):

@@ -35,9 +35,9 @@ def test_windows_by_hand():
 @pytest.mark.parametrize(("k1", "k2"), STYLES)
 @pytest.mark.parametrize("cell", PYTORCHS)
 def test_windows_agree_with_autograd(torch, cell, k1, k2):
-    """Gradients by parameters, input, initial state and all h_t: the sums over windows run from detached states.
+    """Gradients by parameters, input, initial state and all h_t: sums over windows run from detached states.
 
-    Stacks of 1 to 3 layers with a dropout mask between them, ragged, with derivatives by final states and cells.
+    Stacks of 1 to 3 layers with a dropout mask, ragged, with derivatives by final states and cells.
     """
     L = 1 + STYLES.index((k1, k2)) % 3
     p = problem(cell, T, 4, 3, 4, L, lengths=[13, 5, 0, 12], mask=True, tokens=k1 == 4)

@@ -1,4 +1,4 @@
-"""TBPTT(k1, k2), and clipping inside the recurrence, of every cell against pybptt.reference and by identities."""
+"""TBPTT(k1, k2) and clipping inside the recurrence: every cell against pybptt.reference, and identities."""
 
 import itertools
 from types import SimpleNamespace
@@ -142,7 +142,7 @@ def test_any_sizes(cell, T, B, D, H, L, k1, k2, data):
 
 @pytest.mark.parametrize("last_only", FLAGS)
 def test_unreached_targets(last_only):
-    """TBPTT(5, 2) of 13 steps: 4, 5, 9, 10, 12, 13 are reached. What is not is in no gradient and not in the loss."""
+    """TBPTT(5, 2) of 13 steps reaches 4, 5, 9, 10, 12, 13; the others are in no gradient, nor in the loss."""
     p = model_problem("gru", 13, 1, 3, 4, 5, reduction="sum", last_only=last_only)
     _, g, _ = p.model.loss_and_grad(p.x, p.y, p.state, truncation=TBPTT(5, 2))
     assert g.unreached == (0 if last_only else 7)
@@ -189,7 +189,7 @@ def test_whole_windows_are_the_full_gradient(cell, lengths):
 
 @pytest.mark.parametrize("cell", FEW)
 def test_blocks(cell):
-    """TBPTT(k, k) is separate calls for blocks of k steps, each from the state that the one before returned."""
+    """TBPTT(k, k) is separate calls for blocks of k steps, each from the state that the last one returned."""
     k, blocks, options = 4, 3, {"reduction": "sum"}
     p = model_problem(cell, k * blocks, 9, 5, 9, 6, 2, **options)
     found = loss_and_grad(p, TBPTT(k, k))
@@ -223,7 +223,7 @@ def test_the_textbooks_truncation(truncate):
 @pytest.mark.parametrize(("k1", "k2"), [(3, 7), (4, 4), (5, 2)])
 @pytest.mark.parametrize("cell", FEW)
 def test_linear_in_the_upstream_gradient(cell, k1, k2):
-    """Of a d_output + b e_output (and d_state, d_cells) the gradient is a times the one plus b times the other."""
+    """The gradients for 2 a - 3 b, where a and b are each d_output, d_state and d_cells."""
     p, q = (problem(cell, T, 9, 3, 9, 2, lengths=RAGGED, seed=seed) for seed in (0, 1))
     both = SimpleNamespace(**vars(p))
     alone = []
@@ -370,7 +370,7 @@ def test_a_large_limit_does_not_clip(kind, dtype):
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_the_norm_of_tiny_and_huge_derivatives(scale):
-    """Their squares are beyond float32; a loss scaled by a power of ten, and the limit with it, scales the result."""
+    """Their squares are beyond float32; the loss and the limit scaled alike, the gradients are."""
     rnn = pybptt.RNN(3, 9, seed=0)
     rng = np.random.default_rng(0)
     output, _, tape = rnn.forward(rng.normal(size=(5, 2, 3)).astype(np.float32))
@@ -401,8 +401,17 @@ def test_clip_by_value():
 # ---- Errors ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1.0, ValueError), (np.nan, ValueError),
-                                              ("1", TypeError), (None, TypeError), (True, TypeError)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [
+        (0, ValueError),
+        (-1.0, ValueError),
+        (np.nan, ValueError),
+        ("1", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ],
+)
 def test_limits_that_are_none(limit, error):
     with pytest.raises(error, match="limit: expected a positive number, got"):
         pybptt.clip_by_value(np.zeros(3), limit)
@@ -440,8 +449,17 @@ def test_clip_hidden_that_is_wrong(run, clip_hidden, error):
 
 
 @pytest.mark.parametrize("name", ["k1", "k2"])
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-3, ValueError), (1.0, TypeError),
-                                              ("2", TypeError), (None, TypeError), (True, TypeError)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (0, ValueError),
+        (-3, ValueError),
+        (1.0, TypeError),
+        ("2", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ],
+)
 def test_windows_that_are_wrong(name, value, error):
     with pytest.raises(error, match=f"{name}: expected"):
         TBPTT(**{"k1": 1, "k2": 1} | {name: value})

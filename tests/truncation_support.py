@@ -1,4 +1,4 @@
-"""Truncated gradients by their definition: window by window with PyTorch's autograd, and by pybptt.reference."""
+"""Truncated gradients by definition: window by window with PyTorch's autograd, and by pybptt.reference."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ from pybptt import reference
 # (k1, k2) for T = 13: the five published styles, what lies between them, and k2 < k1.
 T = 13
 STYLES = [
-    (13, 13), (1, 13), (1, 4), (4, 1), (3, 7), (4, 4),  # full, full, textbook, no way back, k1 < k2 < T, blocks
+    (13, 13), (1, 13), (1, 4), (4, 1), (3, 7), (4, 4),  # full twice, textbook, none back, between, blocks
     (1, 1), (1, 12), (5, 2), (6, 5), (2, 40), (20, 30), (20, 3), (7, 6), (12, 13),
 ]  # fmt: skip
 RAGGED = [4, 0, 13, 13, 1, 12, 6, 2, 9]
@@ -111,8 +111,8 @@ def loss_by_reference(p, k1=None, k2=None, *, xi=None, clip_hidden=None):
 def steps_by_torch(torch, p, leaves, xs, state, b, first, last, xi=None, clip_hidden=None):
     """Steps first .. last of sequence b as a loop over PyTorch's cell functions.
 
-    Returns h_t and c_t of all layers and steps, [t - first][layer] (one or two tensors (1, H)). The derivative
-    by the state before step t is multiplied by xi[t - 1, b], and every dL/dh_t goes through a hook that clips.
+    Returns h_t and c_t of all layers and steps, [t - first][layer] (one or two tensors (1, H)). The
+    derivative by the state before step t is multiplied by xi[t - 1, b], and a hook clips every dL/dh_t.
     """
     L, layer = p.layer.num_layers, p.layer
     name = f"rnn_{layer.nonlinearity}" if isinstance(layer, pybptt.RNN) else type(layer).__name__.lower()
@@ -216,7 +216,7 @@ def by_torch(torch, p, k1, k2, *, xi=None, clip_hidden=None):
 
 
 def assert_gradients(found, expected, tolerance=1e-12, floor=0.0):
-    """Gradients by parameters, input and initial state, and `hidden`, relative to the largest entry of each."""
+    """By parameters, input, initial state and h_t, each relative to its largest entry."""
     pairs = {"input": (found.input, expected.input), "hidden": (found.hidden, expected.hidden)}
     pairs |= {
         f"state[{i}]": pair
