@@ -235,12 +235,12 @@ def limits_of(
     reach = np.minimum(-(-t // k1) * k1, T_b) - k2  # the last step that the window of loss t does not get to
     counted = np.ascontiguousarray(np.broadcast_to(t > reach, (steps, batch))) if k2 < k1 else None
     rest = T_b % k1
-    if ((0 < rest) & (rest < k2) & (rest < T_b)).any():  # the last window reaches into the one before
+    if ((rest > 0) & (rest < k2) & (rest < T_b)).any():  # the last window reaches into the one before
         return Limits(None, (k1, k2), clip, clip_limit, counted)
     # Nothing passes where a window begins or between windows, but h_0 to the first one.
     factors = allocate((steps, batch), dtype)
     factors[:] = t > reach + 1
-    factors[:1] = 1
+    factors[:1] = reach[:1] <= 0
     return Limits(factors, (0, 0), clip, clip_limit, counted)
 
 
@@ -261,7 +261,10 @@ def _clip(clip_hidden: Any) -> tuple[int, float]:
 
 def _probabilities(name: str, value: ArrayLike) -> Array:
     """A scalar or (T,) of float64 in [0, 1], owned."""
-    array = np.array(value)
+    try:
+        array = np.array(value)
+    except ValueError:  # rows of different lengths
+        raise TypeError(f"{name}: expected a probability or an array of them, got {value!r}") from None
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected a probability or an array of them, got {array.dtype}")
     if array.ndim > 1:
