@@ -353,7 +353,7 @@ def upstream_of_loss(
         ys = np.asarray(y)
         expect_shape("y", ys, (T, B, *ys.shape[2:]))
         value, dh, top = loss_of_states(parameters, output[counted], ys[counted], loss, reduction)
-        share = counted.sum() / max(targets.sum(), 1) if reduction == "mean" else 1.0
+        share = float(counted.sum() / max(targets.sum(), 1)) if reduction == "mean" else 1.0
         d_output[counted] = share * dh
         value, top = share * value, {name: share * gradient for name, gradient in top.items()}
     return value, d_output, (d_h, np.zeros_like(d_h)) if isinstance(final, tuple) else d_h, top
