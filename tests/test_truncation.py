@@ -357,6 +357,15 @@ def test_every_window_is_clipped_by_itself(clip_hidden, k1, k2):
         assert_layer(problem("rnn", T, 9, 3, 9, 2, lengths=lengths), k1, k2, clip_hidden)
 
 
+@pytest.mark.parametrize("k2", [2**63, 2**64 - 1, 10**30])
+def test_any_k2_beyond_the_end_is_the_same(k2):
+    """To the last bit, clipped or not, whatever the core's integers hold."""
+    p = problem("rnn", T, 9, 3, 9)
+    for clip_hidden in (None, *CLIPS):
+        expected = bits(backward(p, TBPTT(1, T), clip_hidden).g)
+        assert bits(backward(p, TBPTT(1, k2), clip_hidden).g) == expected
+
+
 @pytest.mark.parametrize("kind", ["norm", "value"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_large_limit_does_not_clip(kind, dtype):

@@ -224,7 +224,7 @@ def limits_of(
         raise ValueError("truncation: expected layers of one direction, got bidirectional ones")
     if isinstance(truncation, RandomTruncation):
         return Limits(truncation.factors(steps, batch, dtype), clip=clip, clip_limit=clip_limit)
-    k1, k2 = truncation.k1, truncation.k2
+    k1, k2 = truncation.k1, min(truncation.k2, steps)
     if k2 >= steps and (k1 >= steps or not clip):  # all windows get to step 1, and none is clipped alone
         return Limits(clip=clip, clip_limit=clip_limit)
     if k1 < k2:
