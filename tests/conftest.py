@@ -7,7 +7,9 @@ import pytest
 
 import pybptt
 
-pytest.register_assert_rewrite("support", "cell_support")  # so that their assertions say what they compared
+pytest.register_assert_rewrite(
+    "support", "cell_support", "truncation_support"
+)  # so that their assertions say what they compared
 hypothesis.settings.register_profile("pybptt", deadline=None, database=None)
 hypothesis.settings.load_profile("pybptt")
 

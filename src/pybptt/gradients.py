@@ -152,7 +152,9 @@ def clip_by_value(flat: Array, limit: float) -> Array:
     array([ 1. , -0.5, -1. ])
     """
     limit = _limit("limit", limit, flat)
-    clipped: Array = np.clip(flat, -flat.dtype.type(limit), flat.dtype.type(limit))
+    with np.errstate(over="ignore"):  # a limit beyond the largest number of the dtype is infinite
+        bound = flat.dtype.type(limit)
+    clipped: Array = np.clip(flat, -bound, bound)
     return clipped
 
 

@@ -224,7 +224,7 @@ def limits_of(
         raise ValueError("truncation: expected layers of one direction, got bidirectional ones")
     if isinstance(truncation, RandomTruncation):
         return Limits(truncation.factors(steps, batch, dtype), clip=clip, clip_limit=clip_limit)
-    k1, k2 = truncation.k1, truncation.k2
+    k1, k2 = truncation.k1, min(truncation.k2, steps)
     if k2 >= steps and (k1 >= steps or not clip):  # all windows get to step 1, and none is clipped alone
         return Limits(clip=clip, clip_limit=clip_limit)
     if k1 < k2:
@@ -240,7 +240,7 @@ def limits_of(
     # Nothing passes where a window begins or between windows, but h_0 to the first one.
     factors = allocate((steps, batch), dtype)
     factors[:] = t > reach + 1
-    factors[:1] = 1
+    factors[:1] = reach[:1] <= 0
     return Limits(factors, (0, 0), clip, clip_limit, counted)
 
 
@@ -261,7 +261,10 @@ def _clip(clip_hidden: Any) -> tuple[int, float]:
 
 def _probabilities(name: str, value: ArrayLike) -> Array:
     """A scalar or (T,) of float64 in [0, 1], owned."""
-    array = np.array(value)
+    try:
+        array = np.array(value)
+    except ValueError:  # rows of different lengths
+        raise TypeError(f"{name}: expected a probability or an array of them, got {value!r}") from None
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected a probability or an array of them, got {array.dtype}")
     if array.ndim > 1:

@@ -7,6 +7,7 @@ from, and the guide for a port to another language. It needs NumPy and nothing e
   textbooks print it), `backward`, the memoised sweep, `forward_accumulation` and `finite_differences`.
 - elman.py, lstm.py, gru.py: one step forward and one step back of each cell.
 - network.py: layers, two directions, ragged batches: `run`, and `sweep`, which goes back.
+- truncation.py: truncated backpropagation, one sweep for each window of losses. clipping.py: of dh_t.
 - losses.py: output layer and losses; activations.py.
 
 ===========  ===========================================================================  ================
@@ -48,6 +49,7 @@ array([0.8406, 1.    ])
 
 from ._arrays import Array, Gradients, Parameters
 from .activations import phi, phi_prime
+from .clipping import clip_rows
 from .four_ways import (
     Tape,
     backward,
@@ -61,6 +63,7 @@ from .four_ways import (
 from .losses import _LOSSES as _LOSSES  # the tests' bounds of rounding errors take a loss apart
 from .losses import cross_entropy, loss_and_upstream, mse, output_layer
 from .network import Run, Trace, run, run_loss_and_grad, sweep
+from .truncation import Window, tbptt_loss_and_grad, truncated_sweep, windows
 
 __all__ = [
     "Array",
@@ -69,9 +72,11 @@ __all__ = [
     "Run",
     "Tape",
     "Trace",
+    "Window",
     "backward",
     "backward_two_loops",
     "bptt",
+    "clip_rows",
     "cross_entropy",
     "finite_differences",
     "forward",
@@ -85,4 +90,7 @@ __all__ = [
     "run",
     "run_loss_and_grad",
     "sweep",
+    "tbptt_loss_and_grad",
+    "truncated_sweep",
+    "windows",
 ]

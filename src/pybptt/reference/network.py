@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from ._arrays import Array, Gradients, Parameters, State, dense_input, expect_shape, floats, one_of
 from .activations import NONLINEARITIES
 from .cells import Cell, Kept, Theta
+from .clipping import clip_rows
 from .elman import Elman
 from .gru import Gru
 from .losses import loss_of_states
@@ -172,6 +173,9 @@ def sweep(
     d_output: ArrayLike | None = None,
     d_state: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
     d_cells: ArrayLike | None = None,
+    *,
+    xi: ArrayLike | None = None,
+    clip_hidden: tuple[str, float] | None = None,
 ) -> Gradients:
     """Go back over time once for each run, the last layer's first, carrying dh_t, and dc_t of an LSTM.
 
@@ -185,11 +189,16 @@ def sweep(
         By the final state.
     d_cells : ndarray (L K, T, B, H), optional
         By c_t of every run; for "lstm" alone.
+    xi : ndarray (T, B), optional
+        Factors xi_t of what goes from step t to the state before it, in every layer: J_t becomes xi_t J_t.
+        Where xi_t is 0 nothing goes, even if J_t is infinite. For one direction alone.
+    clip_hidden : ("norm", limit) or ("value", limit), optional
+        Clip dh_t of every run before it goes back through step t, as `clip_rows` does.
 
     Returns
     -------
     Gradients
-        A named tuple of parameters, input, state and hidden.
+        A named tuple of parameters, input, state and hidden, which is clipped.
 
     Examples
     --------
@@ -209,6 +218,9 @@ def sweep(
     H, K = trace.parameters["weight_hh_l0"].shape[1], LK // L
     if S == 1 and d_cells is not None:
         raise ValueError("d_cells: only an LSTM has cells")
+    if xi is not None and K == 2:
+        raise ValueError("xi: expected layers of one direction, got bidirectional ones")
+    factors = np.ones((T, B)) if xi is None else floats("xi", xi, (T, B))
     direct = np.zeros((S, LK, T, B, H))  # what enters h_t and c_t from outside their own run
     if d_cells is not None:
         direct[1] = floats("d_cells", d_cells, (LK, T, B, H))
@@ -224,9 +236,17 @@ def sweep(
             of_run = _of_run(cell, trace.parameters, runs[i], H)
             for t in reversed(_times(runs[i], T)):
                 has = counted[t - 1]
-                now = direct[:, i, t - 1, has] + carried[:, i, has]  # dh_t = dl_t + J_{t+1}^T dh_{t+1}
+                now = (
+                    direct[:, i, t - 1, has] + carried[:, i, has]
+                )  # dh_t = dl_t + xi_{t+1} J_{t+1}^T dh_{t+1}
+                now[0] = clip_rows(now[0], clip_hidden)
                 hidden[i, t - 1, has] = now[0]
-                dx_t, carried[:, i, has], added = cell.backward_step(of_run, trace.kept[i][t - 1], now)
+                if not now.any():  # no loss has come here: it is before, or after, a window of a truncation
+                    carried[:, i, has] = 0.0
+                    continue
+                dx_t, back, added = cell.backward_step(of_run, trace.kept[i][t - 1], now)
+                xi_t = factors[t - 1, has, None]
+                carried[:, i, has] = np.where(xi_t == 0, 0.0, xi_t * back)
                 dx[t - 1, has] += dx_t  # a sum over the directions, which read the same input
                 for name, gradient in added.items():
                     if name + runs[i] in gradients:
@@ -246,6 +266,8 @@ def run_loss_and_grad(
     loss: str = "cross_entropy",
     reduction: str = "mean",
     last_only: bool = False,
+    xi: ArrayLike | None = None,
+    clip_hidden: tuple[str, float] | None = None,
     **options: Any,
 ) -> tuple[float, Gradients, State]:
     """Return loss, gradients and final state of a network, output layer and loss together.
@@ -264,6 +286,8 @@ def run_loss_and_grad(
     last_only : bool
         One loss a sequence: the output layer reads the final state of the last layer, of both directions one
         after the other if there are two. With T = 0 that is a ValueError.
+    xi, clip_hidden
+        As for `sweep`.
     **options
         The others of `run`.
 
@@ -288,25 +312,51 @@ def run_loss_and_grad(
     (0.462098, array([0., 0.]))
     """
     output, final, _, trace = run(cell, parameters, x, **options)
+    value, d_output, d_state, top = upstream_of_loss(
+        parameters, output, final, trace, y, loss=loss, reduction=reduction, last_only=last_only
+    )
+    g = sweep(trace, d_output, d_state, xi=xi, clip_hidden=clip_hidden)
+    return value, g._replace(parameters=g.parameters | top), final
+
+
+def upstream_of_loss(
+    parameters: Parameters,
+    output: Array,
+    final: State,
+    trace: Trace,
+    y: ArrayLike,
+    *,
+    loss: str,
+    reduction: str,
+    last_only: bool,
+    reached: NDArray[np.bool_] | None = None,
+) -> tuple[float, Array, State, dict[str, Array]]:
+    """Put output layer and loss on top of what `run` returned.
+
+    Return L, dL/d(output), dL/d(final state) and the output layer's gradients, of the targets alone for
+    which `reached` (T, B) is true; the mean divides by the number of all. Other arguments are those of
+    `run_loss_and_grad`.
+    """
     T, B, KH = output.shape
     h_last = final[0] if isinstance(final, tuple) else final
     d_output, d_h = np.zeros_like(output), np.zeros_like(h_last)
     K = KH // h_last.shape[-1]
     if last_only and T == 0:
         raise ValueError("last_only: there is no last step, T = 0")
-    if last_only:
+    if last_only:  # the losses of the boundaries T_b, which every truncation reaches
         h = np.concatenate(h_last[-K:], axis=-1)  # (B, K H)
         value, dh, top = loss_of_states(parameters, h, y, loss, reduction)
         d_h[-K:] = np.split(dh, K, axis=-1)
     else:
-        counted = _counted(trace.lengths, (T, B))
+        targets = _counted(trace.lengths, (T, B))
+        counted = targets if reached is None else targets & reached
         ys = np.asarray(y)
         expect_shape("y", ys, (T, B, *ys.shape[2:]))
-        value, d_output[counted], top = loss_of_states(
-            parameters, output[counted], ys[counted], loss, reduction
-        )
-    g = sweep(trace, d_output, (d_h, np.zeros_like(d_h)) if isinstance(final, tuple) else d_h)
-    return value, g._replace(parameters=g.parameters | top), final
+        value, dh, top = loss_of_states(parameters, output[counted], ys[counted], loss, reduction)
+        share = float(counted.sum() / max(targets.sum(), 1)) if reduction == "mean" else 1.0
+        d_output[counted] = share * dh
+        value, top = share * value, {name: share * gradient for name, gradient in top.items()}
+    return value, d_output, (d_h, np.zeros_like(d_h)) if isinstance(final, tuple) else d_h, top
 
 
 def _cell(
