@@ -14,10 +14,11 @@ namespace {
 /// Results of this size are in no cache when the next call wants them, if it does.
 constexpr std::size_t kPastCaches = std::size_t{48} << 20;
 
-int threads_wanted(std::size_t columns, std::size_t bytes) {
+int threads_wanted(std::size_t row_bytes, std::size_t bytes) {
     constexpr std::size_t kBytesEach = std::size_t{1} << 19;  // some 20 microseconds; waking a thread costs a few
+    constexpr std::size_t kRowEach = std::size_t{1} << 12;    // less of a row at a time, and memory is no longer read in order
     const std::size_t most = std::size_t(num_threads());
-    return int(std::max<std::size_t>(1, std::min({most, columns, bytes / kBytesEach})));
+    return int(std::max<std::size_t>(1, std::min({most, row_bytes / kRowEach, bytes / kBytesEach})));
 }
 
 template <class Real>
@@ -33,7 +34,7 @@ template <class Real>
 void linear_scan(std::size_t steps, std::size_t cols, const Real* b, const Real* c, const Real* a_0, Real* a) {
     const Kernels<Real>& kernel = kernels<Real>();
     const std::size_t bytes = steps * cols * sizeof(Real);
-    Team team(threads_wanted(panel_count<Real>(cols), 3 * bytes));
+    Team team(threads_wanted(cols * sizeof(Real), 3 * bytes));
     const Buffer<Real> zero = a_0 != nullptr ? Buffer<Real>() : zeros<Real>(cols);
     if (a_0 == nullptr) a_0 = zero.data();
     const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>);
@@ -57,7 +58,7 @@ void linear_scan_backward(std::size_t steps, std::size_t cols, const Real* d_a, 
     const std::size_t bytes = steps * cols * sizeof(Real);
     const auto distance = reinterpret_cast<std::uintptr_t>(d_b) - reinterpret_cast<std::uintptr_t>(d_c);
     const bool past_caches = 2 * bytes > kPastCaches && distance % kPanelBytes == 0;
-    Team team(threads_wanted(panel_count<Real>(cols), 5 * bytes));
+    Team team(threads_wanted(cols * sizeof(Real), 5 * bytes));
     const Buffer<Real> zero = a_0 != nullptr ? Buffer<Real>() : zeros<Real>(cols);
     if (a_0 == nullptr) a_0 = zero.data();
     const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>);
