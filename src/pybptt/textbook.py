@@ -18,7 +18,7 @@ def bptt(
     The network is s_t = tanh(U[:, x_t] + W s_{t-1}), s_{-1} = 0, o_t = softmax(V s_t), and the loss the sum
     over t of -log o_t[y_t]. The loss of step t goes back over the steps t, t-1, ..., max(0, t -
     bptt_truncate). The loops cost O(T^2); here the full gradient is one sweep that memoises dL/ds_t, and a
-    truncated one takes all windows back in lockstep, as `bptt_truncate` products over all steps at once.
+    truncated one takes the `bptt_truncate` + 1 windows that are over a step back together, as one product.
 
     Parameters
     ----------
