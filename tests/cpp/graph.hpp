@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "pybptt/cell.hpp"
@@ -39,9 +40,25 @@ public:
     Id multiply(Id a, Id b) { return function(value[a] * value[b], a, value[b], b, value[a]); }
     Id one_minus(Id a) { return function(1 - value[a], a, -1); }
 
-    /// The chain rule, from the last scalar to the first; `slope` holds at first the derivatives by each scalar alone.
+    /// From now on the derivative of a copy is this.
+    void let_through(Id copy, double factor) { from_[copy].by_a = factor; }
+    /// go_back shows these to its `clip`.
+    void row(Id first, std::size_t count) { rows_.push_back({first, count}); }
+
     void go_back() {
+        go_back([](double*, std::size_t) {});
+    }
+    /// The chain rule, from the last scalar to the first; `slope` holds at first the derivatives by each scalar alone.
+    /// clip(slopes of a row, their count) may change them once they are complete.
+    template <class Clip>
+    void go_back(Clip clip) {
+        std::size_t rows = rows_.size();
         for (std::size_t i = value.size(); i-- > 0;) {
+            if (rows != 0 && rows_[rows - 1].first + rows_[rows - 1].second == i + 1) {
+                --rows;
+                clip(slope.data() + rows_[rows].first, rows_[rows].second);
+            }
+            if (slope[i] == 0) continue;
             const From& from = from_[i];
             slope[from.a] += from.by_a * slope[i];
             slope[from.b] += from.by_b * slope[i];
@@ -64,6 +81,7 @@ private:
         return Id(value.size() - 1);
     }
     std::vector<From> from_;
+    std::vector<std::pair<Id, std::size_t>> rows_;
 };
 
 /// The elementwise part of each cell.

@@ -91,6 +91,70 @@ std::string Network::describe() const {
     return text;
 }
 
+std::string Limits::describe() const {
+    std::string text;
+    if (!factors.empty()) text += "factors ";
+    if (k2 != 0) text += "windows " + std::to_string(k1) + " " + std::to_string(k2) + " ";
+    if (clip != HiddenClip::none) text += (clip == HiddenClip::norm ? "norm " : "value ") + std::to_string(clip_limit);
+    return counted.empty() ? text : text + " some count";
+}
+
+CellConfig elman(Nonlinearity nonlinearity, double clip) {
+    CellConfig cell;
+    cell.nonlinearity = nonlinearity;
+    cell.clip = clip;
+    return cell;
+}
+CellConfig lstm(bool peephole, bool coupled, double clip) {
+    CellConfig cell;
+    cell.kind = CellKind::lstm;
+    cell.peephole = peephole;
+    cell.coupled = coupled;
+    cell.clip = clip;
+    return cell;
+}
+CellConfig gru(bool reset_after, double clip) {
+    CellConfig cell;
+    cell.kind = CellKind::gru;
+    cell.reset_after = reset_after;
+    cell.clip = clip;
+    return cell;
+}
+const std::vector<CellConfig> kElman = {elman(Nonlinearity::tanh), elman(Nonlinearity::relu), elman(Nonlinearity::sigmoid),
+                                        elman(Nonlinearity::identity)};
+const std::vector<CellConfig> kCells = {elman(Nonlinearity::tanh), lstm(false, false), gru(true),       gru(false),
+                                        lstm(true, false),         lstm(false, true),  lstm(true, true)};
+const std::vector<CellConfig> kClipped = {elman(Nonlinearity::tanh, kClip),
+                                          elman(Nonlinearity::relu, kClip),
+                                          elman(Nonlinearity::sigmoid, kClip),
+                                          elman(Nonlinearity::identity, kClip),
+                                          lstm(false, false, kClip),
+                                          lstm(true, true, kClip),
+                                          gru(true, kClip),
+                                          gru(false, kClip)};
+
+Network network(const Shape& s, const CellConfig& cell, std::size_t variant, std::size_t layers, std::size_t directions) {
+    Network n;
+    n.sizes = {s.T, s.B, s.D, s.H, cell, layers, directions};
+    n.outputs = s.Q;
+    n.tokens = (variant & 1) != 0 && s.D != 0;
+    n.bias = (variant & 2) == 0;
+    n.initial_state = (variant & 4) == 0;
+    n.last_only = (variant & 8) != 0;
+    n.loss = (variant & 16) != 0 ? Loss::squared_error : Loss::cross_entropy;
+    n.ragged = (variant & 32) != 0;
+    n.masked = (variant & 64) != 0 && layers > 1;
+    n.d_every_step = (variant & 128) == 0;
+    return n.fill(variant + 100 * s.H + s.T);
+}
+Network clear_of_kinks(Network n) {
+    for (std::uint64_t seed = 1; textbook_layer(n).nearest_kink < 1e-5; ++seed) {
+        REQUIRE(seed < 200);
+        n.fill(seed);
+    }
+    return n;
+}
+
 namespace {
 
 std::string difference(const std::string& name, const Values& expected, const Values& got, double tolerance) {
@@ -158,8 +222,9 @@ struct UnitFences {
 /// The network's arrays in the core's type. Past a sequence's end they hold NaN, and numbers that are no token or class.
 template <class Real>
 struct Arrays {
-    explicit Arrays(const Network& network)
+    explicit Arrays(const Network& network, const Limits& limits = {})
         : n(network),
+          l(limits),
           x(n.x),
           mask(n.mask),
           h(n.h),
@@ -171,9 +236,11 @@ struct Arrays {
           output_weight(n.output_weight),
           output_bias(n.output_bias),
           y(n.y),
+          factors(l.factors),
           ids(n.ids.size()),
           classes(n.classes.size()),
-          lengths(n.lengths.size()) {
+          lengths(n.lengths.size()),
+          counted(n.target_rows()) {
         std::copy(n.ids.begin(), n.ids.end(), ids.begin());
         std::copy(n.classes.begin(), n.classes.end(), classes.begin());
         std::copy(n.lengths.begin(), n.lengths.end(), lengths.begin());
@@ -192,6 +259,8 @@ struct Arrays {
             spoil_paddings(y, n.outputs);
             spoil_paddings(classes, 1);
         }
+        spoil_paddings(factors, 1);
+        leave_out();
         release_cached_memory();  // so that all memory of the call is new, and filled
     }
 
@@ -201,6 +270,29 @@ struct Arrays {
         for (std::size_t i = 0; n.ragged && i < array.size(); ++i) {
             const std::size_t row = i / columns % n.rows(), t = row / n.sizes.batch, b = row % n.sizes.batch;
             if (t >= n.length(b)) std::memset(&array[i], kGuardByte, sizeof(Value));
+        }
+    }
+
+    /// What no window reaches; targets that do not count hold numbers that are none, too.
+    void leave_out() {
+        const auto zero = [&](const Fenced<Real>& array, std::size_t columns, std::size_t at) {
+            for (std::size_t i = at * columns; i < array.size(); i += n.rows() * columns)
+                std::fill_n(array.begin() + i, columns, Real(0));
+        };
+        for (std::size_t t = 0; t < n.sizes.steps; ++t)
+            for (std::size_t b = 0; b < n.sizes.batch; ++b)
+                if (t < n.length(b) && !l.reach(t + 1, n.length(b))) {
+                    zero(d_output, n.width(), t * n.sizes.batch + b);
+                    zero(d_cells, n.sizes.hidden, t * n.sizes.batch + b);
+                }
+        for (std::size_t row = 0; row < n.target_rows(); ++row) {
+            const std::size_t t = row / n.sizes.batch, length = n.length(row % n.sizes.batch);
+            if (!n.last_only && t >= length) continue;
+            counted[row] = (l.counted.empty() || l.counted[row] != 0) && (n.last_only || l.reach(t + 1, length));
+            if (counted[row]) continue;
+            all_count = false;
+            if (classes.size() != 0) classes[row] = -1;
+            for (std::size_t q = 0; y.size() != 0 && q < n.outputs; ++q) y[row * n.outputs + q] = std::nan("");
         }
     }
 
@@ -226,14 +318,21 @@ struct Arrays {
     }
     Targets<Real> targets() const {
         const bool classified = n.loss == Loss::cross_entropy;
-        return {n.loss, n.scale, classified ? classes.data() : nullptr, classified ? nullptr : y.data()};
+        return {n.loss, n.scale, classified ? classes.data() : nullptr, classified ? nullptr : y.data(),
+                all_count ? nullptr : counted.data()};
+    }
+    SweepLimits<Real> limits() const {
+        return {l.factors.empty() ? nullptr : factors.data(), l.k1, l.k2, l.clip, Real(l.clip_limit)};
     }
 
     const Network& n;
+    const Limits l;
     std::vector<UnitFences<Real>> units;
     std::vector<RnnParameters<Real>> parameters;
-    Fenced<Real> x, mask, h, c, d_output, d_h, d_c, d_cells, output_weight, output_bias, y;
+    Fenced<Real> x, mask, h, c, d_output, d_h, d_c, d_cells, output_weight, output_bias, y, factors;
     Fenced<std::int64_t> ids, classes, lengths;
+    Fenced<bool> counted;
+    bool all_count = true;
 };
 
 /// Where the core writes.
@@ -339,20 +438,20 @@ Tape<Real> core_forward(const Network& n, Result& result, Ask ask) {
 }
 
 template <class Real>
-void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask) {
-    const Arrays<Real> a(n);
+void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask, const Limits& limits) {
+    const Arrays<Real> a(n, limits);
     const Room<Real> room(n);
     std::vector<RnnParameterGradients<Real>> parameters;
     const RnnGradients<Real> to = room.gradients(ask, parameters);
-    room.attempt([&] { backward<Real>(tape, a.upstream(), a.mask_or_null(), to); });
+    room.attempt([&] { backward<Real>(tape, a.upstream(), a.mask_or_null(), to, a.limits()); });
     room.take_gradients(result, ask);
 }
 
 template <class Real>
-Result core_layer(const Network& n, Ask ask) {
+Result core_layer(const Network& n, Ask ask, const Limits& limits) {
     Result result;
     const Tape<Real> tape = core_forward<Real>(n, result, ask);
-    core_backward(tape, n, result, ask);
+    core_backward(tape, n, result, ask, limits);
     return result;
 }
 
@@ -367,21 +466,16 @@ Result core_infer(const Network& n) {
 }
 
 template <class Real>
-Result core_model(const Network& n, std::size_t truncation, Ask ask) {
-    const Arrays<Real> a(n);
+Result core_model(const Network& n, Ask ask, const Limits& limits) {
+    const Arrays<Real> a(n, limits);
     const Room<Real> room(n);
     std::vector<RnnParameterGradients<Real>> parameters;
     const RnnGradients<Real> to = room.gradients(ask, parameters);
-    SweepLimits<Real> limits;
-    if (n.sizes.steps != 0 && truncation < n.sizes.steps - 1) {
-        limits.k1 = 1;
-        limits.k2 = truncation + 1;
-    }
     Result result;
     result.loss = {room.attempt([&] {
         return loss_and_grad<Real>(a.sizes(), a.parameters.data(), a.input(), a.state(), a.layer(), a.targets(),
                                    ask == Ask::everything ? room.final_state() : RnnState<Real>{}, to,
-                                   {room.output_weight.data(), ask == Ask::least ? nullptr : room.output_bias.data()}, limits);
+                                   {room.output_weight.data(), ask == Ask::least ? nullptr : room.output_bias.data()}, a.limits());
     })};
     room.take_final_state(result, ask);
     room.take_gradients(result, ask);
@@ -420,14 +514,14 @@ std::size_t core_tape_bytes(const Network& n) {
     return tape_bytes<Real>(Arrays<Real>(n).sizes(), n.tokens);
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                        \
-    template Tape<Real> core_forward<Real>(const Network&, Result&, Ask);               \
-    template void core_backward<Real>(const Tape<Real>&, const Network&, Result&, Ask); \
-    template Result core_layer<Real>(const Network&, Ask);                              \
-    template Result core_infer<Real>(const Network&);                                   \
-    template Result core_model<Real>(const Network&, std::size_t, Ask);                 \
-    template Result core_loss<Real>(const Network&);                                    \
-    template Result core_predict<Real>(const Network&);                                 \
+#define PYBPTT_INSTANTIATE(Real)                                                                       \
+    template Tape<Real> core_forward<Real>(const Network&, Result&, Ask);                              \
+    template void core_backward<Real>(const Tape<Real>&, const Network&, Result&, Ask, const Limits&); \
+    template Result core_layer<Real>(const Network&, Ask, const Limits&);                              \
+    template Result core_infer<Real>(const Network&);                                                  \
+    template Result core_model<Real>(const Network&, Ask, const Limits&);                              \
+    template Result core_loss<Real>(const Network&);                                                   \
+    template Result core_predict<Real>(const Network&);                                                \
     template std::size_t core_tape_bytes<Real>(const Network&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

@@ -1,11 +1,13 @@
 // One network with all its arrays, run by the textbook and by the core.
 //
 // The textbook computes in double, one sample and one unit at a time, and differentiates what it has computed scalar by scalar
-// (graph.hpp); a truncated gradient is the sum of the gradients of every loss on its own, over the steps that it may see. The
-// core's memory is filled with NaN before each call (allocations.hpp), and so are the caller's arrays past a sequence's end.
+// (graph.hpp); a truncated gradient is the sum of one gradient a window, of the window's losses alone, with the state before its
+// first step held fixed. The core's memory is filled with NaN before each call (allocations.hpp), and so are the caller's arrays
+// past a sequence's end.
 #pragma once
 
 #include "pybptt/model.hpp"
+#include "runtime/threads.hpp"
 #include "support.hpp"
 
 namespace pybptt::test {
@@ -45,6 +47,30 @@ struct Network {
     std::string describe() const;
 };
 
+/// SweepLimits and Targets::counted of a network.
+struct Limits {
+    Values factors;              // (T, B); empty for 1
+    std::size_t k1 = 0, k2 = 0;  // k2 = 0 for no windows
+    HiddenClip clip = HiddenClip::none;
+    double clip_limit = 0;
+    std::vector<char> counted;  // (T, B), or (B,) with last_only; empty for all
+
+    /// The window of the output of step t (from 1): the first one for the final state of no step.
+    std::size_t window_of(std::size_t t) const { return k2 == 0 || t == 0 ? 1 : (t + k1 - 1) / k1; }
+    /// The last step of a window of a sequence of so many.
+    std::size_t end_of(std::size_t window, std::size_t length) const { return k2 == 0 ? length : std::min(window * k1, length); }
+    /// Whether a window gets to the output of step t. The core wants 0 for derivatives by the others, and targets that do not
+    /// count: network.cpp sees to it.
+    bool reach(std::size_t t, std::size_t length) const { return k2 == 0 || t + k2 > end_of(window_of(t), length); }
+    std::string describe() const;
+};
+inline Limits windows(std::size_t k1, std::size_t k2) {
+    Limits limits;
+    limits.k1 = k1;
+    limits.k2 = k2;
+    return limits;
+}
+
 /// What comes out of it; what was not asked for stays empty.
 struct Result {
     Values loss, output, final_h, final_c, cells, prediction;  // one value, and shapes as above; (T, B, Q)
@@ -52,6 +78,16 @@ struct Result {
     Values x, h, c, hidden;                                    // by x, h_0, c_0, every h_t
     Values output_weight, output_bias;
     double nearest_kink = 0;  // of the textbook alone: see graph.hpp
+};
+
+/// Sets the number of threads for a while.
+class Threads {
+public:
+    explicit Threads(int count) : before_(num_threads()) { set_num_threads(count); }
+    ~Threads() { set_num_threads(before_); }
+
+private:
+    int before_;
 };
 
 /// How much is asked of the core: only what must be, the gradients of parameters and input as well, everything.
@@ -69,24 +105,22 @@ double tolerance(const Network& n) {
 }
 
 /// The layers alone, with d_output and the like given.
-Result textbook_layer(const Network& n);
-constexpr std::size_t kNoTruncation = std::size_t(-1);
-
-/// With output layer and loss; every loss goes back `truncation` steps past its own (for one unit, and not ragged).
-Result textbook_model(const Network& n, std::size_t truncation = kNoTruncation);
+Result textbook_layer(const Network& n, const Limits& limits = {});
+/// With output layer and loss.
+Result textbook_model(const Network& n, const Limits& limits = {});
 
 /// Of core_forward and core_backward, the arrays that the core reads are gone when the call returns.
 template <class Real>
 Tape<Real> core_forward(const Network& n, Result& result, Ask ask = Ask::everything);
 template <class Real>
-void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask = Ask::everything);
+void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask = Ask::everything, const Limits& limits = {});
 /// Both.
 template <class Real>
-Result core_layer(const Network& n, Ask ask = Ask::everything);
+Result core_layer(const Network& n, Ask ask = Ask::everything, const Limits& limits = {});
 template <class Real>
 Result core_infer(const Network& n);
 template <class Real>
-Result core_model(const Network& n, std::size_t truncation = kNoTruncation, Ask ask = Ask::everything);
+Result core_model(const Network& n, Ask ask = Ask::everything, const Limits& limits = {});
 /// The loss without gradients, and the predictions.
 template <class Real>
 Result core_loss(const Network& n);
@@ -95,5 +129,27 @@ Result core_predict(const Network& n);
 
 template <class Real>
 std::size_t core_tape_bytes(const Network& n);
+
+// Networks that more than one suite tests.
+
+struct Shape {
+    std::size_t T, B, D, H, Q;
+};
+/// Small ones for what has many variants: one chunk and several, one slice and several.
+constexpr Shape kSmall[] = {{4, 9, 5, 17, 3}, {1, 2, 3, 4, 2}, {70, 9, 2, 3, 4}, {6, 70, 2, 5, 2}, {7, 3, 17, 16, 5}};
+/// T, B or D may be 0 and a layer is still a layer. So may H, and Q with a squared error.
+constexpr Shape kEmpty[] = {{0, 3, 4, 5, 2}, {3, 0, 4, 5, 2}, {3, 2, 0, 5, 2}, {3, 2, 4, 0, 2}, {0, 0, 0, 0, 1}, {0, 1, 1, 1, 1}};
+
+CellConfig elman(Nonlinearity nonlinearity, double clip = 0);
+CellConfig lstm(bool peephole, bool coupled, double clip = 0);
+CellConfig gru(bool reset_after, double clip = 0);
+constexpr double kClip = 0.6;  // of a third of all values, in the networks below
+extern const std::vector<CellConfig> kElman, kCells, kClipped;
+
+/// What is not the cell or a size, chosen by the bits of `variant`.
+constexpr std::size_t kVariants = 256;
+Network network(const Shape& s, const CellConfig& cell, std::size_t variant, std::size_t layers = 1, std::size_t directions = 1);
+/// Values at which a derivative jumps are further away than float rounds.
+Network clear_of_kinks(Network n);
 
 }  // namespace pybptt::test

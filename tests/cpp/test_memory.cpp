@@ -112,7 +112,7 @@ TEST_CASE_TEMPLATE("whichever allocation fails, nothing is written or lost", Rea
     lstm.kind = CellKind::lstm;
     lstm.peephole = true;
     gru.kind = CellKind::gru;
-    const auto try_all = [](Network n) {
+    const auto try_all = [](Network n, const std::vector<Limits>& truncations) {
         n.fill(1);
         CAPTURE(n.describe());
         CHECK(fail_each_allocation([&] { return core_layer<Real>(n); }) > 10);
@@ -120,23 +120,34 @@ TEST_CASE_TEMPLATE("whichever allocation fails, nothing is written or lost", Rea
         CHECK(fail_each_allocation([&] { return core_model<Real>(n); }) > 15);
         CHECK(fail_each_allocation([&] { return core_loss<Real>(n); }) > 10);
         CHECK(fail_each_allocation([&] { return core_predict<Real>(n); }) > 5);
+        for (const Limits& limits : truncations) {
+            CAPTURE(limits.describe());
+            CHECK(fail_each_allocation([&] { return core_layer<Real>(n, Ask::everything, limits); }) > 10);
+            CHECK(fail_each_allocation([&] { return core_model<Real>(n, Ask::everything, limits); }) > 15);
+        }
     };
+    Limits clipped_windows = windows(2, 5), factors;
+    clipped_windows.clip = factors.clip = HiddenClip::norm;
+    clipped_windows.clip_limit = factors.clip_limit = 0.5;
     Network n;
     n.outputs = 7;
     n.sizes = {60, 10, 5, 9};
-    try_all(n);
-    n.fill(1);
-    CHECK(fail_each_allocation([&] { return core_model<Real>(n, 3, Ask::gradients); }) > 10);
+    factors.factors.assign(n.rows(), 0.5);
+    try_all(n, {windows(1, 4), factors});
     n = {};
     n.outputs = 3;
     n.sizes = {40, 9, 5, 3, lstm, 2, 2};
     n.tokens = n.ragged = true;
-    try_all(n);
+    try_all(n, {});
+    n.sizes = {20, 9, 5, 3, lstm, 2};
+    n.fill(1);
+    try_all(n, {clipped_windows});
     n = {};
     n.sizes = {9, 3, 2, 3, gru, 2, 1};
     n.ragged = n.last_only = true;
     n.loss = Loss::squared_error;
-    try_all(n);
+    factors.factors.assign(n.rows(), 0.5);
+    try_all(n, {clipped_windows, factors});
 }
 
 /// Bytes that a call takes beside what lives already.

@@ -122,6 +122,90 @@ TEST_CASE_TEMPLATE("zero", Real, float, double) {
     });
 }
 
+TEST_CASE_TEMPLATE("scale_rows: a factor of 0 leaves nothing of a row, one of 1 all of it", Real, float, double) {
+    Random random(19);
+    for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {
+        const TestMatrix<Real> factors(2 * rows, 1, Layout::row_major), before(rows, cols, Layout::panels),
+            to(rows, cols, Layout::panels);
+        const Fenced<std::size_t> index(rows);  // as of a ragged batch
+        for (std::size_t r = 0; r < rows; ++r) index[r] = 2 * rows - 1 - r;
+        factors.fill([&] { return double(random.below(4)) / 2; });
+        before.fill(random.integers());
+        for (std::size_t r = 0; r < rows && cols != 0; r += 3) {
+            before(r, 0) = std::numeric_limits<Real>::infinity();
+            before(r, cols - 1) = std::numeric_limits<Real>::quiet_NaN();
+        }
+        for (const bool indexed : {false, true}) {
+            to.copy_of(before);
+            Matrix<const Real> view = factors.view();
+            if (indexed) view.index = index.data();
+            const auto factor = [&](std::size_t r) { return factors(indexed ? index[r] : r, 0); };
+            k.scale_rows(rows, cols, view, to.view());
+            for (std::size_t r = 0; r < rows; ++r)
+                for (std::size_t c = 0; c < cols; ++c) {
+                    const Real wanted = factor(r) == 0 ? Real(0) : before(r, c) * factor(r);
+                    REQUIRE((std::isnan(wanted) ? std::isnan(to(r, c)) : to(r, c) == wanted));
+                }
+            REQUIRE(to.guards_hold());
+        }
+    });
+}
+
+TEST_CASE_TEMPLATE("clip_values leaves a NaN a NaN", Real, float, double) {
+    Random random(20);
+    for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {
+        for (const Real limit : {Real(0), Real(2.5), Real(4), std::numeric_limits<Real>::infinity()}) {
+            const TestMatrix<Real> before(rows, cols, Layout::panels), to(rows, cols, Layout::panels);
+            before.fill(random.integers());
+            for (std::size_t r = 0; r < rows && cols != 0; ++r)
+                before(r, r * 7 % cols) = r % 3 == 0   ? std::numeric_limits<Real>::quiet_NaN()
+                                          : r % 3 == 1 ? std::numeric_limits<Real>::infinity()
+                                                       : -std::numeric_limits<Real>::infinity();
+            to.copy_of(before);
+            k.clip_values(rows, cols, limit, to.view());
+            const auto expected = [&](std::size_t r, std::size_t c) {
+                const Real value = before(r, c);
+                return value > limit ? limit : value < -limit ? -limit : value;
+            };
+            for (std::size_t r = 0; r < rows; ++r)
+                for (std::size_t c = 0; c < cols; ++c)
+                    REQUIRE((std::isnan(before(r, c)) ? std::isnan(to(r, c)) : to(r, c) == expected(r, c)));
+            REQUIRE(to.guards_hold());
+        }
+    });
+}
+
+TEST_CASE_TEMPLATE("norm_factors, of rows whose squares would overflow or vanish too", Real, float, double) {
+    using Wide = Wider<Real>;
+    Random random(21);
+    for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {
+        for (const Real scale : {Real(1), std::numeric_limits<Real>::max() / 4, std::numeric_limits<Real>::min() * 4}) {
+            const TestMatrix<Real> from(rows, cols, Layout::panels);  // its padding is NaN
+            const Fenced<Real> factors(rows);
+            from.fill([&] { return double(scale) * random.uniform(-1, 1); });
+            for (std::size_t r = 0; r < rows && cols != 0; ++r) {
+                if (r % 5 == 1)
+                    for (std::size_t c = 0; c < cols; ++c) from(r, c) = 0;
+                if (r % 5 == 2) from(r, cols / 2) = std::numeric_limits<Real>::infinity();
+                if (r % 5 == 3) from(r, cols - 1) = std::numeric_limits<Real>::quiet_NaN();
+            }
+            const Real limit = scale * Real(std::sqrt(double(cols) / 3));  // about the norm: larger here, smaller there
+            k.norm_factors(rows, cols, limit, from.view(), factors.data());
+            for (std::size_t r = 0; r < rows; ++r) {
+                Wide squares = 0;
+                for (std::size_t c = 0; c < cols; ++c) squares += Wide(from(r, c) / scale) * Wide(from(r, c) / scale);
+                const Wide wanted = Wide(limit / scale) / std::sqrt(squares);
+                CAPTURE(r);
+                if (!(squares > 0) || !(squares < 1e30) || wanted > 1 + 16 * kEpsilon<Real>)
+                    REQUIRE(factors[r] == 1);
+                else
+                    REQUIRE(std::abs(factors[r] - std::min<Wide>(1, wanted)) <= Wide(4 + cols) * kEpsilon<Real>);
+            }
+            REQUIRE(factors.front_holds());
+        }
+    });
+}
+
 TEST_CASE_TEMPLATE("sum_rows adds to what is there", Real, float, double) {
     Random random(14);
     for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {

@@ -17,16 +17,6 @@ namespace {
 
 const int kThreadsAtStart = num_threads();
 
-/// Sets the number of threads for a while.
-class Threads {
-public:
-    explicit Threads(int count) : before_(num_threads()) { set_num_threads(count); }
-    ~Threads() { set_num_threads(before_); }
-
-private:
-    int before_;
-};
-
 /// Whether the thread's arithmetic takes denormals as zero, on the way in and on the way out.
 bool flushes_denormals() {
     volatile float smallest = std::numeric_limits<float>::min();
@@ -72,7 +62,7 @@ template <class Real>
 std::vector<Result> all_results(const Network& n) {
     std::vector<Result> all = {core_layer<Real>(n), core_infer<Real>(n), core_model<Real>(n), core_loss<Real>(n),
                                core_predict<Real>(n)};
-    if (n.sizes.cell.kind == CellKind::elman) all.push_back(core_model<Real>(n, 3, Ask::gradients));
+    if (n.sizes.cell.kind == CellKind::elman) all.push_back(core_model<Real>(n, Ask::everything, windows(1, 4)));
     return all;
 }
 template <class Real>
@@ -225,6 +215,51 @@ TEST_CASE_TEMPLATE("the same bits for any number of threads", Real, float, doubl
             CHECK(difference_of_all<Real>(expected, n) == "");
         }
     }
+}
+
+TEST_CASE_TEMPLATE("truncated sweeps: the same bits for any number of threads", Real, float, double) {
+    CellConfig lstm, gru;
+    lstm.kind = CellKind::lstm;
+    gru.kind = CellKind::gru;
+    gru.reset_after = false;
+    const auto check = [](RnnSizes sizes, std::size_t variant, std::size_t k1, std::size_t k2, HiddenClip clip, double limit) {
+        Network n;
+        n.sizes = sizes;
+        n.ragged = (variant & 1) != 0;
+        n.masked = sizes.layers > 1;
+        n.fill(variant);
+        Limits limits = windows(k1, k2);
+        limits.clip = clip;
+        limits.clip_limit = limit;
+        Random random(variant);
+        for (std::size_t i = 0; k2 == 0 && i < n.rows(); ++i) limits.factors.push_back(double(random.below(4)) / 2);
+        for (std::size_t i = 0; i < n.target_rows(); ++i) limits.counted.push_back(random.below(3) != 0);
+        CAPTURE(n.describe());
+        CAPTURE(limits.describe());
+        const Threads one(1);
+        const Result layer = core_layer<Real>(n, Ask::everything, limits), model = core_model<Real>(n, Ask::everything, limits);
+        for (const int count : {2, 3, 4, 5}) {
+            if (kSanitized && count % 2 == 1) continue;
+            CAPTURE(count);
+            set_num_threads(count);
+            CHECK(difference(layer, core_layer<Real>(n, Ask::everything, limits), 0) == "");
+            CHECK(difference(model, core_model<Real>(n, Ask::everything, limits), 0) == "");
+        }
+    };
+    // By samples.
+    check({30, 33, 20, 50}, 0, 0, 0, HiddenClip::norm, 3);
+    check({12, 33, 9, 35, gru, 2}, 1, 0, 0, HiddenClip::value, 0.5);
+    check({30, 33, 3, 40}, 1, 1, 25, HiddenClip::none, 0);
+    check({14, 35, 3, 20, lstm, 2}, 0, 1, 12, HiddenClip::norm, 2);
+    check({20, 3, 9, 65}, 0, 1, 15, HiddenClip::none, 0);
+    // By columns of h.
+    check({10, 2, 9, 300}, 0, 0, 0, HiddenClip::norm, 7);
+    check({7, 2, 9, 110, lstm, 2}, 1, 0, 0, HiddenClip::norm, 3);
+    check({9, 2, 9, 200}, 1, 2, 5, HiddenClip::norm, 7);
+    check({7, 3, 9, 90, gru, 2}, 0, 2, 3, HiddenClip::value, 0.3);
+    // By columns because there are so many copies.
+    check({70, 1, 5, 250}, 0, 1, 68, HiddenClip::norm, 7);
+    check({40, 2, 5, 120, gru, 2}, 1, 1, 40, HiddenClip::none, 0);
 }
 
 TEST_CASE("several threads call at once") {

@@ -8,7 +8,7 @@ class Textbook {
 public:
     using Id = Graph::Id;
 
-    explicit Textbook(const Network& network) : n(network), eq(g, network.sizes.cell) {
+    Textbook(const Network& network, const Limits& limits) : n(network), l(limits), eq(g, network.sizes.cell) {
         for (const UnitValues& u : n.units)
             parameters.push_back({leaves(u.weight_ih), leaves(u.weight_hh), leaves(u.bias_ih, n.bias), leaves(u.bias_hh, n.bias),
                                   leaves(u.peephole)});
@@ -19,6 +19,7 @@ public:
         cells.resize(units() * T * B);
         final_h.resize(units() * B);
         final_c.resize(units() * B);
+        copies.resize(T * B);
         std::vector<Id> rows(T * B);
         for (std::size_t i = 0; i < T * B; ++i) rows[i] = x + Id(i * D);
         for (std::size_t layer = 0; layer < n.sizes.layers; ++layer) {
@@ -36,17 +37,19 @@ public:
 
     /// Derivatives of the loss by the layers' results, from given ones.
     void take_given() {
-        const auto take = [&](const Values& given, std::size_t at, Id first, std::size_t count) {
-            for (std::size_t j = 0; j < count && !given.empty(); ++j) g.slope[first + j] += given[at * count + j];
+        const auto take = [&](const Values& given, std::size_t at, std::size_t t, Id first, std::size_t count) {
+            for (std::size_t j = 0; j < count && !given.empty(); ++j) enter(first + Id(j), given[at * count + j], t);
         };
         for_each_step([&](std::size_t at) {
-            take(n.d_output, at, output[at], K * H);
+            const std::size_t t = at / B + 1;
+            if (!l.reach(t, n.length(at % B))) return;
+            take(n.d_output, at, t, output[at], K * H);
             for (std::size_t unit = 0; unit < units(); ++unit)
-                take(n.d_cells, unit * T * B + at, cells[unit * T * B + at], n.d_cells.empty() ? 0 : H);
+                take(n.d_cells, unit * T * B + at, t, cells[unit * T * B + at], n.d_cells.empty() ? 0 : H);
         });
         for (std::size_t i = 0; i < units() * B; ++i) {
-            take(n.d_h, i, final_h[i], H);
-            take(n.d_c, i, final_c[i], n.d_c.empty() ? 0 : H);
+            take(n.d_h, i, n.length(i % B), final_h[i], H);
+            take(n.d_c, i, n.length(i % B), final_c[i], n.d_c.empty() ? 0 : H);
         }
     }
 
@@ -61,10 +64,25 @@ public:
             take_loss(b, side_by_side(n.sizes.layers - 1, [&](std::size_t unit) { return final_h[unit * B + b]; }, nullptr));
     }
 
+    /// All derivatives, window by window.
     Result finish() {
-        g.go_back();
+        Values sum(g.value.size());
+        const std::size_t windows = l.k2 == 0 ? 1 : std::max<std::size_t>(1, l.window_of(T));
+        for (std::size_t w = 1; w <= windows; ++w) {
+            std::fill(g.slope.begin(), g.slope.end(), 0.0);
+            for (const Entry& entry : entries)
+                if (entry.window == w) g.slope[entry.id] += entry.slope;
+            for_each_step([&](std::size_t at) {
+                // A window keeps to k2 steps; h_0 belongs to the first one.
+                const bool cut = l.k2 != 0 && at >= B && at / B + l.k2 == l.end_of(w, n.length(at % B));
+                for (const Id id : copies[at])
+                    for (std::size_t u = 0; u < H; ++u) g.let_through(id + Id(u), cut ? 0 : l.factors.empty() ? 1 : l.factors[at]);
+            });
+            g.go_back([&](double* row, std::size_t count) { clip(row, count); });
+            for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += g.slope[i];
+        }
         const auto slopes = [&](Id first, std::size_t count) {
-            return Values(g.slope.begin() + std::ptrdiff_t(first), g.slope.begin() + std::ptrdiff_t(first + count));
+            return Values(sum.begin() + std::ptrdiff_t(first), sum.begin() + std::ptrdiff_t(first + count));
         };
         result.output.assign(T * B * K * H, 0);
         result.hidden.assign(units() * T * B * H, 0);
@@ -72,7 +90,7 @@ public:
         for_each_step([&](std::size_t at) {
             std::copy_n(g.value.data() + output[at], K * H, result.output.begin() + std::ptrdiff_t(at * K * H));
             for (std::size_t i = at; i < units() * T * B; i += T * B) {
-                std::copy_n(g.slope.data() + hidden[i], H, result.hidden.begin() + std::ptrdiff_t(i * H));
+                std::copy_n(sum.data() + hidden[i], H, result.hidden.begin() + std::ptrdiff_t(i * H));
                 if (!n.c.empty()) std::copy_n(g.value.data() + cells[i], H, result.cells.begin() + std::ptrdiff_t(i * H));
             }
         });
@@ -103,6 +121,23 @@ private:
     struct Unit {
         Id weight_ih, weight_hh, bias_ih, bias_hh, peephole;
     };
+
+    /// A derivative of the loss by one scalar alone, in the window of step t.
+    struct Entry {
+        Id id;
+        double slope;
+        std::size_t window;
+    };
+    void enter(Id id, double slope, std::size_t t) { entries.push_back({id, slope, l.window_of(t)}); }
+    void clip(double* row, std::size_t count) const {
+        double squares = 0;
+        for (std::size_t i = 0; i < count; ++i) squares += row[i] * row[i];
+        const double norm = std::sqrt(squares);
+        for (std::size_t i = 0; i < count; ++i) {
+            if (l.clip == HiddenClip::norm && norm > l.clip_limit) row[i] *= l.clip_limit / norm;
+            if (l.clip == HiddenClip::value) row[i] = std::max(-l.clip_limit, std::min(l.clip_limit, row[i]));
+        }
+    }
 
     Id leaves(const Values& values, bool given = true) { return g.leaves(given ? values.data() : nullptr, values.size()); }
     std::size_t units() const { return n.units.size(); }
@@ -143,9 +178,18 @@ private:
         final_c[unit * B + b] = c;
     }
 
+    /// What a step reads of the state before it.
+    Id through(std::size_t at, Id state) {
+        copies[at].push_back(Id(g.value.size()));
+        for (std::size_t u = 0; u < H; ++u) g.copy(state + Id(u));
+        return copies[at].back();
+    }
+
     /// h and c become those after the step.
     void step(std::size_t unit, std::size_t at, Id x_t, Id& h, Id& c) {
         const Unit& p = parameters[unit];
+        h = through(at, h);
+        if (!n.c.empty()) c = through(at, c);
         const std::size_t inputs = n.inputs(unit);
         const auto from_input = [&](std::size_t gate, std::size_t u) {
             const Id row = Id(gate * H + u), weights = p.weight_ih + row * Id(inputs);
@@ -183,104 +227,63 @@ private:
             }
         }
         h = in_one_row(h_after);
+        g.row(h, H);
         if (!c_after.empty()) c = in_one_row(c_after);
     }
 
     /// o = W_ho h + b_o of one row, its loss, and the derivative of that by o.
     void take_loss(std::size_t row, Id h) {
+        const std::size_t length = n.length(row % B), t = n.last_only ? length : row / B + 1;
         std::vector<Id> o;
         for (std::size_t q = 0; q < Q; ++q) o.push_back(g.add(g.dot(weight + Id(q * K * H), h, K * H), bias + Id(q)));
         Values values;
         for (const Id id : o) values.push_back(g.value[id]);
         std::copy(values.begin(), values.end(), result.prediction.begin() + std::ptrdiff_t(row * Q));
+        if (!l.reach(t, length) || (!l.counted.empty() && l.counted[row] == 0)) return;
         if (n.loss == Loss::cross_entropy) {
             const std::size_t y = std::size_t(n.classes[row]);
             const double largest = *std::max_element(values.begin(), values.end());
             double sum = 0;
             for (const double value : values) sum += std::exp(value - largest);
-            for (std::size_t q = 0; q < Q; ++q) g.slope[o[q]] = n.scale * (std::exp(values[q] - largest) / sum - (q == y));
+            for (std::size_t q = 0; q < Q; ++q) enter(o[q], n.scale * (std::exp(values[q] - largest) / sum - (q == y)), t);
             result.loss[0] += n.scale * (std::log(sum) + largest - values[y]);
         } else {
             for (std::size_t q = 0; q < Q; ++q) {
                 const double error = values[q] - n.y[row * Q + q];
                 result.loss[0] += n.scale * error * error;
-                g.slope[o[q]] = 2 * n.scale * error;
+                enter(o[q], 2 * n.scale * error, t);
             }
         }
     }
 
     const Network& n;
+    const Limits& l;
     const std::size_t T = n.sizes.steps, B = n.sizes.batch, D = n.sizes.inputs, H = n.sizes.hidden, K = n.sizes.directions;
     const std::size_t Q = n.outputs;
     Graph g;
     Equations eq;
     std::vector<Unit> parameters;
     Id x, h_0, c_0, weight = 0, bias = 0;
-    std::vector<Id> hidden, cells;     // (L K, T, B): h_t and c_t
-    std::vector<Id> final_h, final_c;  // (L K, B)
-    std::vector<Id> output;            // (T, B)
+    std::vector<Id> hidden, cells;        // (L K, T, B): h_t and c_t
+    std::vector<Id> final_h, final_c;     // (L K, B)
+    std::vector<Id> output;               // (T, B)
+    std::vector<std::vector<Id>> copies;  // (T, B): what the step reads of the state before
+    std::vector<Entry> entries;
     Result result;
 };
 
-/// The network on the steps [first, last], with the loss of the last one alone and h_{first-1} given.
-Network window(const Network& n, const Values& outputs, std::size_t first, std::size_t last) {
-    Network w = n;
-    const std::size_t B = n.sizes.batch, H = n.sizes.hidden, D = n.sizes.inputs, Q = n.outputs;
-    const auto part = [](const auto& values, std::size_t begin, std::size_t end) {
-        using Part = std::decay_t<decltype(values)>;
-        return values.empty() ? Part() : Part(values.begin() + std::ptrdiff_t(begin), values.begin() + std::ptrdiff_t(end));
-    };
-    w.sizes.steps = last + 1 - first;
-    w.x = part(n.x, first * B * D, (last + 1) * B * D);
-    w.ids = part(n.ids, first * B, (last + 1) * B);
-    if (!n.last_only) {
-        w.y = part(n.y, last * B * Q, (last + 1) * B * Q);
-        w.classes = part(n.classes, last * B, (last + 1) * B);
-    }
-    if (first != 0) {
-        w.h = part(outputs, (first - 1) * B * H, first * B * H);
-        w.initial_state = true;
-    }
-    w.last_only = true;
-    return w;
-}
-
 }  // namespace
 
-Result textbook_layer(const Network& n) {
-    Textbook book(n);
+Result textbook_layer(const Network& n, const Limits& limits) {
+    Textbook book(n, limits);
     book.take_given();
     return book.finish();
 }
 
-Result textbook_model(const Network& n, std::size_t truncation) {
-    Textbook book(n);
+Result textbook_model(const Network& n, const Limits& limits) {
+    Textbook book(n, limits);
     book.take_losses();
-    Result all = book.finish();
-    const std::size_t T = n.sizes.steps, row = n.sizes.batch * n.sizes.inputs;
-    if (T == 0 || truncation >= T - 1) return all;
-    const auto add = [](const Values& from, Values& to, std::size_t offset = 0) {
-        for (std::size_t i = 0; i < from.size(); ++i) to[offset + i] += from[i];
-    };
-    UnitValues& sum = all.units[0];
-    for (Values* values :
-         {&sum.weight_ih, &sum.weight_hh, &sum.bias_ih, &sum.bias_hh, &all.x, &all.output_weight, &all.output_bias})
-        std::fill(values->begin(), values->end(), 0.0);
-    for (std::size_t t = n.last_only ? T - 1 : 0; t < T; ++t) {
-        const std::size_t first = t < truncation ? 0 : t - truncation;
-        const Network w = window(n, all.output, first, t);
-        Textbook alone(w);
-        alone.take_losses();
-        const Result one = alone.finish();
-        add(one.units[0].weight_ih, sum.weight_ih);
-        add(one.units[0].weight_hh, sum.weight_hh);
-        add(one.units[0].bias_ih, sum.bias_ih);
-        add(one.units[0].bias_hh, sum.bias_hh);
-        add(one.x, all.x, first * row);
-        add(one.output_weight, all.output_weight);
-        add(one.output_bias, all.output_bias);
-    }
-    return all;
+    return book.finish();
 }
 
 }  // namespace pybptt::test

@@ -99,7 +99,9 @@ void Sweep<Real>::sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream
         step.dz_stride = panels * dz.panel_stride;
         step.carry = carry;
         // dh_t = upstream_t + xi_{t+1} dz_{t+1} W_hh
-        const bool scaled = factors_ && !factors_.all(t + 1, first, later, 1);
+        // One way or the other for a whole slice: members share slices, and it decides the order in which terms are added.
+        const bool scaled =
+            factors_ && !factors_.all(t + 1, piece.slice.first, tape_.cut.active(piece.slice.index, t + 1), Real(1));
         if (later != 0) {
             Ahead<Real> ahead;
             ahead.backwards = s % 2 != 0 && later <= Division::kFewRows;
