@@ -77,16 +77,19 @@ Result textbook_model(const Network& n, std::size_t truncation = kNoTruncation);
 
 /// Of core_forward and core_backward, the arrays that the core reads are gone when the call returns.
 template <class Real>
-Tape<Real> core_forward(const Network& n, Result& result, Ask ask = Ask::everything);
+Tape<Real> core_forward(const Network& n, Result& result, Ask ask = Ask::everything, const MemoryPlan& plan = {},
+                        const Report& report = {});
 template <class Real>
-void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask = Ask::everything);
+void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask = Ask::everything,
+                   const Report& report = {});
 /// Both.
 template <class Real>
 Result core_layer(const Network& n, Ask ask = Ask::everything);
 template <class Real>
 Result core_infer(const Network& n);
 template <class Real>
-Result core_model(const Network& n, std::size_t truncation = kNoTruncation, Ask ask = Ask::everything);
+Result core_model(const Network& n, std::size_t truncation = kNoTruncation, Ask ask = Ask::everything, const MemoryPlan& plan = {},
+                  const Report& report = {});
 /// The loss without gradients, and the predictions.
 template <class Real>
 Result core_loss(const Network& n);
@@ -95,5 +98,8 @@ Result core_predict(const Network& n);
 
 template <class Real>
 std::size_t core_tape_bytes(const Network& n);
+/// Of core_forward and core_backward, or of core_model.
+template <class Real>
+MemoryPlan core_plan(const Network& n, bool model, std::size_t limit);
 
 }  // namespace pybptt::test
