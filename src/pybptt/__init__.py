@@ -15,6 +15,7 @@ from .checks import check_gradients
 from .gradients import Gradients, clip_by_norm, clip_by_value
 from .layers import GRU, LSTM, RNN
 from .machine import config, get_num_threads, set_num_threads, show_config
+from .memory import Memory, MemoryChoice
 from .model import SequenceModel
 from .tape import Tape
 from .textbook import bptt
@@ -27,6 +28,8 @@ __all__ = [
     "RNN",
     "TBPTT",
     "Gradients",
+    "Memory",
+    "MemoryChoice",
     "RandomTruncation",
     "SequenceModel",
     "Tape",

@@ -428,15 +428,15 @@ MemoryPlan core_plan(const Network& n, bool model, std::size_t limit) {
     return plan_memory<Real>(a.sizes(), n.tokens, true, limit);
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                                                   \
-    template Tape<Real> core_forward<Real>(const Network&, Result&, Ask, const MemoryPlan&, const Report&);        \
-    template void core_backward<Real>(const Tape<Real>&, const Network&, Result&, Ask, const Report&);             \
-    template Result core_layer<Real>(const Network&, Ask);                                                         \
-    template Result core_infer<Real>(const Network&);                                                              \
-    template Result core_model<Real>(const Network&, std::size_t, Ask, const MemoryPlan&, const Report&);          \
-    template MemoryPlan core_plan<Real>(const Network&, bool, std::size_t);                                        \
-    template Result core_loss<Real>(const Network&);                                    \
-    template Result core_predict<Real>(const Network&);                                 \
+#define PYBPTT_INSTANTIATE(Real)                                                                            \
+    template Tape<Real> core_forward<Real>(const Network&, Result&, Ask, const MemoryPlan&, const Report&); \
+    template void core_backward<Real>(const Tape<Real>&, const Network&, Result&, Ask, const Report&);      \
+    template Result core_layer<Real>(const Network&, Ask);                                                  \
+    template Result core_infer<Real>(const Network&);                                                       \
+    template Result core_model<Real>(const Network&, std::size_t, Ask, const MemoryPlan&, const Report&);   \
+    template MemoryPlan core_plan<Real>(const Network&, bool, std::size_t);                                 \
+    template Result core_loss<Real>(const Network&);                                                        \
+    template Result core_predict<Real>(const Network&);                                                     \
     template std::size_t core_tape_bytes<Real>(const Network&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

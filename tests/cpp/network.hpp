@@ -80,8 +80,7 @@ template <class Real>
 Tape<Real> core_forward(const Network& n, Result& result, Ask ask = Ask::everything, const MemoryPlan& plan = {},
                         const Report& report = {});
 template <class Real>
-void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask = Ask::everything,
-                   const Report& report = {});
+void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask = Ask::everything, const Report& report = {});
 /// Both.
 template <class Real>
 Result core_layer(const Network& n, Ask ask = Ask::everything);

@@ -80,10 +80,10 @@ struct LossAndGrad {
     OutputPass<Real> output;
     BackwardPass<Real> sweeps;
 
-    LossAndGrad(const RnnSizes& sizes, const typename Tape<Real>::Contents& tape, int threads, const RnnParameters<Real>* parameters,
-                const RnnInput<Real>& input, const RnnState<const Real>& state, const OutputLayer<Real>& layer,
-                const Targets<Real>& targets, const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
-                const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits)
+    LossAndGrad(const RnnSizes& sizes, const typename Tape<Real>::Contents& tape, int threads,
+                const RnnParameters<Real>* parameters, const RnnInput<Real>& input, const RnnState<const Real>& state,
+                const OutputLayer<Real>& layer, const Targets<Real>& targets, const RnnState<Real>& final_state,
+                const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits)
         : tape(tape),
           last_only(layer.last_only),
           top(sizes, last_only, final_state, true),

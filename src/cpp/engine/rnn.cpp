@@ -16,7 +16,7 @@ MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, 
     const SomeArrays<Real> some(sizes, tokens, input_gradient);
     return count_needs<Real>(sizes, some.input,
                              [&](typename Tape<Real>::Contents& tape) {
-                                 if (tape.schedule.limited())
+                                 if (tape.plan.limited())
                                      tape.source =
                                          std::make_unique<TapeSource<Real>>(sizes, some.parameters.data(), some.input, some.state);
                                  ForwardStack<Real>(tape, 1, some.parameters.data(), some.input, some.state, {});

@@ -64,7 +64,6 @@ void Schedule::divide(std::size_t chunks, std::size_t K, std::size_t states) {
 
 Schedule::Schedule(std::size_t chunks, bool keep, const MemoryPlan& plan) {
     if (keep && plan.limited()) {
-        limited_ = true;
         carry_ = plan.states;
         divide(chunks, plan.places, plan.states);
     } else if (chunks != 0) {

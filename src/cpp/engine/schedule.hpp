@@ -10,8 +10,8 @@
 // (Griewank and Walther 2000; Chen et al. 2016; Gruslys et al. 2016: hidden states are small, internal ones large.) The table of
 // that dynamic program is not needed: R_s is convex, and K C(r - 1 + s, s) of the chunks are run r times. So K C(r + s, s + 1)
 // chunks take at most r runs each; with t the least such r for n chunks, every y is best that leaves y chunks with at most t - 1
-// runs more and n - y with at most t, and no fewer than these must have. The least such y is taken: while there are states to spare,
-// chunks are then run again one by one, and swept from the cache.
+// runs more and n - y with at most t, and no fewer than these must have. The least such y is taken: while there are states to
+// spare, chunks are then run again one by one, and swept from the cache.
 #pragma once
 
 #include <cstddef>
@@ -41,8 +41,6 @@ public:
     const std::vector<Stretch>& stretches() const { return stretches_; }
     /// The first one whose chunks are swept: what comes before, and its own runs, are the forward pass.
     std::size_t turn() const { return turn_; }
-    /// Whether there is not a place for every chunk.
-    bool limited() const { return limited_; }
     /// Where the state is that a stretch carries along.
     std::size_t carry() const { return carry_; }
     /// Runs and sweeps of a chunk, before the first sweep and from there on.
@@ -56,7 +54,6 @@ private:
     void add(const Stretch& stretch);
     void divide(std::size_t chunks, std::size_t places, std::size_t states);
 
-    bool limited_ = false;
     std::vector<Stretch> stretches_;
     std::size_t turn_ = 0, carry_ = 0, forward_steps_ = 0, backward_steps_ = 0;
 };

@@ -67,8 +67,8 @@ template <class Real>
 UnitGradients<Real> unit_gradients(const typename Tape<Real>::Contents& tape, std::size_t unit, const RnnUpstream<Real>& upstream,
                                    const RnnGradients<Real>& gradients, const Real* d_last);
 
-/// What follows the forward pass, for layers of one direction: sweep(chunk) for every chunk, from the last to the first, with a step
-/// after each; those that are gone are run again. False: it was stopped.
+/// What follows the forward pass, for layers of one direction: sweep(chunk) for every chunk, from the last to the first, with a
+/// step after each; those that are gone are run again. False: it was stopped.
 template <class Real, class SweepChunk>
 bool sweep_chunks(const typename Tape<Real>::Contents& tape, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier,
                   SweepChunk sweep) {

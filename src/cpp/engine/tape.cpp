@@ -47,11 +47,7 @@ const Cell<Real>& find_cell(const CellConfig& c) {
 
 template <class Real>
 UnitTape<Real>::UnitTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep, const MemoryPlan& plan)
-    : sizes(s),
-      cell(find_cell<Real>(s.cell)),
-      cut(std::move(c)),
-      dense(ids == nullptr),
-      moves_chunks(!keep || plan.limited()) {
+    : sizes(s), cell(find_cell<Real>(s.cell)), cut(std::move(c)), dense(ids == nullptr), moves_chunks(!keep || plan.limited()) {
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
     const std::size_t weights = checked_product(std::size_t(s.cell.gates()), s.hidden);
     const std::size_t places = keep ? plan.places : 1;
@@ -120,7 +116,8 @@ std::size_t TapeSource<Real>::bytes() const {
 }
 
 template <class Real>
-Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan) : sizes(s) {
+Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan)
+    : sizes(s), plan(plan) {
     for (std::size_t i = 0; i < s.units(); ++i) {
         const RnnSizes one = unit_sizes(s, i);
         const bool first_layer = i < s.directions;
@@ -148,6 +145,10 @@ Tape<Real>::~Tape() = default;
 template <class Real>
 const RnnSizes& Tape<Real>::sizes() const {
     return contents_->sizes;
+}
+template <class Real>
+const MemoryPlan& Tape<Real>::plan() const {
+    return contents_->plan;
 }
 template <class Real>
 bool Tape<Real>::has_dense_input() const {

@@ -159,7 +159,7 @@ struct TapeSource {
     std::vector<RnnParameters<Real>> parameters;  // of each unit
     RnnInput<Real> input;                         // without tokens and mask: units have the tokens, backward is given the mask
     RnnState<const Real> state;
-    std::mutex mutex;        // whoever has it has the tape for himself
+    std::mutex mutex;  // whoever has it has the tape for himself
     bool as_forward_left_it = true;
 
     TapeSource(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
@@ -173,6 +173,7 @@ private:
 template <class Real>
 struct Tape<Real>::Contents {
     RnnSizes sizes;
+    MemoryPlan plan;
     Schedule schedule;  // for every unit; if the plan is limited, layers go through it together
     std::vector<std::unique_ptr<UnitTape<Real>>> units;
     std::unique_ptr<TapeSource<Real>> source;  // of a tape that outlives its call, if the plan is limited

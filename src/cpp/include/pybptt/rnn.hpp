@@ -120,8 +120,8 @@ struct SweepLimits {
     Real clip_limit = 0;
 };
 
-/// What a call may keep. A tape is cut into CHUNKS of steps; if there is not room for all of them, chunks are run again from a state
-/// that was kept, by the same operations: no bit of a result depends on the plan.
+/// What a call may keep. A tape is cut into CHUNKS of steps; if there is not room for all of them, chunks are run again from a
+/// state that was kept, by the same operations: no bit of a result depends on the plan.
 struct MemoryPlan {
     static constexpr std::size_t kEveryChunk = std::size_t(-1);
 
@@ -154,6 +154,8 @@ public:
     const RnnSizes& sizes() const;
     bool has_dense_input() const;
     std::size_t bytes() const;
+    /// The places that it has.
+    const MemoryPlan& plan() const;
     const Contents& contents() const { return *contents_; }
 
 private:
