@@ -75,6 +75,8 @@ def test_it_exports_what_it_says():
         "RNN",
         "TBPTT",
         "Gradients",
+        "Memory",
+        "MemoryChoice",
         "RandomTruncation",
         "SequenceModel",
         "Tape",

@@ -396,6 +396,8 @@ class SequenceModel(FlatParameters, Generic[State]):
     ) -> Memory:
         """What `loss_and_grad` will take, and what each `memory_limit` costs; nothing is run.
 
+        Truncation and `clip_hidden` need some more, which counts under a limit.
+
         Parameters
         ----------
         steps, batch : int

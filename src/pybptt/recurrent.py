@@ -206,7 +206,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             together, beside the caller's arrays, the output and the gradients. The tape then keeps the states
             between chunks of steps and some of the chunks, and `backward` runs the others again, by the
             schedule with the fewest runs (Griewank and Walther 2000; Chen et al. 2016; Gruslys et al. 2016).
-            Not one bit of a result depends on it. `memory` says what a limit costs.
+            Not one bit of a result depends on it. `memory` says what a limit costs. What `backward` needs for
+            truncation by overlapping windows or for `clip_hidden` comes on top.
         progress : callable, optional
             ``progress(done, total)`` is called a few times a second, and at the end. What it raises ends the
             call and is raised from it; so is KeyboardInterrupt, with a limit also if there is no `progress`.

@@ -159,6 +159,8 @@ TEST_CASE_TEMPLATE("with any places the bits are those without a limit", Real, f
             CHECK(difference(layer, again, 0) == "");
             CHECK(difference(model, core_model<Real>(n, kNoTruncation, Ask::everything, plan), 0) == "");
         }
+        const Result truncated = core_model<Real>(n, 5, Ask::gradients);
+        CHECK(difference(truncated, core_model<Real>(n, 5, Ask::gradients, plan_of(2, 1)), 0) == "");
     }
 }
 
