@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import _core
-from ._arrays import Array, at_least
+from ._arrays import Array, at_least, sequence_lengths
 
 UNITS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 MOST = 1 << 60  # bytes; as good as no limit
@@ -53,6 +54,23 @@ def listener(progress: Any) -> Progress | None:
         got = type(progress).__name__
         raise TypeError(f"progress: expected a function of (done, total) or None, got {got}")
     return cast(Progress, progress)
+
+
+def one_direction(bidirectional: bool) -> None:
+    """A ValueError for a layer that has two."""
+    if bidirectional:
+        raise ValueError(
+            "memory_limit: expected a layer of one direction; of two, each must be complete before "
+            "the next layer begins, so that all steps are kept"
+        )
+
+
+def checked_sizes(steps: Any, batch: Any, lengths: ArrayLike | None) -> tuple[int, int, Array | None]:
+    """T, B and the lengths of arrays that are not there yet."""
+    steps, batch = at_least("steps", steps, 0), at_least("batch", batch, 0)
+    if max(steps, batch, 1) * max(batch, 1) >= 1 << 62 or steps >= 1 << 62:
+        raise MemoryError(f"a tape of T = {steps} and B = {batch} is too large for this machine")
+    return steps, batch, sequence_lengths(lengths, steps, batch)
 
 
 def made(*pairs: tuple[Any, Array | None]) -> int:

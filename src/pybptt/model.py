@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from . import _core
 from ._arrays import Array, allocate, flag, generator, ids, is_array, positive, real
 from .gradients import Gradients, State
-from .memory import PLAIN, Memory, Progress, choose, listener, made
+from .memory import PLAIN, Memory, Progress, checked_sizes, choose, listener, made, one_direction
 from .parameters import FlatParameters, layout_of
 from .recurrent import Call, RecurrentLayer
 from .truncation import NO_LIMITS, TBPTT, Limits, Truncation, limits_of
@@ -301,7 +301,7 @@ class SequenceModel(FlatParameters, Generic[State]):
             )
         plan = PLAIN
         if memory_limit is not None:
-            self.layer._one_direction()
+            one_direction(self.layer.bidirectional)
             tokens, windows = call.x.ndim == 2, (limits.windows, limits.clip)
             plan = choose(
                 lambda limit: self._core_plan(
@@ -432,7 +432,7 @@ class SequenceModel(FlatParameters, Generic[State]):
                25.0 MB     25.0 MB           977.50
         """
         layer = self.layer
-        steps, batch, lengths = layer._checked_sizes(steps, batch, lengths)
+        steps, batch, lengths = checked_sizes(steps, batch, lengths)
         tokens, input = flag("tokens", tokens), flag("input", input)
         return Memory(
             steps,

@@ -12,7 +12,6 @@ from . import _core
 from ._arrays import (
     Array,
     allocate,
-    at_least,
     flag,
     fraction,
     generator,
@@ -25,7 +24,7 @@ from ._arrays import (
     sequence_lengths,
 )
 from .gradients import Gradients, State
-from .memory import PLAIN, Memory, Progress, choose, listener, made
+from .memory import PLAIN, Memory, Progress, checked_sizes, choose, listener, made, one_direction
 from .parameters import FlatParameters, layout_of
 from .tape import Tape
 from .truncation import Truncation, limits_of
@@ -257,20 +256,9 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         return output, final_state, Tape(self, core, call.mask, call.lengths, kept)
 
     def _plan(self, call: Call, memory_limit: int | str, beside: int) -> _core.MemoryPlan:
-        self._one_direction()
-        tokens = call.x.ndim == 2
-        return choose(
-            lambda limit: self._core_plan(call.steps, call.batch, call.lengths, tokens, limit),
-            memory_limit,
-            beside,
-        )
-
-    def _one_direction(self) -> None:
-        if self.bidirectional:
-            raise ValueError(
-                "memory_limit: expected a layer of one direction; of two, each must be complete before "
-                "the next layer begins, so that all steps are kept"
-            )
+        one_direction(self.bidirectional)
+        sizes = call.steps, call.batch, call.lengths, call.x.ndim == 2
+        return choose(lambda limit: self._core_plan(*sizes, limit), memory_limit, beside)
 
     def _core_plan(
         self, steps: int, batch: int, lengths: Array | None, tokens: bool, limit: int
@@ -350,19 +338,11 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         >>> lstm.tape_bytes(100, 32) == tape.nbytes
         True
         """
-        return self._tape_bytes(*self._checked_sizes(steps, batch, lengths), bool(tokens))
+        return self._tape_bytes(*checked_sizes(steps, batch, lengths), bool(tokens))
 
     def _tape_bytes(self, steps: int, batch: int, lengths: Array | None, tokens: bool) -> int:
         size = _core.tape_bytes_float32 if self.dtype.itemsize == 4 else _core.tape_bytes_float64
         return size(self._config, steps, batch, lengths, tokens)
-
-    def _checked_sizes(
-        self, steps: Any, batch: Any, lengths: ArrayLike | None
-    ) -> tuple[int, int, Array | None]:
-        steps, batch = at_least("steps", steps, 0), at_least("batch", batch, 0)
-        if max(steps, batch, 1) * max(batch, 1) >= 1 << 62 or steps >= 1 << 62:
-            raise MemoryError(f"a tape of T = {steps} and B = {batch} is too large for this machine")
-        return steps, batch, sequence_lengths(lengths, steps, batch)
 
     def _mask_bytes(self, steps: int, batch: int, training: bool) -> int:
         """Of a mask that is drawn."""
@@ -410,7 +390,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         ...     np.ones((5000, 4, 16), dtype=np.float32), memory_limit=memory.smallest
         ... )
         """
-        steps, batch, lengths = self._checked_sizes(steps, batch, lengths)
+        steps, batch, lengths = checked_sizes(steps, batch, lengths)
         tokens = flag("tokens", tokens)
         beside = self._mask_bytes(steps, batch, flag("training", training))
         return Memory(

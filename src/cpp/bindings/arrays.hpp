@@ -134,6 +134,8 @@ private:
         try {
             if (PyErr_CheckSignals() != 0) throw py::error_already_set();
             if (!callback_.is_none()) callback_(done, total);
+        } catch (abi::__forced_unwind&) {  // as in take_gil
+            while (true) pause();
         } catch (...) {
             thrown_ = std::current_exception();
         }
@@ -154,7 +156,7 @@ private:
 template <class Call>
 auto heard(const std::optional<py::object>& progress, const MemoryPlan& plan, Call call) {
     Listener listener(progress ? *progress : py::object(py::none()));
-    const bool silent = !progress && !plan.limited();
+    const bool silent = !progress && !plan.under_limit();
     auto result = without_gil([&] { return call(silent ? Report{} : listener.report()); });
     listener.rethrow();
     return result;

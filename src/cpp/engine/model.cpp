@@ -124,7 +124,7 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameter
                      const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
                      const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits, const MemoryPlan& plan,
                      const Report& report) {
-    if (plan.limited()) release_cached_memory();  // which is memory beside the call's own
+    if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
     const typename Tape<Real>::Contents tape(sizes, input, true, plan);
     Team team(threads_for(sizes, input, layer, limits));
     Barrier barrier(team.size());

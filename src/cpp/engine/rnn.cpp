@@ -28,7 +28,7 @@ MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, 
 template <class Real>
 Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
                    const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan, const Report& report) {
-    if (plan.limited()) release_cached_memory();  // which is memory beside the call's own
+    if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
     auto tape = std::make_unique<typename Tape<Real>::Contents>(sizes, input, true, plan);
     if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, parameters, input, state);
     Team team(threads_for(sizes, input.tokens == nullptr));
@@ -64,10 +64,8 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
     const typename Tape<Real>::Contents& tape = given.contents();
     TapeSource<Real>* const source = tape.source.get();
     std::unique_lock<std::mutex> turn;
-    if (source != nullptr) {
-        turn = std::unique_lock<std::mutex>(source->mutex);
-        release_cached_memory();
-    }
+    if (source != nullptr) turn = std::unique_lock<std::mutex>(source->mutex);
+    if (tape.plan.under_limit()) release_cached_memory();
     Team team(threads_for(with_windows(tape.sizes, limits), given.has_dense_input()));
     std::unique_ptr<ForwardStack<Real>> again;
     bool from_the_start = false;

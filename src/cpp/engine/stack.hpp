@@ -75,7 +75,10 @@ bool sweep_chunks(const typename Tape<Real>::Contents& tape, ForwardStack<Real>*
     const Schedule& schedule = tape.schedule;
     for (std::size_t i = schedule.turn(); i < schedule.stretches().size(); ++i) {
         const Stretch& stretch = schedule.stretches()[i];
-        if (i != schedule.turn() && !again->run(stretch, steps, member, barrier)) return false;
+        if (i != schedule.turn()) {
+            if (!again->run(stretch, steps, member, barrier)) return false;
+            barrier.wait();  // the sweep's members may have other parts
+        }
         for (std::size_t c = stretch.count; c-- > stretch.count - stretch.kept;) {
             sweep(tape.units.front()->cut.chunk(stretch.first + c).in_place(stretch.place(c)));
             if (!steps.next()) return false;

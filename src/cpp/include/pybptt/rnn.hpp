@@ -132,6 +132,8 @@ struct MemoryPlan {
     std::size_t bytes = 0;             // of all that forward and backward, or loss_and_grad, allocate
 
     bool limited() const { return places != kEveryChunk; }
+    /// Whether there was a limit, even if there is room for everything.
+    bool under_limit() const { return bytes != 0; }
 };
 
 /// Told by the calling thread how much of a call is done, after every chunk; false ends the call, whose results are then undefined.
