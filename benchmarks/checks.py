@@ -266,9 +266,65 @@ def scan() -> Iterator[Figure]:
     os.sched_setaffinity(0, before)
 
 
+# A million tokens in one call with a limit, and the peak of resident memory beside the text.
+MEMORY_OF_A_MILLION = """
+import json, time
+import numpy as np
+import pybptt
+
+def resident(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field + ":")) * 1024
+
+model = pybptt.SequenceModel(pybptt.RNN(65, 128, seed=0), 65, seed=1)
+text = np.random.default_rng(0).integers(65, size=(1_000_001, 1))
+told = []
+before = resident("VmRSS")
+start = time.perf_counter()
+model.loss_and_grad(text[:-1], text[1:], memory_limit="200MB", progress=lambda *of: told.append(of))
+seconds = time.perf_counter() - start
+assert told[-1][0] == told[-1][1]
+print(json.dumps({"peak": resident("VmHWM") - before, "seconds": seconds, "told": len(told)}))
+"""
+
+
+def limit() -> Iterator[Figure]:
+    """What a memory_limit costs in time, and that it holds (Linux only)."""
+    T, B, D, H = 10_000, 8, 32, 128
+    rng = np.random.default_rng(0)
+    lstm = pybptt.LSTM(D, H, seed=0)
+    x = rng.standard_normal((T, B, D), np.float32)
+    d_output = rng.standard_normal((T, B, H), np.float32)
+    tenth = lstm.tape_bytes(T, B) // 10
+
+    def call(memory_limit: int | None) -> Callable:
+        def both():
+            _, _, tape = lstm.forward(x, memory_limit=memory_limit)
+            return lstm.backward(tape, d_output, input=False)
+
+        return both
+
+    for threads in (1, 2):
+        pybptt.set_num_threads(threads)
+        plain, limited = interleaved({"plain": call(None), "limited": call(tenth)}, rounds=11).values()
+        name = f"LSTM, T = {T:,}, B = {B}, H = {H}, {threads} thread{'s' * (threads > 1)}"
+        yield Figure(f"{name}: plain", plain * 1e3, "ms")
+        yield Figure(
+            f"  {tenth / 1e6:.1f} MB, a tenth of the tape, over plain", limited / plain, "x", "<=", 1.45
+        )
+    pybptt.set_num_threads(1)
+    answer = subprocess.check_output(
+        [sys.executable, "-c", MEMORY_OF_A_MILLION], env={**os.environ, "PYBPTT_NUM_THREADS": "1"}
+    )
+    figures = json.loads(answer)
+    yield Figure("RNN, 1,000,000 tokens, H = 128, limit 200 MB", figures["seconds"], "s")
+    yield Figure("  calls of progress", figures["told"])
+    yield Figure("  resident beside the text", figures["peak"] / 1e6, "MB", "<=", 256)
+
+
 CHECKS = {
     check.__name__: check
-    for check in (overhead, imports, denormals, flat, ragged, scan, memory, float64, textbook)
+    for check in (overhead, imports, denormals, flat, ragged, scan, memory, limit, float64, textbook)
 }
 
 

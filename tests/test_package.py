@@ -76,6 +76,8 @@ def test_it_exports_what_it_says():
         "TBPTT",
         "GradientFlow",
         "Gradients",
+        "Memory",
+        "MemoryChoice",
         "RandomTruncation",
         "SequenceModel",
         "Step",

@@ -16,6 +16,7 @@ from .flow import GradientFlow, gradient_flow
 from .gradients import Gradients, clip_by_norm, clip_by_value
 from .layers import GRU, LSTM, RNN
 from .machine import config, get_num_threads, set_num_threads, show_config
+from .memory import Memory, MemoryChoice
 from .model import SequenceModel
 from .streaming import Step
 from .tape import Tape
@@ -30,6 +31,8 @@ __all__ = [
     "TBPTT",
     "GradientFlow",
     "Gradients",
+    "Memory",
+    "MemoryChoice",
     "RandomTruncation",
     "SequenceModel",
     "Step",

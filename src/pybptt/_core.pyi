@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
@@ -35,6 +36,21 @@ class LayerConfig:
 class OutputConfig:
     def __init__(self, outputs: int, bias: bool, last_only: bool) -> None: ...
 
+class MemoryPlan:
+    def __init__(self) -> None: ...
+    @property
+    def places(self) -> int: ...
+    @property
+    def states(self) -> int: ...
+    @property
+    def chunks(self) -> int: ...
+    @property
+    def runs(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def limited(self) -> bool: ...
+
 class TapeFloat32:
     @property
     def steps(self) -> int: ...
@@ -68,6 +84,8 @@ def forward(
     c_T: _Array | None,
     cells: _Array | None,
     keep_tape: bool,
+    plan: MemoryPlan = ...,
+    progress: Callable[[int, int], object] | None = None,
 ) -> _Tape | None: ...
 def backward(
     tape: _Tape,
@@ -93,6 +111,50 @@ def tape_bytes_float32(
 def tape_bytes_float64(
     config: LayerConfig, steps: int, batch: int, lengths: _Array | None, tokens: bool
 ) -> int: ...
+def plan_float32(
+    config: LayerConfig,
+    steps: int,
+    batch: int,
+    lengths: _Array | None,
+    tokens: bool,
+    input_gradient: bool,
+    limit: int,
+) -> MemoryPlan: ...
+def plan_float64(
+    config: LayerConfig,
+    steps: int,
+    batch: int,
+    lengths: _Array | None,
+    tokens: bool,
+    input_gradient: bool,
+    limit: int,
+) -> MemoryPlan: ...
+def plan_model_float32(
+    config: LayerConfig,
+    output: OutputConfig,
+    classes: bool,
+    steps: int,
+    batch: int,
+    lengths: _Array | None,
+    tokens: bool,
+    input_gradient: bool,
+    limit: int,
+    windows: tuple[int, int] = (0, 0),
+    clip: int = 0,
+) -> MemoryPlan: ...
+def plan_model_float64(
+    config: LayerConfig,
+    output: OutputConfig,
+    classes: bool,
+    steps: int,
+    batch: int,
+    lengths: _Array | None,
+    tokens: bool,
+    input_gradient: bool,
+    limit: int,
+    windows: tuple[int, int] = (0, 0),
+    clip: int = 0,
+) -> MemoryPlan: ...
 def loss_and_grad(
     flat: _Array,
     config: LayerConfig,
@@ -117,6 +179,8 @@ def loss_and_grad(
     windows: tuple[int, int] = (0, 0),
     clip: int = 0,
     clip_limit: float = 0.0,
+    plan: MemoryPlan = ...,
+    progress: Callable[[int, int], object] | None = None,
 ) -> float: ...
 def loss(
     flat: _Array,

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from ._arrays import Array, flag
 from .gradients import Gradients
+from .memory import Progress
 from .recurrent import RecurrentLayer
 from .tape import Tape
 from .truncation import Truncation
@@ -212,12 +213,14 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         seed: int | None = None,
         dropout_mask: Array | None = None,
         cells: bool = False,
+        memory_limit: int | str | None = None,
+        progress: Progress | None = None,
     ) -> tuple[Array, tuple[Array, Array], Tape]:
         """Runs the network and keeps what `backward` needs.
 
         Parameters
         ----------
-        x, state, lengths, training, seed, dropout_mask
+        x, state, lengths, training, seed, dropout_mask, memory_limit, progress
             As for `RNN.forward`.
         cells : bool
             Whether ``tape.cells`` is to be c_t of every layer and direction, (L K, T, B, H) at index t - 1, 0
@@ -232,7 +235,7 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         Raises
         ------
         ValueError, TypeError, IndexError, MemoryError
-            As for calling the layer.
+            As for `RNN.forward`.
 
         Examples
         --------
@@ -241,7 +244,9 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         >>> tape.cells.shape
         (1, 20, 4, 8)
         """
-        return self._forward(self._call(x, state, lengths, training, seed, dropout_mask), bool(cells))
+        return self._forward(
+            x, state, lengths, training, seed, dropout_mask, bool(cells), memory_limit, progress
+        )
 
     def backward(
         self,

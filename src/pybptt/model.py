@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from . import _core
 from ._arrays import Array, allocate, expect, flag, generator, ids, is_array, positive
 from .gradients import Gradients, State
+from .memory import PLAIN, Memory, Progress, checked_sizes, choose, listener, made, one_direction
 from .parameters import FlatParameters, layout_of
 from .recurrent import Call, RecurrentLayer
 from .streaming import Step, stream
@@ -224,6 +225,8 @@ class SequenceModel(FlatParameters, Generic[State]):
         clip_hidden: tuple[str, float] | None = None,
         hidden: bool = False,
         input: bool = False,
+        memory_limit: int | str | None = None,
+        progress: Progress | None = None,
     ) -> tuple[float, Gradients[State], State]:
         """Loss and gradients by every parameter, by backpropagation through time, all the way or truncated.
 
@@ -251,6 +254,13 @@ class SequenceModel(FlatParameters, Generic[State]):
             Clipping of dL/dh_t inside the recurrence, as for the layer's `backward`.
         hidden, input : bool
             Whether to return dL/dh_t for all t, and dL/dx_t for dense input, too.
+        memory_limit : int or str, optional
+            Bytes, or text such as ``"256MB"`` or ``"1GiB"``, that the call may take beside the caller's
+            arrays and what it returns: steps are then run again where their tape does not fit, as for the
+            layer's `forward`. Not one bit of a result depends on it. `memory` says what a limit costs.
+        progress : callable, optional
+            ``progress(done, total)`` is called a few times a second, and at the end. What it raises ends the
+            call and is raised from it; so is KeyboardInterrupt, with a limit also if there is no `progress`.
 
         Returns
         -------
@@ -265,7 +275,8 @@ class SequenceModel(FlatParameters, Generic[State]):
         ------
         ValueError, TypeError, IndexError, MemoryError
             For a wrong shape or length, a wrong dtype, a token or class out of range, and sizes that can't be
-            allocated; ValueError also for T = 0 with `last_only`.
+            allocated; ValueError also for T = 0 with `last_only`, for a limit that is too small, which names
+            the smallest that works, and for any limit on a bidirectional layer.
 
         Examples
         --------
@@ -276,7 +287,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         ((3, 8), (1, 3, 2, 8))
         """
         call = self._checked(x, state, lengths, training, seed, dropout_mask)
-        y, scale = self._targets(y, call)
+        targets, scale = self._targets(y, call)
         if self.last_only and isinstance(truncation, TBPTT):  # the one boundary with a loss
             truncation = TBPTT(max(truncation.k1, call.steps), truncation.k2)
         limits = NO_LIMITS
@@ -290,7 +301,24 @@ class SequenceModel(FlatParameters, Generic[State]):
                 self.dtype,
                 self.layer._directions,
             )
-        return self._loss_and_grad(call, y, scale, limits, hidden, input)
+        plan = PLAIN
+        if memory_limit is not None:
+            one_direction(self.layer.bidirectional)
+            tokens, windows = call.x.ndim == 2, (limits.windows, limits.clip)
+            plan = choose(
+                lambda limit: self._core_plan(
+                    call.steps, call.batch, call.lengths, tokens, input, limit, *windows
+                ),
+                memory_limit,
+                made(
+                    (x, call.x),
+                    (y, targets),
+                    (dropout_mask, call.mask),
+                    (None, limits.factors),
+                    (None, limits.counted),
+                ),
+            )
+        return self._loss_and_grad(call, targets, scale, limits, hidden, input, plan, listener(progress))
 
     def _loss_and_grad(
         self,
@@ -300,6 +328,8 @@ class SequenceModel(FlatParameters, Generic[State]):
         limits: Limits = NO_LIMITS,
         hidden: bool = False,
         input: bool = False,
+        plan: _core.MemoryPlan = PLAIN,
+        progress: Progress | None = None,
     ) -> tuple[float, Gradients[State], State]:
         """The same for checked arguments; `limits.counted` says which targets count."""
         layer, dtype = self.layer, self.dtype
@@ -333,6 +363,8 @@ class SequenceModel(FlatParameters, Generic[State]):
             windows=limits.windows,
             clip=limits.clip,
             clip_limit=limits.clip_limit,
+            plan=plan,
+            progress=progress,
         )
         if layer.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
@@ -419,6 +451,92 @@ class SequenceModel(FlatParameters, Generic[State]):
         (1999, True)
         """
         return stream(self, x, y, truncation, state, training, seed, clip_hidden)
+
+    def memory(
+        self,
+        steps: int,
+        batch: int,
+        *,
+        lengths: ArrayLike | None = None,
+        tokens: bool = False,
+        training: bool = True,
+        input: bool = False,
+    ) -> Memory:
+        """What `loss_and_grad` will take, and what each `memory_limit` costs; nothing is run.
+
+        Truncation and `clip_hidden` need some more, which counts under a limit.
+
+        Parameters
+        ----------
+        steps, batch : int
+            T and B.
+        lengths : integers, (B,), optional
+        tokens : bool
+            Whether the input is token ids.
+        training : bool
+            Whether a dropout mask is drawn, if the layer has dropout: it counts.
+        input : bool
+            Whether dL/dx_t is asked for.
+
+        Returns
+        -------
+        Memory
+
+        Raises
+        ------
+        ValueError, TypeError, MemoryError
+            As for the layer's `tape_bytes`.
+
+        Examples
+        --------
+        >>> model = pybptt.SequenceModel(pybptt.RNN(65, 128, seed=0), 65, seed=1)
+        >>> print(model.memory(1_000_000, 1, tokens=True))
+        T = 1000000, B = 1: the tape takes 517.3 MB, everything else 46.0 MB
+          memory_limit       takes   forward passes
+                  none    563.3 MB             1.00
+              258.6 MB    245.5 MB             1.58
+              129.3 MB    128.3 MB             1.80
+               51.7 MB     50.8 MB             1.96
+               25.0 MB     25.0 MB           977.50
+        """
+        layer = self.layer
+        steps, batch, lengths = checked_sizes(steps, batch, lengths)
+        tokens, input = flag("tokens", tokens), flag("input", input)
+        return Memory(
+            steps,
+            batch,
+            layer._tape_bytes(steps, batch, lengths, tokens),
+            layer._mask_bytes(steps, batch, flag("training", training)),
+            lambda limit: self._core_plan(steps, batch, lengths, tokens, input, limit),
+        )
+
+    def _core_plan(
+        self,
+        steps: int,
+        batch: int,
+        lengths: Array | None,
+        tokens: bool,
+        input: bool,
+        limit: int,
+        windows: tuple[int, int] = (0, 0),
+        clip: int = 0,
+    ) -> _core.MemoryPlan:
+        plan = _core.plan_model_float32 if self.dtype.itemsize == 4 else _core.plan_model_float64
+        classes = self.loss_name == "cross_entropy"
+        config = self.layer._config
+        return plan(
+            config,
+            self._output_config,
+            classes,
+            steps,
+            batch,
+            lengths,
+            tokens,
+            bool(input),
+            limit,
+            windows,
+            clip,
+        )
 
     def _checked(
         self,

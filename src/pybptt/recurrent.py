@@ -12,7 +12,6 @@ from . import _core
 from ._arrays import (
     Array,
     allocate,
-    at_least,
     flag,
     fraction,
     generator,
@@ -25,6 +24,7 @@ from ._arrays import (
     sequence_lengths,
 )
 from .gradients import Gradients, State
+from .memory import PLAIN, Memory, Progress, checked_sizes, choose, listener, made, one_direction
 from .parameters import FlatParameters, layout_of
 from .tape import Tape
 from .truncation import Truncation, limits_of
@@ -171,7 +171,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         >>> output, state = rnn(np.array([[0], [2], [1]]))  # three tokens, one sequence
         >>> more, state = rnn(np.array([[2]]), state)
         """
-        output, final_state, _ = self._run(self._call(x, state, lengths), keep_tape=False, cells=None)
+        output, final_state, _ = self._run(self._call(x, state, lengths), None)
         return output, final_state
 
     def forward(
@@ -183,6 +183,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         training: bool = False,
         seed: int | None = None,
         dropout_mask: Array | None = None,
+        memory_limit: int | str | None = None,
+        progress: Progress | None = None,
     ) -> tuple[Array, State, Tape]:
         """Runs the network and keeps what `backward` needs.
 
@@ -198,6 +200,16 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         dropout_mask : ndarray, (L - 1, T, B, K H) of the layer's dtype, optional
             Factors to multiply by in place of a drawn mask, whatever `training` says; time-major even with
             `batch_first`.
+        memory_limit : int or str, optional
+            Bytes, or text such as ``"256MB"`` or ``"1GiB"``, that the tape and then `backward` may take
+            together, beside the caller's arrays, the output and the gradients. The tape then keeps the states
+            between chunks of steps and some of the chunks, and `backward` runs the others again, by the
+            schedule with the fewest runs (Griewank and Walther 2000; Chen et al. 2016; Gruslys et al. 2016).
+            Not one bit of a result depends on it. `memory` says what a limit costs. What `backward` needs for
+            truncation by overlapping windows or for `clip_hidden` comes on top.
+        progress : callable, optional
+            ``progress(done, total)`` is called a few times a second, and at the end. What it raises ends the
+            call and is raised from it; so is KeyboardInterrupt, with a limit also if there is no `progress`.
 
         Returns
         -------
@@ -208,22 +220,60 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         Raises
         ------
         ValueError, TypeError, IndexError, MemoryError
-            As for calling the layer.
+            As for calling the layer; ValueError also for a limit that is too small, which names the smallest
+            that works, and for any limit on a bidirectional layer.
 
         Examples
         --------
         >>> rnn = pybptt.RNN(3, 8, dtype="float64", seed=0)
         >>> output, state, tape = rnn.forward(np.ones((20, 4, 3)))
+        >>> output, state, tape = rnn.forward(np.ones((20_000, 4, 3)), memory_limit="4MB")
         """
-        return self._forward(self._call(x, state, lengths, training, seed, dropout_mask), cells=False)
+        return self._forward(x, state, lengths, training, seed, dropout_mask, False, memory_limit, progress)
 
-    def _forward(self, call: Call, cells: bool) -> tuple[Array, State, Tape]:
+    def _forward(
+        self,
+        x: Array,
+        state: State | None,
+        lengths: ArrayLike | None,
+        training: bool,
+        seed: int | None,
+        dropout_mask: Array | None,
+        cells: bool,
+        memory_limit: int | str | None,
+        progress: Progress | None,
+    ) -> tuple[Array, State, Tape]:
+        call = self._call(x, state, lengths, training, seed, dropout_mask)
+        if call.mask is not None and made((dropout_mask, call.mask)) == 0:
+            call = call._replace(mask=call.mask.copy())  # the tape's own
+        plan = PLAIN
+        if memory_limit is not None:
+            beside = made((x, call.x), (dropout_mask, call.mask))
+            plan = self._plan(call, memory_limit, beside)
         shape = (self._units, call.steps, call.batch, self.hidden_size)
         kept = allocate(shape, self.dtype) if cells else None
-        output, final_state, core = self._run(call, keep_tape=True, cells=kept)
+        output, final_state, core = self._run(call, kept, True, plan, listener(progress))
         return output, final_state, Tape(self, core, call.mask, call.lengths, kept)
 
-    def _run(self, call: Call, keep_tape: bool, cells: Array | None) -> tuple[Array, State, Any]:
+    def _plan(self, call: Call, memory_limit: int | str, beside: int) -> _core.MemoryPlan:
+        one_direction(self.bidirectional)
+        sizes = call.steps, call.batch, call.lengths, call.x.ndim == 2
+        return choose(lambda limit: self._core_plan(*sizes, limit), memory_limit, beside)
+
+    def _core_plan(
+        self, steps: int, batch: int, lengths: Array | None, tokens: bool, limit: int
+    ) -> _core.MemoryPlan:
+        plan = _core.plan_float32 if self.dtype.itemsize == 4 else _core.plan_float64
+        return plan(self._config, steps, batch, lengths, tokens, True, limit)
+
+    def _run(
+        self,
+        call: Call,
+        cells: Array | None,
+        keep_tape: bool = False,
+        plan: _core.MemoryPlan = PLAIN,
+        progress: Progress | None = None,
+    ) -> tuple[Array, State, Any]:
         output = allocate((call.steps, call.batch, self._width), self.dtype)
         h_T, c_T = self._new_state(call.batch)
         core = _core.forward(
@@ -239,6 +289,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             c_T,
             cells,
             keep_tape,
+            plan,
+            progress,
         )
         return output.swapaxes(0, 1) if self.batch_first else output, self._as_state(h_T, c_T), core
 
@@ -257,7 +309,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t.
         Chunks are whole steps; for T of at least 10 and T B of at least 1280, dz_t is a tenth of the tape or
         less. Two directions take also 2 T B H numbers for two layers, twice that for more; token input takes
-        G H numbers for each distinct token.
+        G H numbers for each distinct token. `memory` has all of it, and what can be saved.
 
         Parameters
         ----------
@@ -265,7 +317,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             T and B.
         lengths : integers, (B,), optional
         tokens : bool
-            Whether the input is token ids: 12 bytes each (an upper bound) instead of the D numbers and W_ih.
+            Whether the input is token ids: 4 bytes each, and 8 for each id that there can be, instead of the
+            D numbers and W_ih.
 
         Returns
         -------
@@ -285,11 +338,68 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         >>> lstm.tape_bytes(100, 32) == tape.nbytes
         True
         """
-        steps, batch = at_least("steps", steps, 0), at_least("batch", batch, 0)
-        if max(steps, batch, 1) * max(batch, 1) >= 1 << 62 or steps >= 1 << 62:
-            raise MemoryError(f"a tape of T = {steps} and B = {batch} is too large for this machine")
+        return self._tape_bytes(*checked_sizes(steps, batch, lengths), bool(tokens))
+
+    def _tape_bytes(self, steps: int, batch: int, lengths: Array | None, tokens: bool) -> int:
         size = _core.tape_bytes_float32 if self.dtype.itemsize == 4 else _core.tape_bytes_float64
-        return size(self._config, steps, batch, sequence_lengths(lengths, steps, batch), bool(tokens))
+        return size(self._config, steps, batch, lengths, tokens)
+
+    def _mask_bytes(self, steps: int, batch: int, training: bool) -> int:
+        """Of a mask that is drawn."""
+        if not training or self.dropout == 0:
+            return 0
+        return (self.num_layers - 1) * steps * batch * self._width * self.dtype.itemsize
+
+    def memory(
+        self,
+        steps: int,
+        batch: int,
+        *,
+        lengths: ArrayLike | None = None,
+        tokens: bool = False,
+        training: bool = False,
+    ) -> Memory:
+        """What `forward` and `backward` will take, and what each `memory_limit` costs; nothing is run.
+
+        Parameters
+        ----------
+        steps, batch : int
+            T and B.
+        lengths : integers, (B,), optional
+        tokens : bool
+            Whether the input is token ids.
+        training : bool
+            Whether a dropout mask is drawn, if the layer has dropout: it counts.
+
+        Returns
+        -------
+        Memory
+
+        Raises
+        ------
+        ValueError, TypeError, MemoryError
+            As for `tape_bytes`.
+
+        Examples
+        --------
+        >>> gru = pybptt.GRU(16, 64, seed=0)
+        >>> memory = gru.memory(5000, 4)
+        >>> memory.tape == gru.tape_bytes(5000, 4)
+        True
+        >>> output, state, tape = gru.forward(
+        ...     np.ones((5000, 4, 16), dtype=np.float32), memory_limit=memory.smallest
+        ... )
+        """
+        steps, batch, lengths = checked_sizes(steps, batch, lengths)
+        tokens = flag("tokens", tokens)
+        beside = self._mask_bytes(steps, batch, flag("training", training))
+        return Memory(
+            steps,
+            batch,
+            self._tape_bytes(steps, batch, lengths, tokens),
+            beside,
+            lambda limit: self._core_plan(steps, batch, lengths, tokens, limit),
+        )
 
     def backward(
         self,
@@ -311,7 +421,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         Parameters
         ----------
         tape : Tape
-            From this layer's `forward`. It is not used up.
+            From this layer's `forward`. It is not used up; but one with a `memory_limit` has to run the whole
+            network again for a second sweep, and threads take turns with it.
         d_output : ndarray, (T, B, K H), optional
             Derivative of the loss by the output alone; zero if not given. Not read past a sequence's end.
         d_state : ndarray, (L K, B, H), optional
@@ -468,15 +579,17 @@ class RecurrentLayer(FlatParameters, Generic[State]):
     def _mask(
         self, steps: int, batch: int, training: bool, seed: int | None, given: Array | None
     ) -> Array | None:
-        """What the outputs of all layers but the last are multiplied by; None for ones."""
+        """What the outputs of all layers but the last are multiplied by; None for ones. It may be `given`."""
         if given is None and (not training or self.dropout == 0 or self.num_layers == 1):
             return None
         shape = (self.num_layers - 1, steps, batch, self._width)
-        mask: Array
         if given is not None:
-            mask = real("dropout_mask", given, shape, self.dtype).copy()
-            return mask
-        drawn = generator(seed).random(shape, dtype=np.float32)
-        factor = 0.0 if self.dropout == 1 else 1 / (1 - self.dropout)
-        mask = np.multiply(drawn >= np.float32(self.dropout), factor, dtype=self.dtype)
+            return real("dropout_mask", given, shape, self.dtype)
+        mask = allocate(shape, self.dtype)
+        factor = self.dtype.type(0 if self.dropout == 1 else 1 / (1 - self.dropout))
+        random, values = generator(seed), mask.reshape(-1)
+        for begin in range(0, values.size, 1 << 16):  # some at a time: no other array of this size
+            some = values[begin : begin + (1 << 16)]
+            drawn = random.random(some.size, dtype=np.float32)
+            np.multiply(drawn >= np.float32(self.dropout), factor, out=some, dtype=self.dtype)
         return mask

@@ -11,7 +11,9 @@ class Tape:
     """What a layer's `forward` keeps for `backward`: states, inputs and weights, all copies of its own.
 
     A tape may be used any number of times, by several threads at once. Changing the input, the output, the
-    mask or the parameters afterwards does not change it.
+    mask or the parameters afterwards does not change it. With a `memory_limit` it keeps a part of that, and
+    copies of input, parameters and initial state to run the network again: threads then take turns, and every
+    sweep but the first takes one forward pass more.
 
     Attributes
     ----------

@@ -426,24 +426,24 @@ struct Room {
 }  // namespace
 
 template <class Real>
-Tape<Real> core_forward(const Network& n, Result& result, Ask ask) {
+Tape<Real> core_forward(const Network& n, Result& result, Ask ask, const MemoryPlan& plan, const Report& report) {
     const Arrays<Real> a(n);
     const Room<Real> room(n);
     Tape<Real> tape = room.attempt([&] {
         return forward<Real>(a.sizes(), a.parameters.data(), a.input(), a.state(),
-                             ask == Ask::everything ? room.outputs() : RnnOutput<Real>{});
+                             ask == Ask::everything ? room.outputs() : RnnOutput<Real>{}, plan, report);
     });
     room.take_outputs(result, ask);
     return tape;
 }
 
 template <class Real>
-void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask, const Limits& limits) {
+void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask, const Limits& limits, const Report& report) {
     const Arrays<Real> a(n, limits);
     const Room<Real> room(n);
     std::vector<RnnParameterGradients<Real>> parameters;
     const RnnGradients<Real> to = room.gradients(ask, parameters);
-    room.attempt([&] { backward<Real>(tape, a.upstream(), a.mask_or_null(), to, a.limits()); });
+    room.attempt([&] { backward<Real>(tape, a.upstream(), a.mask_or_null(), to, a.limits(), report); });
     room.take_gradients(result, ask);
 }
 
@@ -466,7 +466,7 @@ Result core_infer(const Network& n) {
 }
 
 template <class Real>
-Result core_model(const Network& n, Ask ask, const Limits& limits) {
+Result core_model(const Network& n, Ask ask, const Limits& limits, const MemoryPlan& plan, const Report& report) {
     const Arrays<Real> a(n, limits);
     const Room<Real> room(n);
     std::vector<RnnParameterGradients<Real>> parameters;
@@ -475,7 +475,8 @@ Result core_model(const Network& n, Ask ask, const Limits& limits) {
     result.loss = {room.attempt([&] {
         return loss_and_grad<Real>(a.sizes(), a.parameters.data(), a.input(), a.state(), a.layer(), a.targets(),
                                    ask == Ask::everything ? room.final_state() : RnnState<Real>{}, to,
-                                   {room.output_weight.data(), ask == Ask::least ? nullptr : room.output_bias.data()}, a.limits());
+                                   {room.output_weight.data(), ask == Ask::least ? nullptr : room.output_bias.data()}, a.limits(),
+                                   plan, report);
     })};
     room.take_final_state(result, ask);
     room.take_gradients(result, ask);
@@ -514,14 +515,22 @@ std::size_t core_tape_bytes(const Network& n) {
     return tape_bytes<Real>(Arrays<Real>(n).sizes(), n.tokens);
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                                       \
-    template Tape<Real> core_forward<Real>(const Network&, Result&, Ask);                              \
-    template void core_backward<Real>(const Tape<Real>&, const Network&, Result&, Ask, const Limits&); \
-    template Result core_layer<Real>(const Network&, Ask, const Limits&);                              \
-    template Result core_infer<Real>(const Network&);                                                  \
-    template Result core_model<Real>(const Network&, Ask, const Limits&);                              \
-    template Result core_loss<Real>(const Network&);                                                   \
-    template Result core_predict<Real>(const Network&);                                                \
+template <class Real>
+MemoryPlan core_plan(const Network& n, bool model, std::size_t limit) {
+    const Arrays<Real> a(n);
+    if (model) return plan_model_memory<Real>(a.sizes(), n.tokens, true, n.outputs, n.loss, n.last_only, limit);
+    return plan_memory<Real>(a.sizes(), n.tokens, true, limit);
+}
+
+#define PYBPTT_INSTANTIATE(Real)                                                                                      \
+    template Tape<Real> core_forward<Real>(const Network&, Result&, Ask, const MemoryPlan&, const Report&);           \
+    template void core_backward<Real>(const Tape<Real>&, const Network&, Result&, Ask, const Limits&, const Report&); \
+    template Result core_layer<Real>(const Network&, Ask, const Limits&);                                             \
+    template Result core_infer<Real>(const Network&);                                                                 \
+    template Result core_model<Real>(const Network&, Ask, const Limits&, const MemoryPlan&, const Report&);           \
+    template MemoryPlan core_plan<Real>(const Network&, bool, std::size_t);                                           \
+    template Result core_loss<Real>(const Network&);                                                                  \
+    template Result core_predict<Real>(const Network&);                                                               \
     template std::size_t core_tape_bytes<Real>(const Network&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

@@ -111,16 +111,19 @@ Result textbook_model(const Network& n, const Limits& limits = {});
 
 /// Of core_forward and core_backward, the arrays that the core reads are gone when the call returns.
 template <class Real>
-Tape<Real> core_forward(const Network& n, Result& result, Ask ask = Ask::everything);
+Tape<Real> core_forward(const Network& n, Result& result, Ask ask = Ask::everything, const MemoryPlan& plan = {},
+                        const Report& report = {});
 template <class Real>
-void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask = Ask::everything, const Limits& limits = {});
+void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask = Ask::everything, const Limits& limits = {},
+                   const Report& report = {});
 /// Both.
 template <class Real>
 Result core_layer(const Network& n, Ask ask = Ask::everything, const Limits& limits = {});
 template <class Real>
 Result core_infer(const Network& n);
 template <class Real>
-Result core_model(const Network& n, Ask ask = Ask::everything, const Limits& limits = {});
+Result core_model(const Network& n, Ask ask = Ask::everything, const Limits& limits = {}, const MemoryPlan& plan = {},
+                  const Report& report = {});
 /// The loss without gradients, and the predictions.
 template <class Real>
 Result core_loss(const Network& n);
@@ -129,6 +132,9 @@ Result core_predict(const Network& n);
 
 template <class Real>
 std::size_t core_tape_bytes(const Network& n);
+/// Of core_forward and core_backward, or of core_model.
+template <class Real>
+MemoryPlan core_plan(const Network& n, bool model, std::size_t limit);
 
 // Networks that more than one suite tests.
 

@@ -7,12 +7,15 @@
 #include <pybind11/pybind11.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <exception>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pybptt/model.hpp"
+#include "runtime/float_mode.hpp"
 
 namespace pybptt {
 
@@ -103,6 +106,60 @@ auto without_gil(Work work) {
         take_gil(thread);
         throw;
     }
+}
+
+/// Hears how far a call has come while the GIL is released, and tells Python a few times a second: a callback, or only whoever has
+/// pressed Ctrl-C. What is raised there ends the call, and is raised from it.
+class Listener {
+public:
+    /// `callback` may be None.
+    explicit Listener(py::object callback) : callback_(std::move(callback)) {}
+
+    Report report() {
+        return [this](std::size_t done, std::size_t total) { return hear(done, total); };
+    }
+    /// With the GIL, after the call.
+    void rethrow() {
+        if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
+    }
+
+private:
+    bool hear(std::size_t done, std::size_t total) {
+        constexpr std::chrono::milliseconds kPause(50);
+        const auto now = std::chrono::steady_clock::now();
+        if (done != total && now < next_) return true;
+        const FloatMode in_core = FloatMode::now();
+        callers_.set();
+        take_gil(thread_);
+        try {
+            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+            if (!callback_.is_none()) callback_(done, total);
+        } catch (abi::__forced_unwind&) {  // as in take_gil
+            while (true) pause();
+        } catch (...) {
+            thrown_ = std::current_exception();
+        }
+        PyEval_SaveThread();
+        in_core.set();
+        next_ = std::chrono::steady_clock::now() + kPause;
+        return !thrown_;
+    }
+
+    py::object callback_;
+    PyThreadState* const thread_ = PyThreadState_Get();
+    const FloatMode callers_ = FloatMode::now();
+    std::chrono::steady_clock::time_point next_{};
+    std::exception_ptr thrown_;
+};
+
+/// Of a call from Python: it is heard if it has a callback or a limit on memory, which is a long call's.
+template <class Call>
+auto heard(const std::optional<py::object>& progress, const MemoryPlan& plan, Call call) {
+    Listener listener(progress ? *progress : py::object(py::none()));
+    const bool silent = !progress && !plan.under_limit();
+    auto result = without_gil([&] { return call(silent ? Report{} : listener.report()); });
+    listener.rethrow();
+    return result;
 }
 
 /// What a layer is, as Python passes it.

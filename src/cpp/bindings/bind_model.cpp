@@ -53,7 +53,8 @@ double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, con
                          const MaybeArray<Real>& h_0, const MaybeArray<Real>& c_0, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T,
                          Array<Real>& gradient, MaybeArray<Real>& input_gradient, MaybeArray<Real>& d_h_0, MaybeArray<Real>& d_c_0,
                          MaybeArray<Real>& hidden_gradient, const MaybeArray<bool>& counted, const MaybeArray<Real>& factors,
-                         std::pair<std::size_t, std::size_t> windows, int clip, double clip_limit) {
+                         std::pair<std::size_t, std::size_t> windows, int clip, double clip_limit, const MemoryPlan& plan,
+                         const std::optional<py::object>& progress) {
     const Call<Real> call(flat, config, output, x, lengths, mask, h_0, c_0, h_T, c_T);
     Targets<Real> targets = call.targets(y, scale);
     targets.counted = read("counted", counted, call.rows);
@@ -67,9 +68,9 @@ double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, con
     Real* weight = to + config.parameter_count();
     const OutputGradients<Real> output_gradients{
         weight, output.bias ? weight + output.outputs * config.directions * config.hidden : nullptr};
-    return without_gil([&] {
+    return heard(progress, plan, [&](const Report& report) {
         return loss_and_grad<Real>(call.sizes, call.parameters.data(), call.in.input, call.state, call.output, targets,
-                                   call.final_state, gradients, output_gradients, limits);
+                                   call.final_state, gradients, output_gradients, limits, plan, report);
     });
 }
 
@@ -96,6 +97,15 @@ void run_predict(const Array<Real>& flat, const LayerConfig& config, const Outpu
     });
 }
 
+template <class Real>
+MemoryPlan run_plan(const LayerConfig& config, const OutputConfig& output, bool classes, std::size_t steps, std::size_t batch,
+                    const MaybeArray<std::int64_t>& lengths, bool tokens, bool input_gradient, std::size_t limit,
+                    std::pair<std::size_t, std::size_t> windows, int clip) {
+    return plan_model_memory<Real>(config.sizes(steps, batch, read_lengths(lengths, steps, batch)), tokens, input_gradient,
+                                   output.outputs, classes ? Loss::cross_entropy : Loss::squared_error, output.last_only, limit,
+                                   read_limits<Real>(config, steps, batch, std::nullopt, windows, clip, 1));
+}
+
 template <class Real, class X, class Y>
 void bind_losses(py::module_& module) {
     module.def("loss_and_grad", &run_loss_and_grad<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
@@ -106,7 +116,8 @@ void bind_losses(py::module_& module) {
                py::arg("input_gradient").noconvert() = py::none(), py::arg("d_h_0").noconvert() = py::none(),
                py::arg("d_c_0").noconvert() = py::none(), py::arg("hidden_gradient").noconvert() = py::none(),
                py::arg("counted").noconvert() = py::none(), py::arg("factors").noconvert() = py::none(),
-               py::arg("windows") = std::pair<std::size_t, std::size_t>(0, 0), py::arg("clip") = 0, py::arg("clip_limit") = 0.0);
+               py::arg("windows") = std::pair<std::size_t, std::size_t>(0, 0), py::arg("clip") = 0, py::arg("clip_limit") = 0.0,
+               py::arg("plan") = MemoryPlan{}, py::arg("progress") = py::none());
     module.def("loss", &run_loss<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
                py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("lengths").noconvert() = py::none(),
                py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(),
@@ -133,6 +144,13 @@ void bind_model(py::module_& module) {
         .def(py::pickle(
             [](const OutputConfig& o) { return py::make_tuple(o.outputs, o.bias, o.last_only); },
             [](const py::tuple& o) { return OutputConfig{o[0].cast<std::size_t>(), o[1].cast<bool>(), o[2].cast<bool>()}; }));
+    const auto bind_plan = [&](auto function, const char* name) {
+        module.def(name, function, py::arg("config"), py::arg("output"), py::arg("classes"), py::arg("steps"), py::arg("batch"),
+                   py::arg("lengths").noconvert(), py::arg("tokens"), py::arg("input_gradient"), py::arg("limit"),
+                   py::arg("windows") = std::pair<std::size_t, std::size_t>(0, 0), py::arg("clip") = 0);
+    };
+    bind_plan(&run_plan<float>, "plan_model_float32");
+    bind_plan(&run_plan<double>, "plan_model_float64");
     bind_for<float, float>(module);
     bind_for<float, std::int64_t>(module);
     bind_for<double, double>(module);

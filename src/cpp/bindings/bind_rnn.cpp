@@ -9,7 +9,8 @@ template <class Real, class X>
 std::optional<Tape<Real>> run_forward(const Array<Real>& flat, const LayerConfig& config, const Array<X>& x,
                                       const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask,
                                       const MaybeArray<Real>& h_0, const MaybeArray<Real>& c_0, Array<Real>& output,
-                                      MaybeArray<Real>& h_T, MaybeArray<Real>& c_T, MaybeArray<Real>& cells, bool keep_tape) {
+                                      MaybeArray<Real>& h_T, MaybeArray<Real>& c_T, MaybeArray<Real>& cells, bool keep_tape,
+                                      const MemoryPlan& plan, const std::optional<py::object>& progress) {
     const InputArray<Real> in(x, config, lengths, mask);
     const auto parameters = units_in<RnnParameters<Real>>(read("flat", flat, config.parameter_count()), config);
     const std::size_t state_size = config.state_size(in.batch);
@@ -17,8 +18,8 @@ std::optional<Tape<Real>> run_forward(const Array<Real>& flat, const LayerConfig
     const RnnOutput<Real> to{write("output", output, in.steps * in.batch * config.directions * config.hidden),
                              write_state(h_T, c_T, state_size), write("cells", cells, in.steps * state_size)};
     const RnnSizes sizes = config.sizes(in.steps, in.batch, in.lengths);
-    return without_gil([&]() -> std::optional<Tape<Real>> {
-        if (keep_tape) return forward<Real>(sizes, parameters.data(), in.input, state, to);
+    return heard(progress, plan, [&](const Report& report) -> std::optional<Tape<Real>> {
+        if (keep_tape) return forward<Real>(sizes, parameters.data(), in.input, state, to, plan, report);
         infer<Real>(sizes, parameters.data(), in.input, state, to);
         return std::nullopt;
     });
@@ -40,10 +41,16 @@ void run_backward(const Tape<Real>& tape, const LayerConfig& config, const Maybe
     const auto parameters = units_in<RnnParameterGradients<Real>>(write("gradient", flat, config.parameter_count()), config);
     const RnnGradients<Real> gradients{parameters.data(), write("input gradient", input, s.steps * s.batch * s.inputs),
                                        write_state(h_0, c_0, state_size), write("hidden gradient", hidden, s.steps * state_size)};
-    without_gil([&] {
-        backward<Real>(tape, upstream, dropout, gradients, limits);
+    heard(std::nullopt, tape.plan(), [&](const Report& report) {
+        backward<Real>(tape, upstream, dropout, gradients, limits, report);
         return 0;
     });
+}
+
+template <class Real>
+MemoryPlan run_plan(const LayerConfig& config, std::size_t steps, std::size_t batch, const MaybeArray<std::int64_t>& lengths,
+                    bool tokens, bool input_gradient, std::size_t limit) {
+    return plan_memory<Real>(config.sizes(steps, batch, read_lengths(lengths, steps, batch)), tokens, input_gradient, limit);
 }
 
 template <class Real>
@@ -53,7 +60,7 @@ std::size_t run_tape_bytes(const LayerConfig& config, std::size_t steps, std::si
 }
 
 template <class Real>
-void bind_for(py::module_& module, const char* tape_name, const char* bytes_name) {
+void bind_for(py::module_& module, const char* tape_name, const char* bytes_name, const char* plan_name) {
     py::class_<Tape<Real>>(module, tape_name)
         .def_property_readonly("steps", [](const Tape<Real>& t) { return t.sizes().steps; })
         .def_property_readonly("batch", [](const Tape<Real>& t) { return t.sizes().batch; })
@@ -63,7 +70,8 @@ void bind_for(py::module_& module, const char* tape_name, const char* bytes_name
         module.def("forward", function, py::arg("flat").noconvert(), py::arg("config"), py::arg("x").noconvert(),
                    py::arg("lengths").noconvert(), py::arg("mask").noconvert(), py::arg("h_0").noconvert(),
                    py::arg("c_0").noconvert(), py::arg("output").noconvert(), py::arg("h_T").noconvert(),
-                   py::arg("c_T").noconvert(), py::arg("cells").noconvert(), py::arg("keep_tape"));
+                   py::arg("c_T").noconvert(), py::arg("cells").noconvert(), py::arg("keep_tape"), py::arg("plan") = MemoryPlan{},
+                   py::arg("progress") = py::none());
     };
     bind_forward(&run_forward<Real, Real>);
     bind_forward(&run_forward<Real, std::int64_t>);
@@ -75,6 +83,8 @@ void bind_for(py::module_& module, const char* tape_name, const char* bytes_name
                py::arg("clip") = 0, py::arg("clip_limit") = 0.0);
     module.def(bytes_name, &run_tape_bytes<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"),
                py::arg("lengths").noconvert(), py::arg("tokens"));
+    module.def(plan_name, &run_plan<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"), py::arg("lengths").noconvert(),
+               py::arg("tokens"), py::arg("input_gradient"), py::arg("limit"));
 }
 
 LayerConfig make_config(std::size_t inputs, std::size_t hidden, std::size_t layers, std::size_t directions, bool bias, int cell,
@@ -105,8 +115,16 @@ void bind_rnn(py::module_& module) {
                                    c[3].cast<std::size_t>(), c[4].cast<bool>(), c[5].cast<int>(), c[6].cast<int>(),
                                    c[7].cast<bool>(), c[8].cast<bool>(), c[9].cast<bool>(), c[10].cast<double>());
             }));
-    bind_for<float>(module, "TapeFloat32", "tape_bytes_float32");
-    bind_for<double>(module, "TapeFloat64", "tape_bytes_float64");
+    py::class_<MemoryPlan>(module, "MemoryPlan")
+        .def(py::init<>())
+        .def_readonly("places", &MemoryPlan::places)
+        .def_readonly("states", &MemoryPlan::states)
+        .def_readonly("chunks", &MemoryPlan::chunks)
+        .def_readonly("runs", &MemoryPlan::runs)
+        .def_readonly("bytes", &MemoryPlan::bytes)
+        .def_property_readonly("limited", &MemoryPlan::limited);
+    bind_for<float>(module, "TapeFloat32", "tape_bytes_float32", "plan_float32");
+    bind_for<double>(module, "TapeFloat64", "tape_bytes_float64", "plan_float64");
 }
 
 }  // namespace pybptt

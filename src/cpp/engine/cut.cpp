@@ -43,7 +43,7 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
         const std::size_t n = active_at(first), most = std::min(std::max<std::size_t>(1, chunk_rows / n), longest - first);
         std::size_t steps = 1;
         while (steps < most && 4 * active_at(first + steps) >= 3 * n) ++steps;
-        chunks_.push_back({chunks_.size(), first, steps, row, steps * n});
+        chunks_.push_back({chunks_.size(), first, steps, row, steps * n, chunks_.size()});
         std::size_t begin = 0;
         for (std::size_t i = 0; i < slices_; ++i) {
             begins_.push_back(begin);

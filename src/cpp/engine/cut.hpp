@@ -32,6 +32,13 @@ namespace pybptt {
 struct Chunk {
     std::size_t index, first_step, steps;
     std::size_t first_row, rows;  // of x and dz: those of the chunks before, and its own
+    std::size_t place;            // where a tape has it: its index, if there is a place for every chunk
+
+    Chunk in_place(std::size_t other) const {
+        Chunk moved = *this;
+        moved.place = other;
+        return moved;
+    }
 };
 
 /// A chunk's samples of one slice. `first` is the first one's position: samples are numbered by slice, in order of length.
@@ -65,7 +72,7 @@ public:
     Chunk chunk(std::size_t index) const {
         if (ragged()) return chunks_[index];
         const std::size_t first = index * chunk_steps_, steps = std::min(chunk_steps_, steps_ - first);
-        return {index, first, steps, first * batch_, steps * batch_};
+        return {index, first, steps, first * batch_, steps * batch_, index};
     }
     std::size_t most_rows() const { return most_rows_; }              // of x and dz in any chunk
     std::size_t most_state_rows() const { return most_state_rows_; }  // of h

@@ -14,10 +14,6 @@ ForwardPass<Real>::ForwardPass(UnitTape<Real>& tape, const Division& division, c
       a_(arrays),
       w_hh_t_(s_.hidden, block_cols<Real>(s_.cell.gates(), s_.hidden)),
       bias_(block_cols<Real>(cell_.blocks, s_.hidden)) {
-    if (!tape.keeps_all) {
-        carry_h_ = PanelBuffer<Real>(s_.batch, s_.hidden);
-        if (tape.has_cell_state()) carry_c_ = PanelBuffer<Real>(s_.batch, s_.hidden);
-    }
     if (tape.dense)
         w_ih_t_ = PanelBuffer<Real>(s_.inputs, block_cols<Real>(s_.cell.gates(), s_.hidden));
     else
@@ -98,25 +94,25 @@ void ForwardPass<Real>::write_paddings(int member) {
 }
 
 template <class Real>
-void ForwardPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
+void ForwardPass<Real>::run(const Chunk& chunk, std::size_t from, std::size_t to, int member, Barrier& barrier) {
     const Part<Real> part(s_, division_, member);
     // A chunk of another shape in the place of the one before: its rows are where other members' rows were.
-    if (!tape_.keeps_all && chunk.index != 0 && (tape_.cut.ragged() || chunk.rows != tape_.cut.chunk(chunk.index - 1).rows))
+    if (tape_.moves_chunks && chunk.index != 0 && (tape_.cut.ragged() || chunk.rows != tape_.cut.chunk(chunk.index - 1).rows))
         barrier.wait();
-    part.for_each_piece(tape_.cut, chunk, [&](const Piece& piece) { run_piece(chunk, part, piece, member, barrier); });
+    part.for_each_piece(tape_.cut, chunk, [&](const Piece& piece) {
+        bring_state(chunk, from, part, piece);
+        run_piece(chunk, part, piece, member, barrier);
+        keep_state(chunk, to, part, piece);
+    });
 }
 
 /// The state before the chunk.
 template <class Real>
-void ForwardPass<Real>::bring_state(const Chunk& chunk, const Part<Real>& part, const Piece& piece) {
+void ForwardPass<Real>::bring_state(const Chunk& chunk, std::size_t from, const Part<Real>& part, const Piece& piece) {
     const std::size_t n = piece.size, row = piece.row(chunk.steps + 1, 0);
-    const auto bring = [&](Matrix<Real> to, const ChunkBuffer<Real>& kept, const PanelBuffer<Real>& carry, const Real* given) {
-        if (chunk.index != 0 && !tape_.keeps_all) {
-            k_.copy(n, part.cols, part.of(carry.matrix(), piece.positions.begin), to);
-        } else if (chunk.index != 0) {
-            const Chunk before = tape_.cut.chunk(chunk.index - 1);
-            const Piece there{tape_.cut.slice(before, piece.slice.index), piece.positions, n};
-            k_.copy(n, part.cols, part.of(kept.matrix(before), there.row(before.steps + 1, before.steps)), to);
+    const auto bring = [&](Matrix<Real> to, const PanelBuffer<Real>& states, const Real* given) {
+        if (from != kInitialState) {
+            k_.copy(n, part.cols, part.of(states.matrix(from), piece.positions.begin), to);
         } else if (given != nullptr) {
             tape_.cut.for_each_sample_run(piece.positions.begin, n, [&](std::size_t i, std::size_t count, std::size_t sample) {
                 k_.copy(count, part.cols, part.of(UserRows<const Real>{given, s_.hidden}, Rows{sample}), to.rows_from(i));
@@ -125,8 +121,18 @@ void ForwardPass<Real>::bring_state(const Chunk& chunk, const Part<Real>& part, 
             k_.zero(n, part.cols, to);
         }
     };
-    bring(part.of(tape_.h(chunk), row), tape_.hidden, carry_h_, a_.state.h);
-    if (tape_.has_cell_state()) bring(part.of(tape_.c(chunk), row), tape_.cells, carry_c_, a_.state.c);
+    bring(part.of(tape_.h(chunk), row), tape_.states_h, a_.state.h);
+    if (tape_.has_cell_state()) bring(part.of(tape_.c(chunk), row), tape_.states_c, a_.state.c);
+}
+
+/// The state after the chunk.
+template <class Real>
+void ForwardPass<Real>::keep_state(const Chunk& chunk, std::size_t to, const Part<Real>& part, const Piece& piece) {
+    if (to == kNoState) return;
+    const std::size_t n = piece.size, row = piece.row(chunk.steps + 1, chunk.steps);
+    k_.copy(n, part.cols, part.of(tape_.h(chunk), row), part.of(tape_.states_h.matrix(to), piece.positions.begin));
+    if (!tape_.has_cell_state()) return;
+    k_.copy(n, part.cols, part.of(tape_.c(chunk), row), part.of(tape_.states_c.matrix(to), piece.positions.begin));
 }
 
 /// x_t into the tape, and what can be said of z_t before the recurrence runs.
@@ -231,7 +237,6 @@ template <class Real>
 void ForwardPass<Real>::run_piece(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier) {
     const std::size_t S = chunk.steps;
     const Matrix<Real> h = tape_.h(chunk), c = tape_.c(chunk);
-    bring_state(chunk, part, piece);
     bring_input(chunk, part, piece, member, barrier);
     if (division_.by_columns) barrier.wait();
 
@@ -273,10 +278,6 @@ void ForwardPass<Real>::run_piece(const Chunk& chunk, const Part<Real>& part, co
         if (division_.by_columns) barrier.wait();
     }
     write_final_state(chunk, part, piece);
-    if (tape_.keeps_all) return;
-    const std::size_t last = piece.row(S + 1, S);
-    k_.copy(piece.size, part.cols, part.of(h, last), part.of(carry_h_.matrix(), piece.positions.begin));
-    if (tape_.has_cell_state()) k_.copy(piece.size, part.cols, part.of(c, last), part.of(carry_c_.matrix(), piece.positions.begin));
 }
 
 /// Of the samples that end within the chunk.

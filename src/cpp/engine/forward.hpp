@@ -27,14 +27,17 @@ public:
 
     /// Packs the weights; writes what does not depend on them. Ends with a barrier.
     void prepare(int member, Barrier& barrier);
-    /// Runs one chunk, in order. A member's own part of h is complete when it returns, other members' parts after a barrier.
-    void run(const Chunk& chunk, int member, Barrier& barrier);
+    /// Runs one chunk from the state in the place `from`, and keeps the one after it in `to`. A member's own part of h is complete
+    /// when it returns, other members' parts after a barrier. If chunks move, a chunk run before was the one before it in time, or
+    /// there was a sweep in between.
+    void run(const Chunk& chunk, std::size_t from, std::size_t to, int member, Barrier& barrier);
 
 private:
     void pack(int member);
     void write_paddings(int member);
     void run_piece(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier);
-    void bring_state(const Chunk& chunk, const Part<Real>& part, const Piece& piece);
+    void bring_state(const Chunk& chunk, std::size_t from, const Part<Real>& part, const Piece& piece);
+    void keep_state(const Chunk& chunk, std::size_t to, const Part<Real>& part, const Piece& piece);
     void bring_input(const Chunk& chunk, const Part<Real>& part, const Piece& piece, int member, Barrier& barrier);
     void project(const Chunk& chunk, const Part<Real>& part, const Piece& piece);
     void make_z(const Chunk& chunk, const Part<Real>& part, const Piece& piece, std::size_t s, std::size_t n, int phase);
@@ -52,11 +55,10 @@ private:
     const Division division_;
     const RnnParameters<Real> p_;
     const UnitArrays<Real> a_;
-    PanelBuffer<Real> w_hh_t_;             // W_hh^T (H, blocks of G)
-    PanelBuffer<Real> w_ih_t_;             // W_ih^T (D, blocks of G)
-    PanelBuffer<Real> token_row_;          // b + W_ih's column, one row a distinct token (count, blocks)
-    Buffer<Real> bias_;                    // b of each block, in whole panels
-    PanelBuffer<Real> carry_h_, carry_c_;  // (B, H): the state after a chunk, when all chunks take the same place
+    PanelBuffer<Real> w_hh_t_;     // W_hh^T (H, blocks of G)
+    PanelBuffer<Real> w_ih_t_;     // W_ih^T (D, blocks of G)
+    PanelBuffer<Real> token_row_;  // b + W_ih's column, one row a distinct token (count, blocks)
+    Buffer<Real> bias_;            // b of each block, in whole panels
 };
 
 }  // namespace pybptt

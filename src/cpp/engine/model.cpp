@@ -3,6 +3,7 @@
 
 #include <numeric>
 
+#include "engine/needs.hpp"
 #include "engine/output_layer.hpp"
 #include "engine/predict.hpp"
 #include "engine/windows.hpp"
@@ -68,34 +69,79 @@ struct Top {
     }
 };
 
+/// Everything that loss_and_grad allocates.
+template <class Real>
+struct LossAndGrad {
+    const typename Tape<Real>::Contents& tape;
+    const bool last_only;
+    const Top<Real> top;
+    ForwardStack<Real> stack;
+    const OutputRows<Real> rows;
+    OutputPass<Real> output;
+    BackwardPass<Real> sweeps;
+
+    LossAndGrad(const RnnSizes& sizes, const typename Tape<Real>::Contents& tape, int threads,
+                const RnnParameters<Real>* parameters, const RnnInput<Real>& input, const RnnState<const Real>& state,
+                const OutputLayer<Real>& layer, const Targets<Real>& targets, const RnnState<Real>& final_state,
+                const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits)
+        : tape(tape),
+          last_only(layer.last_only),
+          top(sizes, last_only, final_state, true),
+          stack(tape, threads, parameters, input, state, top.output()),
+          rows(top.rows(tape)),
+          output(rows, threads, layer, targets, &output_gradients, top.in_tape ? nullptr : top.d_array.data()),
+          sweeps(tape, threads, {last_only ? nullptr : top.d_array.data(), {}}, input.mask, gradients, limits,
+                 last_only ? top.d_array.data() : nullptr) {}
+};
+
+/// Of loss_and_grad.
+template <class Real>
+int threads_for(const RnnSizes& sizes, const RnnInput<Real>& input, const OutputLayer<Real>& layer,
+                const SweepLimits<Real>& limits) {
+    return threads_wanted(with_windows(sizes, limits), input.tokens == nullptr ? sizes.inputs : 0, 3 * output_flops(sizes, layer));
+}
+
 }  // namespace
+
+template <class Real>
+MemoryPlan plan_model_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t outputs, Loss loss,
+                             bool last_only, std::size_t limit, const SweepLimits<Real>& limits) {
+    const SomeArrays<Real> some(sizes, tokens, input_gradient);
+    const OutputLayer<Real> layer{outputs, nullptr, nullptr, last_only};
+    const Targets<Real> targets{loss, 1, nullptr, nullptr};
+    const int threads = threads_for(sizes, some.input, layer, limits);  // the more there are, the more windows go back at a time
+    return count_needs<Real>(sizes, some.input,
+                             [&](const typename Tape<Real>::Contents& tape) {
+                                 LossAndGrad<Real>(sizes, tape, threads, some.parameters.data(), some.input, some.state, layer,
+                                                   targets, {}, some.gradients, {}, limits);
+                             })
+        .plan(limit);
+}
 
 template <class Real>
 double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
                      const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
                      const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
-                     const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits) {
-    typename Tape<Real>::Contents tape(sizes, input, true);
-    Team team(
-        threads_wanted(with_windows(sizes, limits), input.tokens == nullptr ? sizes.inputs : 0, 3 * output_flops(sizes, layer)));
+                     const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits, const MemoryPlan& plan,
+                     const Report& report) {
+    if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
+    const typename Tape<Real>::Contents tape(sizes, input, true, plan);
+    Team team(threads_for(sizes, input, layer, limits));
     Barrier barrier(team.size());
-    const Top<Real> top(sizes, layer.last_only, final_state, true);
-    ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
-    const OutputRows<Real> rows = top.rows(tape);
-    OutputPass<Real> output(rows, team.size(), layer, targets, &output_gradients, top.in_tape ? nullptr : top.d_array.data());
-    RnnUpstream<Real> upstream{};
-    if (!layer.last_only) upstream.output = top.d_array.data();
-    BackwardPass<Real> sweeps(tape, team.size(), upstream, input.mask, gradients, limits,
-                              layer.last_only ? top.d_array.data() : nullptr);
+    LossAndGrad<Real> call(sizes, tape, team.size(), parameters, input, state, layer, targets, final_state, gradients,
+                           output_gradients, limits);
+    Progress progress(report, forward_steps<Real>(tape) + backward_steps<Real>(tape));
     team.run([&](int member) {
-        stack.run(member, barrier);
-        top.bring(sizes, member, team.size(), barrier);
-        output.prepare(member, barrier);
-        if (!top.in_tape) output.run(member, barrier);
-        sweeps.run(top.in_tape ? &output : nullptr, member, barrier);
-        output.finish(member);
+        Steps steps(progress, member, barrier);
+        call.stack.prepare(member, barrier);
+        if (!call.stack.run(steps, member, barrier)) return;
+        call.top.bring(sizes, member, team.size(), barrier);
+        call.output.prepare(member, barrier);
+        if (!call.top.in_tape) call.output.run(member, barrier);
+        if (!call.sweeps.run(call.top.in_tape ? &call.output : nullptr, &call.stack, steps, member, barrier)) return;
+        call.output.finish(member);
     });
-    return output.total();
+    return call.output.total();
 }
 
 template <class Real>
@@ -109,9 +155,12 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
     ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
     const OutputRows<Real> rows = top.rows(tape);
     OutputPass<Real> output(rows, team.size(), layer, targets, nullptr);
+    Progress progress({}, 0);
     team.run([&](int member) {
+        Steps steps(progress, member, barrier);
         output.prepare(member, barrier);
-        stack.run(member, barrier, [&](const Chunk& chunk) {
+        stack.prepare(member, barrier);
+        stack.run(steps, member, barrier, [&](const Chunk& chunk) {
             if (top.in_tape) output.record_losses(chunk, member, barrier);
         });
         top.bring(sizes, member, team.size(), barrier);
@@ -131,7 +180,9 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
     const OutputRows<Real> rows = top.rows(tape);
     PredictPass<Real> pass(rows, team.size(), layer, output);
     const Cut& cut = tape.units.back()->cut;
+    Progress progress({}, 0);
     team.run([&](int member) {
+        Steps steps(progress, member, barrier);
         pass.prepare(member, barrier);
         if (!layer.last_only && cut.ragged()) {
             const Range own = share(sizes.batch, 1, member, team.size());
@@ -139,7 +190,8 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
                 for (std::size_t t = cut.length(position); t < sizes.steps; ++t)
                     std::fill_n(output + (t * sizes.batch + cut.sample(position)) * layer.outputs, layer.outputs, Real(0));
         }
-        stack.run(member, barrier, [&](const Chunk& chunk) {
+        stack.prepare(member, barrier);
+        stack.run(steps, member, barrier, [&](const Chunk& chunk) {
             if (top.in_tape) pass.run(chunk, member, barrier);
         });
         top.bring(sizes, member, team.size(), barrier);
@@ -150,7 +202,10 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
 #define PYBPTT_INSTANTIATE(Real)                                                                                                   \
     template double loss_and_grad(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
                                   const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&,                           \
-                                  const RnnGradients<Real>&, const OutputGradients<Real>&, const SweepLimits<Real>&);              \
+                                  const RnnGradients<Real>&, const OutputGradients<Real>&, const SweepLimits<Real>&,               \
+                                  const MemoryPlan&, const Report&);                                                               \
+    template MemoryPlan plan_model_memory<Real>(const RnnSizes&, bool, bool, std::size_t, Loss, bool, std::size_t,                 \
+                                                const SweepLimits<Real>&);                                                         \
     template double loss(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,          \
                          const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&);                                   \
     template void predict(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \

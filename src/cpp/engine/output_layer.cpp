@@ -40,6 +40,7 @@ OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, int threads, const Ou
         values_ = PanelBuffer<Real>(block_rows_, layer.outputs);
         values_t_ = PanelBuffer<Real>(layer.outputs, block_rows_);
     }
+    if (CountMemory::active()) return;
     std::fill_n(classes_.data(), classes_.size(), -1);
     for (std::size_t c = 0; c < rows.chunks(); ++c) {
         const Chunk chunk = rows.chunk(c);

@@ -19,7 +19,10 @@ public:
     std::size_t width() const { return width_; }
     bool in_tape() const { return tape_ != nullptr; }
     std::size_t chunks() const { return in_tape() ? tape_->cut.chunks() : rows_.empty() ? 0 : 1; }
-    Chunk chunk(std::size_t index) const { return in_tape() ? tape_->cut.chunk(index) : Chunk{0, 0, 1, 0, rows_.size()}; }
+    /// Of a tape, in place 0, whether it is there or not.
+    Chunk chunk(std::size_t index) const {
+        return in_tape() ? tape_->cut.chunk(index).in_place(0) : Chunk{0, 0, 1, 0, rows_.size(), 0};
+    }
     std::size_t most_rows() const { return in_tape() ? tape_->cut.most_rows() : rows_.size(); }
     std::size_t total() const { return in_tape() ? tape_->cut.rows() : rows_.size(); }
 

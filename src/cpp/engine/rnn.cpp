@@ -1,54 +1,101 @@
 // The public functions of rnn.hpp: allocate, divide, run.
 #include "pybptt/rnn.hpp"
 
+#include "engine/needs.hpp"
 #include "engine/windows.hpp"
 
 namespace pybptt {
 namespace {
 
-template <class Real>
-void run_forward(typename Tape<Real>::Contents& tape, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-                 const RnnState<const Real>& state, const RnnOutput<Real>& output) {
-    Team team(threads_wanted(tape.sizes, input.tokens == nullptr ? tape.sizes.inputs : 0));
-    ForwardStack<Real> stack(tape, team.size(), parameters, input, state, output);
-    Barrier barrier(team.size());
-    team.run([&](int member) { stack.run(member, barrier); });
-}
+int threads_for(const RnnSizes& s, bool dense) { return threads_wanted(s, dense ? s.inputs : 0); }
 
 }  // namespace
 
 template <class Real>
+MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t limit) {
+    const SomeArrays<Real> some(sizes, tokens, input_gradient);
+    return count_needs<Real>(sizes, some.input,
+                             [&](typename Tape<Real>::Contents& tape) {
+                                 if (tape.plan.limited())
+                                     tape.source =
+                                         std::make_unique<TapeSource<Real>>(sizes, some.parameters.data(), some.input, some.state);
+                                 ForwardStack<Real>(tape, 1, some.parameters.data(), some.input, some.state, {});
+                                 SweepStack<Real>(tape, 1, {}, nullptr, some.gradients, {});
+                             })
+        .plan(limit);
+}
+
+template <class Real>
 Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-                   const RnnState<const Real>& state, const RnnOutput<Real>& output) {
-    auto contents = std::make_unique<typename Tape<Real>::Contents>(sizes, input, true);
-    run_forward(*contents, parameters, input, state, output);
-    return Tape<Real>(std::move(contents));
+                   const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan, const Report& report) {
+    if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
+    auto tape = std::make_unique<typename Tape<Real>::Contents>(sizes, input, true, plan);
+    if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, parameters, input, state);
+    Team team(threads_for(sizes, input.tokens == nullptr));
+    ForwardStack<Real> stack(*tape, team.size(), parameters, input, state, output);
+    Barrier barrier(team.size());
+    Progress progress(report, forward_steps<Real>(*tape));
+    team.run([&](int member) {
+        Steps steps(progress, member, barrier);
+        stack.prepare(member, barrier);
+        stack.run(steps, member, barrier);
+    });
+    return Tape<Real>(std::move(tape));
 }
 
 template <class Real>
 void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
            const RnnState<const Real>& state, const RnnOutput<Real>& output) {
-    typename Tape<Real>::Contents contents(sizes, input, false);
-    run_forward(contents, parameters, input, state, output);
+    const typename Tape<Real>::Contents tape(sizes, input, false);
+    Team team(threads_for(sizes, input.tokens == nullptr));
+    ForwardStack<Real> stack(tape, team.size(), parameters, input, state, output);
+    Barrier barrier(team.size());
+    Progress progress({}, 0);
+    team.run([&](int member) {
+        Steps steps(progress, member, barrier);
+        stack.prepare(member, barrier);
+        stack.run(steps, member, barrier);
+    });
 }
 
 template <class Real>
-void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients,
-              const SweepLimits<Real>& limits) {
-    const RnnSizes& s = tape.sizes();
-    Team team(threads_wanted(with_windows(s, limits), tape.has_dense_input() ? s.inputs : 0));
-    BackwardPass<Real> pass(tape.contents(), team.size(), upstream, mask, gradients, limits);
+void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients,
+              const SweepLimits<Real>& limits, const Report& report) {
+    const typename Tape<Real>::Contents& tape = given.contents();
+    TapeSource<Real>* const source = tape.source.get();
+    std::unique_lock<std::mutex> turn;
+    if (source != nullptr) turn = std::unique_lock<std::mutex>(source->mutex);
+    if (tape.plan.under_limit()) release_cached_memory();
+    Team team(threads_for(with_windows(tape.sizes, limits), given.has_dense_input()));
+    std::unique_ptr<ForwardStack<Real>> again;
+    bool from_the_start = false;
+    if (source != nullptr) {
+        RnnInput<Real> input = source->input;
+        input.mask = mask;
+        again = std::make_unique<ForwardStack<Real>>(tape, team.size(), source->parameters.data(), input, source->state,
+                                                     RnnOutput<Real>{});
+        from_the_start = !source->as_forward_left_it;
+    }
+    BackwardPass<Real> pass(tape, team.size(), upstream, mask, gradients, limits);
     Barrier barrier(team.size());
-    team.run([&](int member) { pass.run(nullptr, member, barrier); });
+    Progress progress(report, backward_steps<Real>(tape) + (from_the_start ? forward_steps<Real>(tape) : 0));
+    if (source != nullptr) source->as_forward_left_it = false;
+    team.run([&](int member) {
+        Steps steps(progress, member, barrier);
+        if (again) again->prepare(member, barrier);
+        if (from_the_start && !again->run(steps, member, barrier)) return;
+        pass.run(nullptr, again.get(), steps, member, barrier);
+    });
 }
 
 #define PYBPTT_INSTANTIATE(Real)                                                                                                 \
+    template MemoryPlan plan_memory<Real>(const RnnSizes&, bool, bool, std::size_t);                                             \
     template Tape<Real> forward(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
-                                const RnnOutput<Real>&);                                                                         \
+                                const RnnOutput<Real>&, const MemoryPlan&, const Report&);                                       \
     template void infer(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \
                         const RnnOutput<Real>&);                                                                                 \
     template void backward(const Tape<Real>&, const RnnUpstream<Real>&, const Real*, const RnnGradients<Real>&,                  \
-                           const SweepLimits<Real>&);
+                           const SweepLimits<Real>&, const Report&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)
 

@@ -28,7 +28,7 @@ struct Strides {
 }  // namespace
 
 template <class Real>
-ForwardStack<Real>::ForwardStack(typename Tape<Real>::Contents& tape, int threads, const RnnParameters<Real>* parameters,
+ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, int threads, const RnnParameters<Real>* parameters,
                                  const RnnInput<Real>& input, const RnnState<const Real>& state, const RnnOutput<Real>& output)
     : tape_(tape) {
     const RnnSizes& s = tape.sizes;
@@ -106,24 +106,29 @@ SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int thre
 }
 
 template <class Real>
-void SweepStack<Real>::run(Upstream<Real>* top, int member, Barrier& barrier) {
+bool SweepStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier) {
     const std::size_t K = tape_.sizes.directions, units = sweeps_.size(), layers = tape_.sizes.layers;
     for (const auto& sweep : sweeps_) sweep->start(member);
     barrier.wait();  // what the second direction adds to is there
-    const auto run = [&](std::size_t unit, std::size_t chunk) {
+    const auto run = [&](std::size_t unit, const Chunk& chunk) {
         Upstream<Real>& given = upstreams_[unit];
-        sweeps_[unit]->run(tape_.units[unit]->cut.chunk(chunk), unit + 1 == units && top != nullptr ? *top : given, member,
-                           barrier);
+        sweeps_[unit]->run(chunk, unit + 1 == units && top != nullptr ? *top : given, member, barrier);
     };
     if (K == 1) {
-        for (std::size_t c = tape_.units[0]->cut.chunks(); c-- > 0;)
-            for (std::size_t i = units; i-- > 0;) run(i, c);
+        const bool complete = sweep_chunks<Real>(tape_, again, steps, member, barrier, [&](const Chunk& chunk) {
+            for (std::size_t i = units; i-- > 0;) run(i, chunk);
+        });
+        if (!complete) return false;
     } else {
         for (std::size_t layer = layers; layer-- > 0;)
             for (std::size_t i = layer * K; i < (layer + 1) * K; ++i)
-                for (std::size_t c = tape_.units[i]->cut.chunks(); c-- > 0;) run(i, c);
+                for (std::size_t c = tape_.units[i]->cut.chunks(); c-- > 0;) {
+                    run(i, tape_.units[i]->cut.chunk(c));
+                    if (!steps.next()) return false;
+                }
     }
     for (const auto& sweep : sweeps_) sweep->finish(member);
+    return true;
 }
 
 #define PYBPTT_INSTANTIATE(Real)                                                                                    \

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "engine/forward.hpp"
+#include "engine/progress.hpp"
 #include "engine/sweep.hpp"
 
 namespace pybptt {
@@ -13,30 +14,50 @@ namespace pybptt {
 template <class Real>
 class ForwardStack {
 public:
-    ForwardStack(typename Tape<Real>::Contents& tape, int threads, const RnnParameters<Real>* parameters,
+    ForwardStack(const typename Tape<Real>::Contents& tape, int threads, const RnnParameters<Real>* parameters,
                  const RnnInput<Real>& input, const RnnState<const Real>& state, const RnnOutput<Real>& output);
 
-    /// after_chunk(chunk) follows each chunk of the last unit. Ends with a barrier.
-    template <class AfterChunk>
-    void run(int member, Barrier& barrier, AfterChunk after_chunk) {
-        const std::size_t units = passes_.size(), together = tape_.sizes.directions == 1 ? units : 1;
+    /// Must come before all others. Ends with a barrier.
+    void prepare(int member, Barrier& barrier) {
         for (const auto& pass : passes_) pass->prepare(member, barrier);
+    }
+    /// Up to the first sweep, with a step after each chunk of the layers that go together; after_chunk(chunk) follows each chunk of
+    /// the last unit. Ends with a barrier. False: it was stopped.
+    template <class AfterChunk>
+    bool run(Steps& steps, int member, Barrier& barrier, AfterChunk after_chunk) {
+        const std::size_t units = passes_.size(), together = tape_.sizes.directions == 1 ? units : 1;
         for (std::size_t first = 0; first < units; first += together) {
-            const Cut& cut = tape_.units[first]->cut;
-            for (std::size_t c = 0; c < cut.chunks(); ++c)
-                for (std::size_t i = first; i < first + together; ++i) {
-                    passes_[i]->run(cut.chunk(c), member, barrier);
-                    if (i + 1 == units) after_chunk(cut.chunk(c));
-                }
+            for (std::size_t i = 0; i < tape_.schedule.stretches().size() && i <= tape_.schedule.turn(); ++i)
+                if (!run(tape_.schedule.stretches()[i], first, together, steps, member, barrier, after_chunk)) return false;
             barrier.wait();
         }
+        return true;
     }
-    void run(int member, Barrier& barrier) {
-        run(member, barrier, [](const Chunk&) {});
+    bool run(Steps& steps, int member, Barrier& barrier) {
+        return run(steps, member, barrier, [](const Chunk&) {});
+    }
+    /// The chunks of one stretch, all layers together.
+    bool run(const Stretch& stretch, Steps& steps, int member, Barrier& barrier) {
+        return run(stretch, 0, passes_.size(), steps, member, barrier, [](const Chunk&) {});
     }
 
 private:
-    typename Tape<Real>::Contents& tape_;
+    template <class AfterChunk>
+    bool run(const Stretch& stretch, std::size_t first, std::size_t together, Steps& steps, int member, Barrier& barrier,
+             AfterChunk after_chunk) {
+        const std::size_t carry = tape_.schedule.carry();
+        for (std::size_t c = 0; c < stretch.count; ++c) {
+            const Chunk chunk = tape_.units[first]->cut.chunk(stretch.first + c).in_place(stretch.place(c));
+            for (std::size_t i = first; i < first + together; ++i) {
+                passes_[i]->run(chunk, c == 0 ? stretch.from : carry, c + 1 == stretch.count ? stretch.to : carry, member, barrier);
+                if (i + 1 == passes_.size()) after_chunk(chunk);
+            }
+            if (!steps.next()) return false;
+        }
+        return true;
+    }
+
+    const typename Tape<Real>::Contents& tape_;
     Buffer<Real> between_[2];  // (T or a chunk's steps, B, K H): layers below the last take turns
     std::vector<std::unique_ptr<ForwardPass<Real>>> passes_;
 };
@@ -46,6 +67,36 @@ template <class Real>
 UnitGradients<Real> unit_gradients(const typename Tape<Real>::Contents& tape, std::size_t unit, const RnnUpstream<Real>& upstream,
                                    const RnnGradients<Real>& gradients, const Real* d_last);
 
+/// What follows the forward pass, for layers of one direction: sweep(chunk) for every chunk, from the last to the first, with a
+/// step after each; those that are gone are run again. False: it was stopped.
+template <class Real, class SweepChunk>
+bool sweep_chunks(const typename Tape<Real>::Contents& tape, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier,
+                  SweepChunk sweep) {
+    const Schedule& schedule = tape.schedule;
+    for (std::size_t i = schedule.turn(); i < schedule.stretches().size(); ++i) {
+        const Stretch& stretch = schedule.stretches()[i];
+        if (i != schedule.turn()) {
+            if (!again->run(stretch, steps, member, barrier)) return false;
+            barrier.wait();  // the sweep's members may have other parts
+        }
+        for (std::size_t c = stretch.count; c-- > stretch.count - stretch.kept;) {
+            sweep(tape.units.front()->cut.chunk(stretch.first + c).in_place(stretch.place(c)));
+            if (!steps.next()) return false;
+        }
+    }
+    return true;
+}
+
+/// Steps of a call over all units, before the first sweep and from there on.
+template <class Real>
+std::size_t forward_steps(const typename Tape<Real>::Contents& tape) {
+    return tape.schedule.forward_steps() * (tape.sizes.directions == 1 ? 1 : tape.units.size());
+}
+template <class Real>
+std::size_t backward_steps(const typename Tape<Real>::Contents& tape) {
+    return tape.schedule.backward_steps() * (tape.sizes.directions == 1 ? 1 : tape.units.size());
+}
+
 template <class Real>
 class SweepStack {
 public:
@@ -53,8 +104,9 @@ public:
     SweepStack(const typename Tape<Real>::Contents& tape, int threads, const RnnUpstream<Real>& upstream, const Real* mask,
                const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits, const Real* d_last = nullptr);
 
-    /// `top` is the last layer's upstream in place of the caller's array, or null; a layer of one direction alone has it.
-    void run(Upstream<Real>* top, int member, Barrier& barrier);
+    /// `top` is the last layer's upstream in place of the caller's array, or null; a layer of one direction alone has it. `again`
+    /// runs chunks again; it is prepared, or null where there is a place for every chunk. False: it was stopped.
+    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier);
 
 private:
     const typename Tape<Real>::Contents& tape_;

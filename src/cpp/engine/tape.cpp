@@ -3,14 +3,18 @@
 namespace pybptt {
 
 /// A hash table with open addressing gives each id its slot: O(n) for any vocabulary.
-Tokens::Tokens(const std::int64_t* ids, const Cut& cut) {
-    const std::size_t n = cut.rows();
+Tokens::Tokens(const std::int64_t* ids, std::size_t vocabulary, const Cut& cut) {
+    const std::size_t n = cut.rows(), most = std::min(n, vocabulary);
     slot = Buffer<std::int32_t>(n);
-    distinct = Buffer<std::int64_t>(n);
-    if (cut.ragged()) std::fill_n(slot.data(), n, 0);
+    distinct = Buffer<std::int64_t>(most);
     std::size_t capacity = 16;
-    while (capacity < 2 * n) capacity *= 2;
+    while (capacity < 2 * most) capacity *= 2;
     const Buffer<std::int32_t> table(capacity);
+    if (CountMemory::active()) {
+        count = most;
+        return;
+    }
+    if (cut.ragged()) std::fill_n(slot.data(), n, 0);
     std::fill_n(table.data(), capacity, -1);
     const auto slot_of = [&](std::int64_t id) {
         std::size_t at = (std::uint64_t(id) * 0x9E3779B97F4A7C15u >> 32) & (capacity - 1);
@@ -42,18 +46,23 @@ const Cell<Real>& find_cell(const CellConfig& c) {
 }
 
 template <class Real>
-UnitTape<Real>::UnitTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep_all)
-    : sizes(s), cell(find_cell<Real>(s.cell)), cut(std::move(c)), dense(ids == nullptr), keeps_all(keep_all) {
+UnitTape<Real>::UnitTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep, const MemoryPlan& plan)
+    : sizes(s), cell(find_cell<Real>(s.cell)), cut(std::move(c)), dense(ids == nullptr), moves_chunks(!keep || plan.limited()) {
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
     const std::size_t weights = checked_product(std::size_t(s.cell.gates()), s.hidden);
-    hidden = ChunkBuffer<Real>(cut, true, s.hidden, keep_all);
-    if (has_cell_state()) cells = ChunkBuffer<Real>(cut, true, s.hidden, keep_all);
-    if (has_blocks()) blocks = ChunkBuffer<Real>(cut, false, block_cols<Real>(cell.blocks, s.hidden), keep_all);
+    const std::size_t places = keep ? plan.places : 1;
+    hidden = ChunkBuffer<Real>(cut, true, s.hidden, places);
+    if (has_cell_state()) cells = ChunkBuffer<Real>(cut, true, s.hidden, places);
+    if (has_blocks()) blocks = ChunkBuffer<Real>(cut, false, block_cols<Real>(cell.blocks, s.hidden), places);
     if (dense)
-        input = ChunkBuffer<Real>(cut, false, s.inputs, keep_all);
+        input = ChunkBuffer<Real>(cut, false, s.inputs, places);
     else
-        tokens = Tokens(ids, cut);
-    if (keep_all) {
+        tokens = Tokens(ids, s.inputs, cut);
+    if (cut.chunks() > 1) {
+        states_h = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
+        if (has_cell_state()) states_c = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
+    }
+    if (keep) {
         weight_hh = PanelBuffer<Real>(weights, s.hidden);
         if (dense) weight_ih = PanelBuffer<Real>(weights, s.inputs);
     }
@@ -62,42 +71,67 @@ UnitTape<Real>::UnitTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool
 
 template <class Real>
 std::size_t UnitTape<Real>::bytes() const {
-    const std::size_t values =
-        hidden.size() + cells.size() + blocks.size() + input.size() + weight_hh.size() + weight_ih.size() + peephole.size();
+    const std::size_t values = hidden.size() + cells.size() + blocks.size() + input.size() + states_h.size() + states_c.size() +
+                               weight_hh.size() + weight_ih.size() + peephole.size();
     return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t);
 }
 
 template <class Real>
-std::size_t UnitTape<Real>::bytes(const RnnSizes& s, const Cut& cut, bool dense) {
-    const int blocks = find_cell<Real>(s.cell).blocks;
-    const std::size_t weights = checked_product(std::size_t(s.cell.gates()), s.hidden);
-    const auto kept = [&](bool of_state, std::size_t cols) { return ChunkBuffer<Real>::total(cut, of_state, cols, true); };
-    std::size_t values = kept(true, s.hidden) * (s.cell.has_cell_state() ? 2 : 1) + PanelBuffer<Real>::size_of(weights, s.hidden) +
-                         block_cols<Real>(s.cell.peepholes(), s.hidden);
-    if (blocks > 1) values += kept(false, block_cols<Real>(blocks, s.hidden));
-    if (dense) values += kept(false, s.inputs) + PanelBuffer<Real>::size_of(weights, s.inputs);
-    return values * sizeof(Real) + (dense ? 0 : cut.rows() * (sizeof(std::int32_t) + sizeof(std::int64_t)));
+void UnitTape<Real>::add_needs(MemoryNeeds& needs) const {
+    for (const std::size_t values : {hidden.size(), cells.size(), blocks.size(), input.size()})
+        if (values != 0) needs.chunk.push_back(values * sizeof(Real));
+    for (const std::size_t values : {states_h.size(), states_c.size()})
+        if (values != 0) needs.states.push_back(values * sizeof(Real));
 }
 
 template <class Real>
-Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, bool keep_all) : sizes(s) {
+TapeSource<Real>::TapeSource(const RnnSizes& s, const RnnParameters<Real>* given, const RnnInput<Real>& x,
+                             const RnnState<const Real>& h_0)
+    : input{nullptr, nullptr} {
+    for (std::size_t i = 0; i < s.units(); ++i) {
+        const RnnParameters<Real>& from = given[i];
+        const std::size_t H = s.hidden, rows = checked_product(std::size_t(s.cell.gates()), H);
+        parameters.push_back({copy(from.weight_ih, checked_product(rows, unit_sizes(s, i).inputs)),
+                              copy(from.weight_hh, checked_product(rows, H)), copy(from.bias_ih, rows), copy(from.bias_hh, rows),
+                              copy(from.peephole, std::size_t(s.cell.peepholes()) * H)});
+    }
+    input.dense = copy(x.dense, checked_product(checked_product(s.steps, s.batch), s.inputs));
+    const std::size_t state_size = checked_product(checked_product(s.units(), s.batch), s.hidden);
+    state = {copy(h_0.h, state_size), copy(h_0.c, state_size)};
+}
+
+template <class Real>
+const Real* TapeSource<Real>::copy(const Real* array, std::size_t count) {
+    if (array == nullptr) return nullptr;
+    arrays.emplace_back(count);
+    if (!CountMemory::active()) std::copy_n(array, count, arrays.back().data());
+    return arrays.back().data();
+}
+
+template <class Real>
+std::size_t TapeSource<Real>::bytes() const {
+    std::size_t values = 0;
+    for (const Buffer<Real>& array : arrays) values += array.size();
+    return values * sizeof(Real);
+}
+
+template <class Real>
+Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan)
+    : sizes(s), plan(plan) {
     for (std::size_t i = 0; i < s.units(); ++i) {
         const RnnSizes one = unit_sizes(s, i);
         const bool first_layer = i < s.directions;
         units.push_back(std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks),
-                                                         first_layer ? input.tokens : nullptr, keep_all));
+                                                         first_layer ? input.tokens : nullptr, keep, plan));
     }
+    if (!units.empty()) schedule = Schedule(units.front()->cut.chunks(), keep, plan);
     sizes.lengths = nullptr;
 }
 
 template <class Real>
 std::size_t tape_bytes(const RnnSizes& s, bool tokens) {
-    std::size_t sum = 0;
-    for (std::size_t i = 0; i < s.units(); ++i) {
-        const RnnSizes one = unit_sizes(s, i);
-        sum += UnitTape<Real>::bytes(one, Cut::of(one, false, find_cell<Real>(s.cell).blocks), !tokens || i >= s.directions);
-    }
-    return sum;
+    const CountMemory count;
+    return Tape<Real>(std::make_unique<typename Tape<Real>::Contents>(s, some_input<Real>(tokens), true)).bytes();
 }
 
 template <class Real>
@@ -113,6 +147,10 @@ const RnnSizes& Tape<Real>::sizes() const {
     return contents_->sizes;
 }
 template <class Real>
+const MemoryPlan& Tape<Real>::plan() const {
+    return contents_->plan;
+}
+template <class Real>
 bool Tape<Real>::has_dense_input() const {
     return contents_->units.front()->dense;
 }
@@ -120,13 +158,14 @@ template <class Real>
 std::size_t Tape<Real>::bytes() const {
     std::size_t sum = 0;
     for (const auto& unit : contents_->units) sum += unit->bytes();
-    return sum;
+    return sum + (contents_->source != nullptr ? contents_->source->bytes() : 0);
 }
 
 #define PYBPTT_INSTANTIATE(Real)                                  \
     template const Cell<Real>& find_cell(const CellConfig&);      \
     template std::size_t tape_bytes<Real>(const RnnSizes&, bool); \
     template struct UnitTape<Real>;                               \
+    template struct TapeSource<Real>;                             \
     template class Tape<Real>;
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

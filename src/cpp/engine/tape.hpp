@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "engine/cut.hpp"
+#include "engine/schedule.hpp"
 #include "runtime/memory.hpp"
 #include "runtime/tier.hpp"
 
@@ -32,17 +34,18 @@ private:
     Buffer<Real> values_;
 };
 
-/// A matrix of a unit's tape, chunk by chunk: of the rows of x and dz, or of those of h and c. If nothing is to be kept, all chunks
-/// take the same place.
+/// A matrix of a unit's tape, chunk by chunk: of the rows of x and dz, or of those of h and c. There is a place for every chunk, or
+/// there are some that any chunk fits.
 template <class Real>
 class ChunkBuffer {
 public:
     ChunkBuffer() = default;
-    ChunkBuffer(const Cut& cut, bool of_state, std::size_t cols, bool keep_all)
+    ///   places  of the latter kind, or MemoryPlan::kEveryChunk
+    ChunkBuffer(const Cut& cut, bool of_state, std::size_t cols, std::size_t places)
         : rows_(of_state ? cut.most_state_rows() : cut.most_rows()),
-          size_(keep_all ? PanelBuffer<Real>::size_of(rows_, cols) : 0),
-          values_(total(cut, of_state, cols, keep_all)) {
-        if (!keep_all || !cut.ragged()) return;
+          size_(PanelBuffer<Real>::size_of(rows_, cols)),
+          values_(total(cut, of_state, cols, places)) {
+        if (places != MemoryPlan::kEveryChunk || !cut.ragged()) return;
         for (std::size_t i = 0, at = 0; i < cut.chunks(); ++i) {
             const std::size_t rows = chunk_rows(cut, of_state, i);
             places_.push_back({at, PanelBuffer<Real>::stride(rows)});
@@ -51,21 +54,20 @@ public:
     }
 
     Matrix<Real> matrix(const Chunk& chunk) const {
-        if (!places_.empty()) return in_panels(values_.data() + places_[chunk.index].begin, places_[chunk.index].stride);
-        return in_panels(values_.data() + chunk.index * size_, PanelBuffer<Real>::stride(rows_));
+        if (!places_.empty()) return in_panels(values_.data() + places_[chunk.place].begin, places_[chunk.place].stride);
+        return in_panels(values_.data() + chunk.place * size_, PanelBuffer<Real>::stride(rows_));
     }
     std::size_t size() const { return values_.size(); }
-    /// Values in such a buffer.
-    static std::size_t total(const Cut& cut, bool of_state, std::size_t cols, bool keep_all) {
+
+private:
+    static std::size_t total(const Cut& cut, bool of_state, std::size_t cols, std::size_t places) {
         const std::size_t most = of_state ? cut.most_state_rows() : cut.most_rows();
-        if (!keep_all) return cut.chunks() == 0 ? 0 : PanelBuffer<Real>::size_of(most, cols);
-        if (!cut.ragged()) return checked_product(PanelBuffer<Real>::size_of(most, cols), cut.chunks());
+        if (places != MemoryPlan::kEveryChunk || !cut.ragged())
+            return checked_product(PanelBuffer<Real>::size_of(most, cols), std::min(places, cut.chunks()));
         std::size_t sum = 0;
         for (std::size_t i = 0; i < cut.chunks(); ++i) sum += PanelBuffer<Real>::size_of(chunk_rows(cut, of_state, i), cols);
         return sum;
     }
-
-private:
     static std::size_t chunk_rows(const Cut& cut, bool of_state, std::size_t index) {
         const Chunk chunk = cut.chunk(index);
         return chunk.rows + (of_state ? chunk.rows / chunk.steps : 0);
@@ -86,7 +88,8 @@ struct Tokens {
     std::size_t count = 0;          // of them
 
     Tokens() = default;
-    Tokens(const std::int64_t* ids, const Cut& cut);
+    /// `ids` are in [0, vocabulary).
+    Tokens(const std::int64_t* ids, std::size_t vocabulary, const Cut& cut);
 };
 
 /// Columns of a matrix with `blocks` blocks of H, each in whole panels.
@@ -98,6 +101,13 @@ std::size_t block_cols(int blocks, std::size_t hidden) {
 template <class Real>
 const Cell<Real>& find_cell(const CellConfig& config);
 
+/// Input that nobody reads, where memory is counted alone.
+template <class Real>
+RnnInput<Real> some_input(bool tokens) {
+    static constexpr std::int64_t nothing = 0;
+    return {tokens ? nullptr : reinterpret_cast<const Real*>(&nothing), tokens ? &nothing : nullptr};
+}
+
 /// The tape of one unit.
 template <class Real>
 struct UnitTape {
@@ -105,7 +115,7 @@ struct UnitTape {
     const Cell<Real>& cell;
     Cut cut;
     bool dense;
-    bool keeps_all;               // or only the chunk at work, when there is no tape to keep
+    bool moves_chunks;            // from place to place: there is not one for each
     ChunkBuffer<Real> hidden;     // h
     ChunkBuffer<Real> cells;      // c, if the cell has one
     ChunkBuffer<Real> blocks;     // the cell's blocks, if it has more than h
@@ -114,9 +124,11 @@ struct UnitTape {
     PanelBuffer<Real> weight_hh;  // (G H, H), for dz_t W_hh
     PanelBuffer<Real> weight_ih;  // (G H, D), for dz_t W_ih; if dense
     Buffer<Real> peephole;        // rows of whole panels
+    PanelBuffer<Real> states_h;   // (B, H): states between chunks; the last one is carried along
+    PanelBuffer<Real> states_c;
 
-    /// `tokens` is null for dense input.
-    UnitTape(const RnnSizes& sizes, Cut cut, const std::int64_t* tokens, bool keep_all);
+    /// `tokens` is null for dense input. `keep`: for a sweep; otherwise all chunks take the same place.
+    UnitTape(const RnnSizes& sizes, Cut cut, const std::int64_t* tokens, bool keep, const MemoryPlan& plan = {});
 
     Matrix<Real> h(const Chunk& chunk) const { return hidden.matrix(chunk); }
     Matrix<Real> c(const Chunk& chunk) const { return cells.matrix(chunk); }
@@ -128,7 +140,8 @@ struct UnitTape {
     /// Panels of H.
     std::size_t panels() const { return panel_count<Real>(sizes.hidden); }
     std::size_t bytes() const;
-    static std::size_t bytes(const RnnSizes& sizes, const Cut& cut, bool dense);
+    /// Adds the bytes of one place in each of its buffers; its own plan must have one place for chunks and no state.
+    void add_needs(MemoryNeeds& needs) const;
 };
 
 /// One unit's sizes: above the first layer the input is the layer below, both directions.
@@ -139,12 +152,33 @@ inline RnnSizes unit_sizes(const RnnSizes& s, std::size_t unit) {
     return one;
 }
 
+/// Copies of what is needed to run a tape's chunks again.
+template <class Real>
+struct TapeSource {
+    std::vector<Buffer<Real>> arrays;
+    std::vector<RnnParameters<Real>> parameters;  // of each unit
+    RnnInput<Real> input;                         // without tokens and mask: units have the tokens, backward is given the mask
+    RnnState<const Real> state;
+    std::mutex mutex;  // whoever has it has the tape for himself
+    bool as_forward_left_it = true;
+
+    TapeSource(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+               const RnnState<const Real>& state);
+    std::size_t bytes() const;
+
+private:
+    const Real* copy(const Real* array, std::size_t count);
+};
+
 template <class Real>
 struct Tape<Real>::Contents {
     RnnSizes sizes;
+    MemoryPlan plan;
+    Schedule schedule;  // for every unit; if the plan is limited, layers go through it together
     std::vector<std::unique_ptr<UnitTape<Real>>> units;
+    std::unique_ptr<TapeSource<Real>> source;  // of a tape that outlives its call, if the plan is limited
 
-    Contents(const RnnSizes& sizes, const RnnInput<Real>& input, bool keep_all);
+    Contents(const RnnSizes& sizes, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan = {});
 
     UnitTape<Real>& unit(std::size_t layer, std::size_t direction) const { return *units[layer * sizes.directions + direction]; }
 };

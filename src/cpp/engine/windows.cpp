@@ -87,13 +87,12 @@ void WindowStack<Real>::for_each_range(const Part<Real>& part, Visit visit) cons
 }
 
 template <class Real>
-void WindowStack<Real>::run(Upstream<Real>* top, int member, Barrier& barrier) {
+bool WindowStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier) {
     const Part<Real> part(tape_.units.front()->sizes, division_, member);
     for (const auto& layer : layers_) start(*layer, part, member);
     barrier.wait();
     Upstream<Real>& upstream = top != nullptr ? *top : *given_;
-    for (std::size_t c = cut_.chunks(); c-- > 0;) {
-        const Chunk chunk = cut_.chunk(c);
+    const bool complete = sweep_chunks<Real>(tape_, again, steps, member, barrier, [&](const Chunk& chunk) {
         upstream.prepare_chunk(chunk, member, barrier, space_.dz.matrix());
         for (std::size_t first = 0; first < windows_.copies; first += some_)
             part.for_each_piece(cut_, chunk, [&](const Piece& piece) {
@@ -104,8 +103,10 @@ void WindowStack<Real>::run(Upstream<Real>* top, int member, Barrier& barrier) {
         barrier.wait();
         for (const auto& layer : layers_) layer->weights.add(chunk, layer->dz_sum.matrix(), member);
         barrier.wait();
-    }
+    });
+    if (!complete) return false;
     for (const auto& layer : layers_) finish(*layer, part, member);
+    return true;
 }
 
 /// Nothing comes from behind the end. A sequence without steps has its initial state for its final one.

@@ -50,8 +50,8 @@ public:
     WindowStack(const typename Tape<Real>::Contents& tape, int threads, const RnnUpstream<Real>& upstream, const Real* mask,
                 const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits, const Real* d_last = nullptr);
 
-    /// `top` as for a SweepStack.
-    void run(Upstream<Real>* top, int member, Barrier& barrier);
+    /// As a SweepStack's.
+    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier);
 
 private:
     /// One layer.
@@ -123,8 +123,8 @@ public:
         else
             sweeps_.emplace(tape, threads, upstream, mask, gradients, limits, d_last);
     }
-    void run(Upstream<Real>* top, int member, Barrier& barrier) {
-        windows_ ? windows_->run(top, member, barrier) : sweeps_->run(top, member, barrier);
+    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier) {
+        return windows_ ? windows_->run(top, again, steps, member, barrier) : sweeps_->run(top, again, steps, member, barrier);
     }
 
 private:

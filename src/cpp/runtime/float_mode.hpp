@@ -35,4 +35,31 @@ public:
     FlushDenormals& operator=(const FlushDenormals&) = delete;
 };
 
+/// A thread's floating-point mode, to go back to for a while: a caller's own code must not find the core's.
+class FloatMode {
+public:
+#if defined(__x86_64__)
+    static FloatMode now() { return FloatMode{_mm_getcsr()}; }
+    void set() const { _mm_setcsr(bits_); }
+
+private:
+    explicit FloatMode(unsigned bits) : bits_(bits) {}
+    unsigned bits_;
+#elif defined(__aarch64__)
+    static FloatMode now() {
+        std::uint64_t bits;
+        asm volatile("mrs %0, fpcr" : "=r"(bits));
+        return FloatMode{bits};
+    }
+    void set() const { asm volatile("msr fpcr, %0" ::"r"(bits_)); }
+
+private:
+    explicit FloatMode(std::uint64_t bits) : bits_(bits) {}
+    std::uint64_t bits_;
+#else
+    static FloatMode now() { return {}; }
+    void set() const {}
+#endif
+};
+
 }  // namespace pybptt

@@ -50,10 +50,35 @@ std::size_t rounded(std::size_t bytes) {
     return (bytes + step - 1) / step * step;
 }
 
+std::size_t alignment_of(std::size_t total) { return total < 2 * kHugePage ? kAlignment : kHugePage; }
+
+/// The sum, or std::bad_alloc if that is no size.
+std::size_t checked_sum(std::size_t a, std::size_t b) {
+    if (a > std::numeric_limits<std::size_t>::max() / 4 - b) throw std::bad_alloc();
+    return a + b;
+}
+
+thread_local CountMemory* counting = nullptr;
+alignas(kAlignment) char nowhere[kAlignment];  // what counted memory points to
+
 }  // namespace
 
+CountMemory::CountMemory() { counting = this; }
+CountMemory::~CountMemory() { counting = nullptr; }
+bool CountMemory::active() { return counting != nullptr; }
+
+std::size_t block_bytes(std::size_t bytes) {
+    if (bytes > std::numeric_limits<std::size_t>::max() / 8) throw std::bad_alloc();
+    const std::size_t total = rounded(bytes == 0 ? 1 : bytes) + sizeof(Header), alignment = alignment_of(total);
+    return (total + alignment - 1) / alignment * alignment;
+}
+
 void* acquire_memory(std::size_t bytes) {
-    if (bytes > std::numeric_limits<std::size_t>::max() / 4) throw std::bad_alloc();
+    if (bytes > std::numeric_limits<std::size_t>::max() / 8) throw std::bad_alloc();
+    if (counting != nullptr) {
+        counting->bytes_ = checked_sum(counting->bytes_, block_bytes(bytes));
+        return nowhere;
+    }
     bytes = rounded(bytes == 0 ? 1 : bytes);
     Cache& kept = cache();
     {
@@ -61,9 +86,7 @@ void* acquire_memory(std::size_t bytes) {
         for (int i = kept.count; i-- > 0;)
             if (kept.blocks[i]->bytes == bytes) return kept.take(i) + 1;
     }
-    const std::size_t total = bytes + sizeof(Header);
-    const std::size_t alignment = total < 2 * kHugePage ? kAlignment : kHugePage;
-    const std::size_t aligned = (total + alignment - 1) / alignment * alignment;
+    const std::size_t aligned = block_bytes(bytes), alignment = alignment_of(bytes + sizeof(Header));
     void* memory = std::aligned_alloc(alignment, aligned);
     if (memory == nullptr) throw std::bad_alloc();
     if (alignment == kHugePage) madvise(memory, aligned, MADV_HUGEPAGE);  // fewer page faults; a refusal does no harm
@@ -73,6 +96,7 @@ void* acquire_memory(std::size_t bytes) {
 }
 
 void release_memory(void* memory) noexcept {
+    if (memory == nowhere) return;
     Header* block = static_cast<Header*>(memory) - 1;
     if (block->bytes > kCachedBytes) return std::free(block);
     Cache& kept = cache();

@@ -17,6 +17,28 @@ void release_memory(void* block) noexcept;
 /// Gives the kept blocks back to the system.
 void release_cached_memory() noexcept;
 
+/// What acquire_memory takes from the system for that many bytes.
+std::size_t block_bytes(std::size_t bytes);
+
+/// While one of these lives on a thread, what that thread acquires is counted and not allocated: the same constructors that
+/// allocate a call's memory tell what it takes. Nothing may be read from there or written to.
+class CountMemory {
+public:
+    CountMemory();
+    ~CountMemory();
+    CountMemory(const CountMemory&) = delete;
+    CountMemory& operator=(const CountMemory&) = delete;
+
+    /// block_bytes of all that was acquired, given back or not: freed blocks are kept.
+    std::size_t bytes() const { return bytes_; }
+    /// Whether this thread's memory is counted.
+    static bool active();
+
+private:
+    friend void* acquire_memory(std::size_t);
+    std::size_t bytes_ = 0;
+};
+
 /// a * b, or std::bad_alloc if that is no size.
 inline std::size_t checked_product(std::size_t a, std::size_t b) {
     std::size_t product;

@@ -21,6 +21,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "pybptt/cell.hpp"
@@ -119,8 +120,28 @@ struct SweepLimits {
     Real clip_limit = 0;
 };
 
+/// What a call may keep. A tape is cut into CHUNKS of steps; if there is not room for all of them, chunks are run again from a
+/// state that was kept, by the same operations: no bit of a result depends on the plan.
+struct MemoryPlan {
+    static constexpr std::size_t kEveryChunk = std::size_t(-1);
+
+    std::size_t places = kEveryChunk;  // for chunks
+    std::size_t states = 0;            // kept between chunks
+    // What comes of it:
+    std::size_t chunks = 0, runs = 0;  // of chunks: forward passes over everything are runs / chunks
+    std::size_t bytes = 0;             // of all that forward and backward, or loss_and_grad, allocate
+
+    bool limited() const { return places != kEveryChunk; }
+    /// Whether there was a limit, even if there is room for everything.
+    bool under_limit() const { return bytes != 0; }
+};
+
+/// Told by the calling thread how much of a call is done, after every chunk; false ends the call, whose results are then undefined.
+using Report = std::function<bool(std::size_t done, std::size_t total)>;
+
 /// What forward keeps: states, activations, inputs and packed weights, all copies of its own. Reading it changes nothing, so
-/// several threads may run `backward` on one tape.
+/// several threads may run `backward` on one tape. One with a limited plan has only some of that, and copies of parameters, dense
+/// input and initial state for the rest: threads take turns, and only the first `backward` finds what forward left.
 template <class Real>
 class Tape {
 public:
@@ -135,21 +156,31 @@ public:
     const RnnSizes& sizes() const;
     bool has_dense_input() const;
     std::size_t bytes() const;
+    /// The places that it has.
+    const MemoryPlan& plan() const;
     const Contents& contents() const { return *contents_; }
 
 private:
     std::unique_ptr<Contents> contents_;
 };
 
-/// Bytes that the tape of these sizes holds. Token input: `tokens`, and at most as many distinct ids as there are steps.
+/// Bytes that the tape of these sizes holds. Token input: `tokens`, and as many distinct ids as there can be.
 template <class Real>
 std::size_t tape_bytes(const RnnSizes& sizes, bool tokens);
 
+/// The plan for `forward` and `backward` with the fewest runs that takes no more than `limit` bytes; if there is none, the one that
+/// takes least. A limit is for layers of one direction: two have arrays of all steps between them.
+///   input_gradient  whether backward is to compute dL/dx_t
+template <class Real>
+MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t limit);
+
 /// Runs the network over all T steps.
 ///   parameters  of each unit
+///   plan        of plan_memory for these sizes
 template <class Real>
 Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-                   const RnnState<const Real>& state, const RnnOutput<Real>& output);
+                   const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan = {},
+                   const Report& report = {});
 
 /// The same without a tape: memory does not grow with T (but for some 20 bytes a token, and G H values a distinct token) if there
 /// is one direction; layers of two directions take T B K H values twice.
@@ -161,6 +192,6 @@ void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const R
 ///   mask  the one that forward was given
 template <class Real>
 void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients,
-              const SweepLimits<Real>& limits = {});
+              const SweepLimits<Real>& limits = {}, const Report& report = {});
 
 }  // namespace pybptt

@@ -1,0 +1,52 @@
+// What a call will allocate: its own constructors say it, with memory counted in place of allocated (CountMemory).
+#pragma once
+
+#include "engine/tape.hpp"
+
+namespace pybptt {
+
+/// Arguments of a call that nobody reads or writes.
+template <class Real>
+struct SomeArrays {
+    RnnInput<Real> input;
+    std::vector<RnnParameters<Real>> parameters;
+    RnnState<const Real> state;
+    std::vector<RnnParameterGradients<Real>> parameter_gradients;
+    RnnGradients<Real> gradients;
+
+    SomeArrays(const RnnSizes& s, bool tokens, bool input_gradient)
+        : input(some_input<Real>(tokens)), parameter_gradients(s.units()), gradients{parameter_gradients.data()} {
+        static Real nothing;
+        const Real* const p = &nothing;
+        parameters.assign(s.units(), {p, p, p, p, s.cell.peephole ? p : nullptr});
+        state = {p, s.cell.has_cell_state() ? p : nullptr};
+        if (input_gradient && !tokens) gradients.input = &nothing;
+    }
+};
+
+/// build(tape) constructs what a call constructs beside a tape.
+template <class Real, class Build>
+MemoryNeeds count_needs(const RnnSizes& sizes, const RnnInput<Real>& input, Build build) {
+    MemoryNeeds needs{};
+    const auto count = [&](const MemoryPlan& plan) {
+        const CountMemory counted;
+        typename Tape<Real>::Contents tape(sizes, input, true, plan);
+        build(tape);
+        const UnitTape<Real>& first = *tape.units.front();
+        needs.chunks = first.cut.chunks();
+        if (plan.limited())
+            for (const auto& unit : tape.units) unit->add_needs(needs);
+        return counted.bytes();
+    };
+    needs.all = count({});
+    if (sizes.directions != 1 || needs.chunks < 2) return needs;
+    MemoryPlan least;
+    least.places = 1;
+    const std::size_t most_stretches = 2 * needs.chunks;
+    needs.beside = count(least) + 2 * most_stretches * sizeof(Stretch);  // as a vector grows
+    const std::size_t places = needs.bytes(1, 0) - needs.beside;
+    needs.beside -= places;
+    return needs;
+}
+
+}  // namespace pybptt
