@@ -239,7 +239,7 @@ TEST_CASE_TEMPLATE("truncated sweeps: the same bits for any number of threads", 
         const Threads one(1);
         const Result layer = core_layer<Real>(n, Ask::everything, limits), model = core_model<Real>(n, Ask::everything, limits);
         for (const int count : {2, 3, 4, 5}) {
-            if (kSanitized && count % 2 == 1) continue;
+            if (kSanitized && count != 3) continue;
             CAPTURE(count);
             set_num_threads(count);
             CHECK(difference(layer, core_layer<Real>(n, Ask::everything, limits), 0) == "");
@@ -259,7 +259,7 @@ TEST_CASE_TEMPLATE("truncated sweeps: the same bits for any number of threads", 
     check({7, 3, 9, 90, gru, 2}, 0, 2, 3, HiddenClip::value, 0.3);
     // By columns because there are so many copies.
     check({70, 1, 5, 250}, 0, 1, 68, HiddenClip::norm, 7);
-    check({40, 2, 5, 120, gru, 2}, 1, 1, 40, HiddenClip::none, 0);
+    if (!kSanitized) check({55, 1, 5, 145, gru, 2}, 1, 1, 55, HiddenClip::none, 0);
 }
 
 TEST_CASE("several threads call at once") {
