@@ -130,7 +130,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rows", type=names_from(ROWS, GROUPS), default=default_rows, metavar="NAMES",
         help=f"rows to measure (default: {','.join(default_rows)}; there are also {extra}; "
-        f"{', '.join(GROUPS)} stand for all rows of that cell in the default)",
+        f"{', '.join(GROUPS)} stand for all rows of that kind in the default)",
     )  # fmt: skip
     parser.add_argument(
         "--threads", type=thread_counts, default=default_threads, metavar="COUNTS",

@@ -9,7 +9,7 @@ from contestants import CONTESTANTS
 from rows import ROWS, Row
 
 OURS = "pybptt"
-SIZES = "T B D H Q (layers)"
+SIZES = "T B D H Q (layers) [k1,k2]"
 
 
 @dataclass

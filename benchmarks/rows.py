@@ -33,6 +33,8 @@ class Row:
 
     `cell` is "RNN", "LSTM" or "GRU" (reset after the product, the only one that all contestants have), and
     `layers` of them are stacked. A `ragged` row is a padded batch of sequences with `lengths` of their own.
+    A row with `truncation` (k1, k2) asks for the gradient of TBPTT(k1, k2); it is one layer, not ragged, and
+    blocks that divide T (k1 = k2) or a window for every step (k1 = 1).
     """
 
     name: str
@@ -46,6 +48,7 @@ class Row:
     cell: str = "RNN"
     layers: int = 1
     ragged: bool = False
+    truncation: tuple[int, int] | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -56,20 +59,32 @@ class Row:
 
     @property
     def plain(self) -> bool:
-        """Whether it is one layer of Elman's cell on sequences of one length, which all contestants have."""
-        return self.cell == "RNN" and self.layers == 1 and not self.ragged
+        """Whether it is full BPTT of one layer of Elman's cell on one length, which all contestants have."""
+        return self.cell == "RNN" and self.layers == 1 and not self.ragged and self.truncation is None
+
+    @property
+    def windows(self) -> list[tuple[int, int, int]]:
+        """(start, first, stop), counted from 0: the losses of [first, stop) go back through [start, stop)."""
+        k1, k2 = self.truncation or (self.T, self.T)
+        stops = [*range(k1, self.T, k1), self.T]
+        starts = [max(0, stop - k2) for stop in stops]
+        return [(a, max(a, b), c) for a, b, c in zip(starts, [0, *stops], stops, strict=False)]
 
     @property
     def flops(self) -> int:
         """Multiplications and additions of the matrix products of one step (forward + backward).
 
-        Padding does not count.
+        Padding does not count. With truncation the products by dz_t count once for every window that goes
+        on from step t to the one before.
         """
         samples = int(self.lengths.sum())
         if self.Q:  # the input product is a gather, the output layer's three products count
             return 3 * 2 * samples * self.H * (self.H + self.Q)
         # Three products a weight: forward, by its input, by itself; without dL/dx, which is not asked for.
         GH = GATES[self.cell] * self.H
+        if self.truncation:
+            back = sum(stop - start - 1 for start, _, stop in self.windows)
+            return 2 * 2 * samples * GH * (self.D + self.H) + 2 * back * self.B * GH * self.H
         first = 3 * 2 * samples * GH * (self.D + self.H) - 2 * samples * GH * self.D
         return first + (self.layers - 1) * 3 * 2 * samples * GH * (self.H + self.H)
 
@@ -80,6 +95,8 @@ class Row:
             text += f" {self.Q}"
         if self.layers > 1:
             text += f" ({self.layers})"
+        if self.truncation:
+            text += " [{},{}]".format(*self.truncation)
         return text + (" f64" if self.dtype == "float64" else "")
 
 
@@ -120,7 +137,13 @@ GRU = (
     Row("gru-textbook64", 35, 32, 28, 256, "float64", floor=_gated(1.4, 1.6, 0.8), cell="GRU"),
     Row("gru-ragged", 200, 64, 10, 64, floor=_gated(8, 10), cell="GRU", ragged=True),
 )
-DEFAULT = (*ELMAN, *LSTM, *GRU)
+TRUNCATED = (
+    Row("tbptt-1-32", 400, 32, 2, 128, floor=Floor(peak=0.6), truncation=(1, 32)),
+    Row("tbptt-50-50", 400, 32, 2, 128, truncation=(50, 50)),
+    Row("lstm-tbptt-50", 2000, 8, 32, 128, cell="LSTM", truncation=(50, 50)),
+    Row("gru-tbptt-1-16", 200, 64, 10, 64, cell="GRU", truncation=(1, 16)),
+)
+DEFAULT = (*ELMAN, *LSTM, *GRU, *TRUNCATED)
 
 
 def _in_float64(row: Row) -> Row:
@@ -136,6 +159,7 @@ GROUPS = {
     "elman": [row.name for row in ELMAN],
     "lstm": [row.name for row in LSTM],
     "gru": [row.name for row in GRU],
+    "truncated": [row.name for row in TRUNCATED],
 }
 
 

@@ -4,49 +4,57 @@ For following pybptt's own speed from one version to the next (`--benchmark-auto
 `compare.py` sets it beside other libraries.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 from rows import DEFAULT, ROWS, make_problem
 
 pybptt = pytest.importorskip("pybptt")
 pytest.importorskip("pytest_benchmark")
-from contestants.with_pybptt import layer_step, make_layer, on_input  # noqa: E402
+from contestants.with_pybptt import going_back, has, layer_step, make_layer, on_input  # noqa: E402
 
 pytestmark = pytest.mark.benchmark(max_time=0.4, min_rounds=3, warmup=True, warmup_iterations=2)
 
 # Without the widest, whose step takes a second.
 LAYERS = [row for row in DEFAULT if not row.Q and row.name != "lstm-wide"]
+# Truncation changes the way back alone.
+UNTRUNCATED = [row for row in LAYERS if not row.truncation]
+
+of_rows = partial(pytest.mark.parametrize, "row", ids=lambda row: row.name)
 
 
-@pytest.fixture(params=LAYERS, ids=lambda row: row.name)
-def layer(request):
-    """A layer of one row's size and its problem."""
-    row = request.param
-    if not hasattr(pybptt, row.cell):
-        pytest.skip(f"this version has no {row.cell}")
+def layer_of(row):
+    """A layer of the row's size and its problem."""
+    if not has(row):
+        pytest.skip(f"this version has no {row.cell}, or no truncation")
     problem = make_problem(row)
     return make_layer(row, problem), problem
 
 
-def test_inference(benchmark, layer):
-    layer, problem = layer
+@of_rows(UNTRUNCATED)
+def test_inference(benchmark, row):
+    layer, problem = layer_of(row)
     benchmark(on_input(layer, problem))
 
 
-def test_forward(benchmark, layer):
-    layer, problem = layer
+@of_rows(UNTRUNCATED)
+def test_forward(benchmark, row):
+    layer, problem = layer_of(row)
     benchmark(on_input(layer.forward, problem))
 
 
-def test_backward(benchmark, layer):
-    layer, problem = layer
+@of_rows(LAYERS)
+def test_backward(benchmark, row):
+    layer, problem = layer_of(row)
     _, _, tape = on_input(layer.forward, problem)()
-    benchmark(layer.backward, tape, problem.d_output, input=False)
+    benchmark(going_back(layer, row, problem), tape)
 
 
-def test_step(benchmark, layer):
-    layer, problem = layer
-    benchmark(layer_step(layer, problem))
+@of_rows(LAYERS)
+def test_step(benchmark, row):
+    layer, problem = layer_of(row)
+    benchmark(layer_step(layer, row, problem))
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "sigmoid", "identity"])

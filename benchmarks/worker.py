@@ -112,11 +112,12 @@ class Worker:
         """Have a small row of the same kind, so that a first call is one with a shape, not with a library."""
         from rows import make_problem
 
-        kind = (row.cell, row.dtype, row.layers, row.ragged, bool(row.Q))
+        truncation = row.truncation and (min(row.truncation[0], 2), 2)
+        kind = (row.cell, row.dtype, row.layers, row.ragged, bool(row.Q), truncation)
         if kind in self.warm:
             return
         self.warm.add(kind)
-        small = replace(row, name="warm-up", T=3, B=2, D=5, H=7, Q=min(row.Q, 4))
+        small = replace(row, name="warm-up", T=4, B=2, D=5, H=7, Q=min(row.Q, 4), truncation=truncation)
         problem = make_problem(small)
         for contestant in self.ready.values():
             if contestant.covers(small):

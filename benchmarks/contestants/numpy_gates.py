@@ -8,8 +8,12 @@ the derivatives by W_ih x + b_ih and by W_hh h + b_hh, which differ in the GRU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from rows import Problem
+
+Windows = list[tuple[int, int, int]]  # Row.windows
 
 
 def sigmoid(z: np.ndarray) -> None:
@@ -101,13 +105,36 @@ def gru_backward(W_hh: np.ndarray, h: np.ndarray, kept, d_output: np.ndarray, ru
 CELLS = {"LSTM": (lstm_forward, lstm_backward), "GRU": (gru_forward, gru_backward)}
 
 
+def sweep_windows(sweep: Callable, windows: Windows, kept: tuple, d_output: np.ndarray) -> tuple:
+    """What `sweep(kept, d_output)` returns, arrays (T, ...), summed over windows as truncation is defined.
+
+    A window [start, stop) is swept alone, with the losses of its steps from `first` on. Weights get their
+    gradients from the sum. With TBPTT(1, k) the windows may go back together, as one batch; that was tried,
+    and is at best a fifth faster.
+    """
+    T = len(d_output)
+    sums: tuple = ()
+    for start, first, stop in windows:
+        upstream = d_output[start:stop].copy()
+        upstream[: first - start] = 0
+        # States are T + 1, with the one before the first step.
+        parts = sweep(tuple(array[start : stop + len(array) - T] for array in kept), upstream)
+        sums = sums or tuple(np.zeros((T, *part.shape[1:]), part.dtype) for part in parts)
+        for total, part in zip(sums, parts, strict=True):
+            total[start:stop] += part
+    return sums
+
+
 def rows_of(array: np.ndarray) -> np.ndarray:
     """(T, B, N) as (T*B, N)."""
     return array.reshape(-1, array.shape[-1])
 
 
-def stack_step(cell: str, problem: Problem) -> dict[str, np.ndarray]:
-    """One step of a stack of layers: gradients of sum(h * d_output), h the last layer's."""
+def stack_step(cell: str, windows: Windows | None, problem: Problem) -> dict[str, np.ndarray]:
+    """One step of a stack of layers: gradients of sum(h * d_output), h the last layer's.
+
+    With windows of one layer, what truncation leaves of them.
+    """
     forward, backward = CELLS[cell]
     p, x, d_output = problem.parameters, problem.x, problem.d_output
     T, B, _ = x.shape
@@ -126,7 +153,15 @@ def stack_step(cell: str, problem: Problem) -> dict[str, np.ndarray]:
     gradients = {}
     for k in reversed(layers):
         x, h, kept = tape.pop()
-        dz_input, dz_state = backward(p[f"weight_hh_l{k}"], h, kept, d_output, running)
+        W_hh = p[f"weight_hh_l{k}"]
+        if windows:
+
+            def sweep(part, d_part, W_hh=W_hh):
+                return backward(W_hh, part[0], part[1:], d_part, running[: len(d_part)])
+
+            dz_input, dz_state = sweep_windows(sweep, windows, (h, *kept), d_output)
+        else:
+            dz_input, dz_state = backward(W_hh, h, kept, d_output, running)
         gradients[f"weight_ih_l{k}"] = rows_of(dz_input).T @ rows_of(x)
         gradients[f"weight_hh_l{k}"] = rows_of(dz_state).T @ rows_of(h[:-1])
         gradients[f"bias_ih_l{k}"] = dz_input.sum(axis=(0, 1))

@@ -24,11 +24,8 @@ def layer_forward(parameters: dict[str, np.ndarray], projected: np.ndarray) -> n
     return h
 
 
-def layer_backward(
-    parameters: dict[str, np.ndarray], h: np.ndarray, d_output: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """dL/dz (T, B, H) and the gradients of W_hh and the biases, from the states and the upstream gradient."""
-    W_hh = parameters["weight_hh_l0"]
+def sweep(W_hh: np.ndarray, h: np.ndarray, d_output: np.ndarray) -> np.ndarray:
+    """dL/dz (T, B, H), from the states and the upstream gradient."""
     T, B, H = d_output.shape
     dz = np.empty_like(d_output)
     dh = np.zeros((B, H), d_output.dtype)
@@ -36,18 +33,30 @@ def layer_backward(
         dh += d_output[t]
         np.multiply(dh, 1 - h[t + 1] ** 2, out=dz[t])  # tanh' = 1 - tanh²
         dh = dz[t] @ W_hh
+    return dz
+
+
+def recurrent_gradients(h: np.ndarray, dz: np.ndarray) -> dict[str, np.ndarray]:
+    """The gradients of W_hh and the biases."""
+    H = h.shape[-1]
     d_bias = dz.sum(axis=(0, 1))
-    d_recurrent = dz.reshape(T * B, H).T @ h[:-1].reshape(T * B, H)
-    return dz, {"weight_hh_l0": d_recurrent, "bias_ih_l0": d_bias, "bias_hh_l0": d_bias}
+    d_recurrent = dz.reshape(-1, H).T @ h[:-1].reshape(-1, H)
+    return {"weight_hh_l0": d_recurrent, "bias_ih_l0": d_bias, "bias_hh_l0": d_bias}
 
 
-def layer_step(problem: Problem) -> dict[str, np.ndarray]:
-    """One step of the layer alone: gradients of sum(h * d_output)."""
+def layer_step(problem: Problem, windows: numpy_gates.Windows | None = None) -> dict[str, np.ndarray]:
+    """One step of the layer alone: gradients of sum(h * d_output), or what truncation leaves of them."""
     p, x = problem.parameters, problem.x
+    W_hh = p["weight_hh_l0"]
     h = layer_forward(p, x @ p["weight_ih_l0"].T)
-    dz, gradients = layer_backward(p, h, problem.d_output)
-    gradients["weight_ih_l0"] = dz.reshape(-1, dz.shape[-1]).T @ x.reshape(-1, x.shape[-1])
-    return gradients
+    if windows:
+        (dz,) = numpy_gates.sweep_windows(
+            lambda kept, d_output: (sweep(W_hh, *kept, d_output),), windows, (h,), problem.d_output
+        )
+    else:
+        dz = sweep(W_hh, h, problem.d_output)
+    d_input = dz.reshape(-1, dz.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+    return recurrent_gradients(h, dz) | {"weight_ih_l0": d_input}
 
 
 def model_step(problem: Problem) -> dict[str, np.ndarray]:
@@ -62,10 +71,10 @@ def model_step(problem: Problem) -> dict[str, np.ndarray]:
     d_logits /= d_logits.sum(axis=1, keepdims=True)
     d_logits[np.arange(y.size), y] -= 1
     d_logits /= y.size
-    dz, gradients = layer_backward(p, h, (d_logits @ p["output.weight"]).reshape(h[1:].shape))
+    dz = sweep(p["weight_hh_l0"], h, (d_logits @ p["output.weight"]).reshape(h[1:].shape))
     d_columns = np.zeros(columns.shape, columns.dtype)
     np.add.at(d_columns, tokens, dz)
-    return gradients | {
+    return recurrent_gradients(h, dz) | {
         "weight_ih_l0": d_columns.T,
         "output.weight": d_logits.T @ output,
         "output.bias": d_logits.sum(axis=0),
@@ -88,7 +97,10 @@ def step_of(row: Row) -> Callable[[Problem], dict[str, np.ndarray]]:
     """The function from the problem of `row` to its gradients."""
     if row.Q:
         return model_step
-    return layer_step if row.plain else partial(numpy_gates.stack_step, row.cell)
+    windows = row.windows if row.truncation else None
+    if row.cell == "RNN":
+        return partial(layer_step, windows=windows)
+    return partial(numpy_gates.stack_step, row.cell, windows)
 
 
 class Contestant:

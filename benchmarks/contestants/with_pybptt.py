@@ -11,7 +11,8 @@ from rows import Problem, Row
 import pybptt
 from contestants import Gradients, Step
 
-# Version 0.1 has one layer of one cell and no lengths; without those arguments it can still be measured.
+# Version 0.1 has one layer of one cell, no lengths and no truncation; without those arguments it can still be
+# measured.
 
 
 def make_layer(row: Row, problem: Problem):
@@ -29,13 +30,19 @@ def on_input(call: Callable, problem: Problem) -> Callable:
     return partial(call, problem.x, **lengths)
 
 
-def layer_step(layer, problem: Problem) -> Step:
+def going_back(layer, row: Row, problem: Problem) -> Callable:
+    """`layer.backward` with the problem's upstream gradient and the row's truncation, still to get a tape."""
+    truncation = {"truncation": pybptt.TBPTT(*row.truncation)} if row.truncation else {}
+    return partial(layer.backward, d_output=problem.d_output, input=False, **truncation)
+
+
+def layer_step(layer, row: Row, problem: Problem) -> Step:
     """Forward and backward of a layer."""
-    forward = on_input(layer.forward, problem)
+    forward, backward = on_input(layer.forward, problem), going_back(layer, row, problem)
 
     def step():
         _, _, tape = forward()
-        return layer.backward(tape, problem.d_output, input=False)
+        return backward(tape)
 
     return step
 
@@ -52,17 +59,22 @@ def model_step(layer, row: Row, problem: Problem) -> Step:
     return step
 
 
+def has(row: Row) -> bool:
+    """Whether this version can do `row`."""
+    return hasattr(pybptt, row.cell) and (row.truncation is None or hasattr(pybptt, "TBPTT"))
+
+
 class Contestant:
     def __init__(self, threads: int):
         pybptt.set_num_threads(threads)
         self.version = f"{pybptt.__version__} ({pybptt.config()['tier']})"
 
     def covers(self, row: Row) -> bool:
-        return hasattr(pybptt, row.cell)
+        return has(row)
 
     def prepare(self, row: Row, problem: Problem) -> tuple[Step, Gradients]:
         layer = make_layer(row, problem)
-        step = model_step(layer, row, problem) if row.Q else layer_step(layer, problem)
+        step = model_step(layer, row, problem) if row.Q else layer_step(layer, row, problem)
 
         def gradients(result) -> dict[str, np.ndarray]:
             return result.parameters
