@@ -125,7 +125,7 @@ def clip_by_norm(flat: Array, max_norm: float) -> Array:
 
 
 def clip_by_value(flat: Array, limit: float) -> Array:
-    """Cuts the values of a gradient off at +-`limit` (Graves 2013, section 2.1).
+    """Cuts the values of a gradient off at +-`limit`.
 
     Parameters
     ----------

@@ -391,7 +391,7 @@ def rtrl(
     fully recurrent neural networks, Neural Computation 1, 270-280. Beside the state goes its derivative by
     all P parameters theta of the layers, the influence matrix dS_t/dtheta; each loss is used as it occurs:
 
-        dS_t/dtheta = df/dtheta_t + df/dS_t dS_{t-1}/dtheta,      dL/dtheta = sum_t dl_t dh_t/dtheta
+        dS_t/dtheta = df/dtheta_t + df/dS_{t-1} dS_{t-1}/dtheta,      dL/dtheta = sum_t dl_t dh_t/dtheta
 
     S_t are all states of all layers, n numbers (L H, of an LSTM 2 L H), df the partial derivatives of one
     step. The result is that of `SequenceModel.loss_and_grad`, but a step of a sequence costs some n^2 P

@@ -434,8 +434,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             over them.
         clip_hidden : ("norm", limit) or ("value", limit), optional
             Clipping of dL/dh_t inside the recurrence, before dz_t is made of it: every row is scaled down to
-            a 2-norm of `limit`, or its values are cut off at +-`limit` (Graves 2013; Lasagne's
-            ``grad_clipping`` did so with dz_t).
+            a 2-norm of `limit`, or its values are cut off at +-`limit` (as Graves 2013 and Lasagne's
+            ``grad_clipping`` did with dz_t).
         hidden : bool
             Whether to return dL/dh_t for all t, of every layer and direction.
         input : bool

@@ -25,15 +25,16 @@ class TBPTT:
 
     ===================  ===============================================================================
     ``TBPTT(T, T)``      full backpropagation through time
-    ``TBPTT(1, T)``      the same, by as many sweeps as there are steps
+    ``TBPTT(1, T)``      the same: every window gets to the first step
     ``TBPTT(k, k)``      blocks of k steps, the carried state detached: what most programs do
     ``TBPTT(1, k + 1)``  every loss goes back k steps past its own: `bptt` with ``bptt_truncate=k``
     ``TBPTT(k, 1)``      no step back at all, and only the losses at the boundaries
     ``TBPTT(k1, k2)``    k1 < k2: Williams and Peng's BPTT(h; h'); k2 < k1: some losses are left out
     ===================  ===============================================================================
 
-    With k1 < k2 the windows overlap, and the sweep does k2 / k1 times the work; otherwise it costs what the
-    full one costs.
+    With k1 < k2 the windows overlap: the sweep does about k2 / k1 times the work, and keeps k2 / k1 times the
+    rows of dL/dh_t, some 2 k2 / k1 B H numbers a layer. Otherwise it costs what the full one costs, but for a
+    last window that reaches back into the one before, where T is no multiple of k1.
 
     Parameters
     ----------
@@ -237,7 +238,7 @@ def limits_of(
     rest = T_b % k1
     if ((rest > 0) & (rest < k2) & (rest < T_b)).any():  # the last window reaches into the one before
         return Limits(None, (k1, k2), clip, clip_limit, counted)
-    # Nothing passes where a window begins or between windows, but h_0 to the first one.
+    # Nothing passes into a window's first step or between windows, but h_0 to the first one.
     factors = allocate((steps, batch), dtype)
     factors[:] = t > reach + 1
     factors[:1] = reach[:1] <= 0

@@ -83,7 +83,7 @@ TEST_CASE("no two windows over a step share a copy, and every window has one") {
                     const std::size_t end = std::min(w * k1, length);
                     const bool enters = t <= end && t > (w - 1) * k1, is_over = t <= end && t + k2 > end;
                     good = good && (windows.window_of(t) == w) == enters;
-                    const Windows::At at = !is_over ? Windows::At::outside : t == end ? Windows::At::begins : Windows::At::inside;
+                    const Windows::At at = !is_over ? Windows::At::outside : t == end ? Windows::At::boundary : Windows::At::inside;
                     if (t <= end) good = good && windows.at(w, t, length) == at;
                     if (!is_over) continue;
                     ++over;

@@ -31,7 +31,7 @@ Division division_of(RnnSizes s, std::size_t copies, int threads) {
 
 Windows::Windows(const Cut& cut, std::size_t batch, std::size_t k1, std::size_t k2) : k1(k1), k2(k2) {
     std::size_t longest = 0;
-    bool uneven = false;  // a last window that begins between two multiples of k1 may overlap one more
+    bool uneven = false;  // a last window whose boundary is between two multiples of k1 may overlap one more
     for (std::size_t position = 0; position < batch; ++position) {
         longest = std::max(longest, cut.length(position));
         uneven = uneven || cut.length(position) % k1 != 0;
@@ -190,7 +190,7 @@ void WindowStack<Real>::add_upstream(Layer& layer, bool is_top, const Chunk& chu
             if (at == Windows::At::inside) continue;
             k_.zero(end - j, part.cols, dh_w.rows_from(j));
             if (blocks) k_.zero(end - j, part.cols, carry.rows_from(j));
-            for (std::size_t i = j; at == Windows::At::begins && i < end; ++i) {
+            for (std::size_t i = j; at == Windows::At::boundary && i < end; ++i) {
                 if (cut_.length(first + i) != t) continue;  // the final state is this sequence's last step's
                 const Rows sample{cut_.sample(first + i)};
                 if (layer.g.d_h) k_.add(1, part.cols, part.of(layer.g.d_h, sample), dh_w.rows_from(i));

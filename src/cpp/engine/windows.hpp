@@ -34,12 +34,12 @@ struct Windows {
         return first + (copy + copies - first % copies) % copies;
     }
 
-    enum class At { outside, begins, inside };
+    enum class At { outside, boundary, inside };
     /// Where step t of a sequence of `length` steps is in window w, which is not over by then.
     At at(std::size_t w, std::size_t t, std::size_t length) const {
         if ((w - 1) * k1 >= length) return At::outside;
         const std::size_t end = std::min(w * k1, length);
-        return t == end ? At::begins : t + k2 > end ? At::inside : At::outside;
+        return t == end ? At::boundary : t + k2 > end ? At::inside : At::outside;
     }
 };
 

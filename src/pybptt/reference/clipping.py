@@ -1,8 +1,8 @@
 """Clipping inside the recurrence: of dh_t, before it goes back through step t.
 
 By norm: Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural networks, ICML,
-algorithm 1, which is there for the whole gradient. By value: Graves (2013), Generating sequences with
-recurrent neural networks, arXiv:1308.0850, section 2.1.
+algorithm 1, which is there for the whole gradient. By value, but of dz_t: Graves (2013), Generating sequences
+with recurrent neural networks, arXiv:1308.0850.
 """
 
 from __future__ import annotations

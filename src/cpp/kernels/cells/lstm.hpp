@@ -1,6 +1,6 @@
-// The LSTM cell (Hochreiter and Schmidhuber 1997; the forget gate of Gers et al. 2000), with peephole connections (Gers and
-// Schmidhuber 2000) and coupled gates (CIFG in Greff et al. 2017) where asked for. The products make z_t, blocks i f g o
-// (coupled: i g o); sigma and tanh then act elementwise:
+// The LSTM cell (Hochreiter and Schmidhuber 1997; the forget gate of Gers et al. 2000), with peephole connections (Gers,
+// Schraudolph and Schmidhuber 2002) and coupled gates (CIFG in Greff et al. 2017) where asked for. The products make z_t, blocks
+// i f g o (coupled: i g o); sigma and tanh then act elementwise:
 //
 //     i = sigma(z_i + p_i c_{t-1})        f = sigma(z_f + p_f c_{t-1}), coupled: 1 - i        g = tanh(z_g)
 //     c_t = f c_{t-1} + i g               o = sigma(z_o + p_o c_t)                            h_t = o tanh(c_t)
