@@ -103,12 +103,8 @@ void Sweep<Real>::sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream
         const bool scaled =
             factors_ && !factors_.all(t + 1, piece.slice.first, tape_.cut.active(piece.slice.index, t + 1), Real(1));
         if (later != 0) {
-            Ahead<Real> ahead;
+            Ahead<Real> ahead = ahead_of_sweep(tape_, step, s != 0 ? upstream.at(chunk, s - 1, part, piece, dz) : none<Real>());
             ahead.backwards = s % 2 != 0 && later <= Division::kFewRows;
-            if (!tape_.has_blocks()) ahead.matrix[0] = step.h_before;
-            if (s != 0) ahead.matrix[1] = upstream.at(chunk, s - 1, part, piece, dz);
-            for (int b = 0; tape_.has_blocks() && b < cell_.blocks; ++b)
-                ahead.matrix[2 + b] = step.saved.panels_from(std::size_t(b) * panels);
             const int count = recurrent_terms(tape_, dz.rows_from(piece.row(S, s + 1)), part, -1, terms);
             if (!scaled) {
                 k_.product(later, part.cols, terms, count, upstream_t, dz_t, ahead);

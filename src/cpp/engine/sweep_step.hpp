@@ -65,4 +65,15 @@ CellSweep<Real> cell_sweep(const UnitTape<Real>& tape, const Chunk& chunk, const
     return step;
 }
 
+/// What the cell is about to read, and the upstream of the step before: to be brought into the cache by this step's product.
+template <class Real>
+Ahead<Real> ahead_of_sweep(const UnitTape<Real>& tape, const CellSweep<Real>& step, Matrix<const Real> upstream_before) {
+    Ahead<Real> ahead;
+    if (!tape.has_blocks()) ahead.matrix[0] = step.h_before;
+    ahead.matrix[1] = upstream_before;
+    for (int b = 0; tape.has_blocks() && b < tape.cell.blocks; ++b)
+        ahead.matrix[2 + b] = step.saved.panels_from(std::size_t(b) * tape.panels());
+    return ahead;
+}
+
 }  // namespace pybptt

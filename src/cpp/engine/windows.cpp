@@ -66,7 +66,7 @@ WindowStack<Real>::WindowStack(const typename Tape<Real>::Contents& tape, int th
       division_(division_of(tape.units.front()->sizes, windows_.copies, threads)),
       mask_{mask, tape.sizes.hidden} {
     const RnnSizes& s = tape.sizes;
-    space_.dz = PanelBuffer<Real>(cut_.most_rows(), s.hidden);
+    if (some_ < windows_.copies) space_.dz = PanelBuffer<Real>(cut_.most_rows(), s.hidden);
     if (gradients.input != nullptr) space_.dx = PanelBuffer<Real>(cut_.most_rows(), s.inputs);
     if (s.layers > 1) between_ = PanelBuffer<Real>(checked_product(cut_.most_steps(), some_rows(cut_, s.batch, some_)), s.hidden);
     for (std::size_t i = 0; i < s.layers; ++i) {
@@ -93,7 +93,7 @@ bool WindowStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Step
     barrier.wait();
     Upstream<Real>& upstream = top != nullptr ? *top : *given_;
     const bool complete = sweep_chunks<Real>(tape_, again, steps, member, barrier, [&](const Chunk& chunk) {
-        upstream.prepare_chunk(chunk, member, barrier, space_.dz.matrix());
+        upstream.prepare_chunk(chunk, member, barrier, upstream_space());
         for (std::size_t first = 0; first < windows_.copies; first += some_)
             part.for_each_piece(cut_, chunk, [&](const Piece& piece) {
                 const Copies copies{first, std::min(first + some_, windows_.copies), piece,
@@ -226,36 +226,38 @@ void WindowStack<Real>::sweep(std::size_t index, const Chunk& chunk, const Upstr
     for (std::size_t s = S; s-- > 0; later = copies, dz_later = dz) {
         const std::size_t t = chunk.first_step + s, n = piece.active(cut_, t);
         copies = all.of(alive(all, t + 1, n));
-        const bool alone = copies.rows() == size && windows_.copies == all.rows() / size;  // then its dz is the sum
+        const bool is_top = index + 1 == layers_.size();
+        // Those that come from the step after, and whether it is one alone that goes on: then its dh begins with the upstream, and
+        // its dz is the sum.
+        const Range both = s + 1 == S ? Range{} : Range{std::max(copies.first, later.first), std::min(copies.end, later.end)};
+        const std::size_t w = windows_.window_of(t + 1);
+        const bool alone = both.begin < both.end && copies.rows() == size && windows_.copies == all.end - all.first &&
+                           !cut_.ragged() && windows_.window_of(both.begin, t + 1) == w &&
+                           windows_.at(w, t + 1, cut_.length(0)) == Windows::At::inside;
         dz = alone ? layer.dz_sum.matrix().rows_from(piece.row(S, s)) : layer.dz[s % 2].matrix().rows_from(copies.first_row);
         const Matrix<Real> own = dz.panels_from(first_panel);
         const auto for_each_copy = [&](auto visit) {
             for (std::size_t copy = copies.first; copy < copies.end; ++copy)
                 visit(copy, own.rows_from((copy - copies.first) * size));
         };
-        // dh_t^w = upstream_t + dz_{t+1}^w W_hh
-        Matrix<const Real> upstream_t =
-            index + 1 == layers_.size() ? upstream.at(chunk, s, part, piece, space_.dz.matrix()) : none<Real>();
-        if (s + 1 == S) {
-            for_each_copy([&](std::size_t copy, Matrix<Real> dh) { k_.copy(size, part.cols, carry(layer.carry_h, copy), dh); });
-        } else {
-            const Range both{std::max(copies.first, later.first), std::min(copies.end, later.end)};
-            const bool starts_with_it =
-                alone && !cut_.ragged() && both.begin < both.end &&
-                windows_.at(windows_.window_of(both.begin, t + 1), t + 1, cut_.length(0)) == Windows::At::inside &&
-                windows_.window_of(both.begin, t + 1) == windows_.window_of(t + 1);
-            if (both.begin < both.end) {
-                const int count = recurrent_terms(tape, dz_later.rows_from((both.begin - later.first) * size), part, -1, terms);
-                k_.product(both.size() * size, part.cols, terms, count, starts_with_it ? upstream_t : none<Real>(),
-                           own.rows_from((both.begin - copies.first) * size), {});
-            }
-            if (starts_with_it) upstream_t = none<Real>();
-        }
-        add_upstream(layer, index + 1 == layers_.size(), chunk, s, n, upstream_t, part, copies, own);
-        layer.clipping.run(copies.rows(), tape.sizes.hidden, part, dz, member, barrier);
-        // dz_t^w
         CellSweep<Real> step = cell_sweep(tape, chunk, part, piece, s);
         step.dz_stride = panels * dz.panel_stride;
+        // dh_t^w = upstream_t + dz_{t+1}^w W_hh
+        const auto upstream_at = [&](std::size_t step_of_chunk) {
+            return is_top ? upstream.at(chunk, step_of_chunk, part, piece, upstream_space()) : none<Real>();
+        };
+        const Matrix<const Real> upstream_t = upstream_at(s);
+        if (s + 1 == S)
+            for_each_copy([&](std::size_t copy, Matrix<Real> dh) { k_.copy(size, part.cols, carry(layer.carry_h, copy), dh); });
+        if (both.begin < both.end) {
+            const int count = recurrent_terms(tape, dz_later.rows_from((both.begin - later.first) * size), part, -1, terms);
+            k_.product(both.size() * size, part.cols, terms, count, alone ? upstream_t : none<Real>(),
+                       own.rows_from((both.begin - copies.first) * size),
+                       alone ? ahead_of_sweep(tape, step, s != 0 ? upstream_at(s - 1) : none<Real>()) : Ahead<Real>{});
+        }
+        add_upstream(layer, is_top, chunk, s, n, alone ? none<Real>() : upstream_t, part, copies, own);
+        layer.clipping.run(copies.rows(), tape.sizes.hidden, part, dz, member, barrier);
+        // dz_t^w
         if (layer.g.hidden) add_hidden(layer, t, n, part, copies, own);
         for (int phase = cell.phases; phase-- > 0;) {
             for_each_copy([&](std::size_t copy, Matrix<Real> dz_w) {

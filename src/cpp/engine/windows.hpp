@@ -92,6 +92,8 @@ private:
     std::size_t carry_row(std::size_t copy, const Piece& piece) const {
         return copy * cut_.apart_rows() + cut_.apart_row(piece.slice.index, piece.positions.begin);
     }
+    /// Where a chunk's upstream may lie: if all copies go at once, a step's sum takes its place when it has been used.
+    Matrix<Real> upstream_space() const { return some_ < windows_.copies ? space_.dz.matrix() : layers_.back()->dz_sum.matrix(); }
     std::size_t between_row(std::size_t s, const Copies& copies) const {
         return s * (some_ * tape_.sizes.batch + cut_.slices() * Cut::kApart) + copies.first_row;
     }
@@ -106,7 +108,7 @@ private:
     const std::size_t some_;  // copies taken at a time
     const Division division_;
     const UserRows<const Real> mask_;  // (L - 1, T, B, H); may be null
-    SweepSpace<Real> space_;           // its dz holds the upstream of a chunk
+    SweepSpace<Real> space_;           // its dz may hold the upstream of a chunk
     PanelBuffer<Real> between_;        // (steps of a chunk, rows of some copies, H): dz_t^w W_ih of the layer above
     std::vector<std::unique_ptr<Layer>> layers_;
     std::unique_ptr<GivenUpstream<Real>> given_;
