@@ -69,7 +69,7 @@ def expect(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     if array.dtype != dtype:
         raise TypeError(
             f"{name}: expected dtype {dtype.name}, got {array.dtype}; "
-            f"convert with {name}.astype(np.{dtype.name})"
+            f"convert with {name.split()[0]}.astype(np.{dtype.name})"
         )
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")

@@ -154,7 +154,7 @@ def sequential(
     -------
     iterable of Batch, with a length
         ``carry`` is False for the first batch of an epoch alone. x and y, (T, B, ...), are views of the
-        stream.
+        stream; for layers with ``batch_first=True``, swap their first two axes.
 
     Raises
     ------

@@ -206,7 +206,7 @@ def gradient_flow(
         made in float64, whatever the model's dtype.
     points : int, optional
         At how many steps t, 2 at least, spread evenly over the sequence; by default 100, or 20 with the
-        iterative method.
+        iterative method, and some more close to T.
     method : {"auto", "exact", "iterative"}
         "exact" makes the whole Jacobians, H sweeps as one batch, in segments of time that fit 64 MB (one step
         at least), and takes their singular values. "iterative" multiplies by vectors, back and forth, in
@@ -246,8 +246,10 @@ def gradient_flow(
         raise ValueError(f"sequence: expected one of at least 2 steps, got {sequence}, of {T}")
     if method == "auto":
         method = "exact" if model.layer.hidden_size <= EXACT else "iterative"
+    # Evenly spaced; by default also ever closer to T: on a long way all but the last may be 0 or infinite.
+    near = T - 2 ** np.arange((T - 1).bit_length() if points is None else 0)
     points = POINTS[method] if points is None else at_least("points", points, 2)
-    times = np.unique(np.linspace(1, T, points).round().astype(np.int64))
+    times = np.unique(np.concatenate([np.linspace(1, T, points).round(), near]).astype(np.int64))
 
     loss, gradients, _ = model.loss_and_grad(x, y, state, lengths=lengths, training=False, hidden=True)
     assert gradients.hidden is not None

@@ -33,7 +33,7 @@ class Gradients(Generic[State]):
         at index t - 1, 0 past a sequence's end; None if it was not asked for.
     unreached : int
         Targets that no window of a truncation reached (`TBPTT` with k2 < k1): they count neither in the loss
-        nor in any gradient. 0 otherwise, and for a layer's `backward`.
+        nor in any gradient. For a layer's `backward`, steps of sequences whose `d_output` is not used.
 
     Examples
     --------

@@ -129,8 +129,8 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, seed
         As for `RNN`.
     peephole : bool
-        Peephole connections (Gers, Schraudolph and Schmidhuber 2002), diagonal as in ONNX: i and f also receive
-        p_i c_{t-1} and p_f c_{t-1}, and o receives p_o c_t.
+        Peephole connections (Gers, Schraudolph and Schmidhuber 2002), diagonal as in ONNX: i and f also
+        receive p_i c_{t-1} and p_f c_{t-1}, and o receives p_o c_t.
     coupled : bool
         Coupled input and forget gates: f = 1 - i (CIFG in Greff et al. 2017; ONNX's ``input_forget``). There
         are three gates then, i g o.

@@ -39,10 +39,10 @@ def memory_bytes(limit: Any) -> int:
 
 
 def readable(size: int) -> str:
-    """Bytes for a reader: ``"24.6 MB"``."""
+    """Bytes for a reader: ``"24.6 MB"``, rounded up: as a limit it is large enough."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= scale:
-            return f"{size / scale:.1f} {unit}"
+            return f"{-(-size * 10 // scale) / 10:.1f} {unit}"
     return f"{size} bytes"
 
 

@@ -16,7 +16,7 @@ from .memory import PLAIN, Memory, Progress, checked_sizes, choose, listener, ma
 from .parameters import FlatParameters, layout_of
 from .recurrent import Call, RecurrentLayer
 from .streaming import Step, stream
-from .truncation import NO_LIMITS, TBPTT, Limits, Truncation, limits_of
+from .truncation import NO_LIMITS, TBPTT, Limits, Truncation, limits_of, unreached
 
 LOSSES = ("cross_entropy", "mse")
 REDUCTIONS = ("mean", "sum")
@@ -374,17 +374,9 @@ class SequenceModel(FlatParameters, Generic[State]):
             input=dx,
             state=layer._as_state(d_h_0, d_c_0),
             hidden=dh,
-            unreached=0 if counted is None else self._unreached(counted, call.lengths),
+            unreached=0 if counted is None else unreached(counted, call.lengths),
         )
         return loss, gradients, layer._as_state(h_T, c_T)
-
-    @staticmethod
-    def _unreached(counted: Array, lengths: Array | None) -> int:
-        """Targets that are none of the padding and do not count."""
-        out = ~counted
-        if lengths is not None:
-            out &= np.arange(len(out))[:, None] < lengths
-        return int(np.count_nonzero(out))
 
     def stream(
         self,

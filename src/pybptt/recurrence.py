@@ -75,8 +75,8 @@ def linear_scan(b: Array, c: Array, a0: Array | None = None, *, out: Array | Non
         out = allocate(b.shape, b.dtype)
     else:
         real("out", out, b.shape, b.dtype)
-        if not (out.flags.c_contiguous and out.flags.writeable):
-            raise ValueError("out: expected a C-contiguous array that can be written")
+        if not out.flags.carray:
+            raise ValueError("out: expected an aligned, C-contiguous array that can be written")
         if any(np.may_share_memory(out, array) for array in (b, c, a0) if array is not None):
             raise ValueError("out: expected memory of its own, got that of an argument")
     _core.linear_scan(b, c, a0, out)

@@ -27,7 +27,7 @@ from .gradients import Gradients, State
 from .memory import PLAIN, Memory, Progress, checked_sizes, choose, listener, made, one_direction
 from .parameters import FlatParameters, layout_of
 from .tape import Tape
-from .truncation import Truncation, limits_of
+from .truncation import Truncation, limits_of, unreached
 
 CELLS = ("rnn", "lstm", "gru")  # in the order of the core's enum
 
@@ -515,7 +515,9 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         )
         if self.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
-        return Gradients(flat, self._layout, input=dx, state=self._as_state(dh_0, dc_0), hidden=dh)
+        left_out = 0 if limits.counted is None else unreached(limits.counted, tape._lengths)
+        d_state_0 = self._as_state(dh_0, dc_0)
+        return Gradients(flat, self._layout, input=dx, state=d_state_0, hidden=dh, unreached=left_out)
 
     def _new_state(self, batch: int) -> tuple[Array, Array | None]:
         """Room for a state: h, and c if the cell has one."""
@@ -569,7 +571,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         elif x.dtype != self.dtype:
             raise TypeError(
                 f"{name}: expected dtype {self.dtype.name}, or integers for token ids, got {x.dtype}; "
-                f"convert with {name}.astype(np.{self.dtype.name})"
+                f"convert with {name.split()[0]}.astype(np.{self.dtype.name})"
             )
         elif x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"{name}: expected shape {axes}, D) with D = {self.input_size}, got {x.shape}")

@@ -73,6 +73,7 @@ class _Source(Generic[State]):
         self._chunks = None if chunks is None else enumerate(chunks)
         self._axis = 1 if model.layer.batch_first else 0
         self._batch: int | None = None
+        self._dimensions: int | None = None  # of x
         self._pieces: list[Piece] = []
         self._begin = self._end = 0  # the steps that the pieces hold
         self._borrowed = False  # whether the last piece is in the source's own arrays
@@ -82,7 +83,11 @@ class _Source(Generic[State]):
         steps, batch = self._model.layer._steps_and_batch(f"x{of_chunk}", x)
         if self._batch not in (None, batch):
             raise ValueError(f"x{of_chunk}: expected B = {self._batch}, as before, got {batch}")
+        if self._dimensions not in (None, x.ndim):
+            kinds = {2: "token ids", 3: "dense input"}
+            raise ValueError(f"x{of_chunk}: expected {kinds[5 - x.ndim]}, as before, got {kinds[x.ndim]}")
         self._model._check_targets(f"y{of_chunk}", y, steps, batch)
+        self._dimensions = x.ndim
         self._batch = batch
         if steps:
             self._pieces.append((x, y))
@@ -99,10 +104,11 @@ class _Source(Generic[State]):
                 self._borrowed = False
             if self._pieces and self._pieces[0][0].base is not None:  # a view of more than is needed
                 self._own(0)
-            index, chunk = next(self._chunks, (0, None))
-            if chunk is None:
+            found = next(self._chunks, None)
+            if found is None:
                 self._chunks = None
                 break
+            index, chunk = found
             of_chunk = f" of chunk {index}"
             if not isinstance(chunk, tuple | list) or len(chunk) != 2:
                 raise TypeError(f"x{of_chunk}: expected a pair (x, y), got {type(chunk).__name__}")

@@ -225,7 +225,7 @@ def limits_of(
         raise ValueError("truncation: expected layers of one direction, got bidirectional ones")
     if isinstance(truncation, RandomTruncation):
         return Limits(truncation.factors(steps, batch, dtype), clip=clip, clip_limit=clip_limit)
-    k1, k2 = truncation.k1, min(truncation.k2, steps)
+    k1, k2 = min(truncation.k1, max(1, steps)), min(truncation.k2, steps)
     if k2 >= steps and (k1 >= steps or not clip):  # all windows get to step 1, and none is clipped alone
         return Limits(clip=clip, clip_limit=clip_limit)
     if k1 < k2:
@@ -243,6 +243,14 @@ def limits_of(
     factors[:] = t > reach + 1
     factors[:1] = reach[:1] <= 0
     return Limits(factors, (0, 0), clip, clip_limit, counted)
+
+
+def unreached(counted: Array, lengths: Array | None) -> int:
+    """Steps of sequences, no padding, that do not count."""
+    out = ~counted
+    if lengths is not None:
+        out &= np.arange(len(out))[:, None] < lengths
+    return int(np.count_nonzero(out))
 
 
 def _clip(clip_hidden: Any) -> tuple[int, float]:

@@ -1,6 +1,10 @@
 // The public functions of rnn.hpp: allocate, divide, run.
 #include "pybptt/rnn.hpp"
 
+#include <optional>
+#include <stdexcept>
+#include <thread>
+
 #include "engine/needs.hpp"
 #include "engine/windows.hpp"
 
@@ -8,6 +12,27 @@ namespace pybptt {
 namespace {
 
 int threads_for(const RnnSizes& s, bool dense) { return threads_wanted(s, dense ? s.inputs : 0); }
+
+/// Has a tape's source for this thread alone.
+template <class Real>
+class Turn {
+public:
+    explicit Turn(TapeSource<Real>& source) : source_(source) {
+        if (source.owner == std::this_thread::get_id())
+            throw std::logic_error("tape: this thread is in a backward pass with it already");
+        source.mutex.lock();
+        source.owner = std::this_thread::get_id();
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() {
+        source_.owner = std::thread::id();
+        source_.mutex.unlock();
+    }
+
+private:
+    TapeSource<Real>& source_;
+};
 
 }  // namespace
 
@@ -63,8 +88,8 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
               const SweepLimits<Real>& limits, const Report& report) {
     const typename Tape<Real>::Contents& tape = given.contents();
     TapeSource<Real>* const source = tape.source.get();
-    std::unique_lock<std::mutex> turn;
-    if (source != nullptr) turn = std::unique_lock<std::mutex>(source->mutex);
+    std::optional<Turn<Real>> turn;
+    if (source != nullptr) turn.emplace(*source);
     if (tape.plan.under_limit()) release_cached_memory();
     Team team(threads_for(with_windows(tape.sizes, limits), given.has_dense_input()));
     std::unique_ptr<ForwardStack<Real>> again;

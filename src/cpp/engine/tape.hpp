@@ -1,8 +1,10 @@
 // What forward keeps.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "engine/cut.hpp"
@@ -160,6 +162,7 @@ struct TapeSource {
     RnnInput<Real> input;                         // without tokens and mask: units have the tokens, backward is given the mask
     RnnState<const Real> state;
     std::mutex mutex;  // whoever has it has the tape for himself
+    std::atomic<std::thread::id> owner{};
     bool as_forward_left_it = true;
 
     TapeSource(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,

@@ -273,6 +273,7 @@ void WindowStack<Real>::sweep(std::size_t index, const Chunk& chunk, const Upstr
                 const int count = recurrent_terms(tape, dz, part, source, terms);
                 k_.product(copies.rows(), part.cols, terms, count, none<Real>(), own.panels_from(std::size_t(source) * panels), {});
             }
+            if (division_.by_columns) barrier.wait();  // others have read the rows that are made 0 below
         }
         // dz_t = sum_w dz_t^w
         const Matrix<Real> sum = part.of(layer.dz_sum.matrix(), piece.row(S, s));

@@ -10,9 +10,8 @@
 // Two flops for three values in memory: memory is the limit, and all that counts is how it is read and written.
 // - Results larger than the caches are written past them: a store to a line that is not in the cache would first read it. Such
 //   values can't be read back at once, so the last row is kept in a window as well.
-// - Where a thread has all the columns, time is one long array, a[i] = b[i] + c[i] a[i - cols]: whole vectors, whole lines,
-// wherever
-//   a row begins. Otherwise it goes from row to row, in segments of rows that the L2 cache holds.
+// - Where a thread has all the columns, time is one long array, a[i] = b[i] + c[i] a[i - cols]: whole vectors and whole lines
+//   wherever a row begins. Otherwise it goes from row to row, in segments of rows that the L2 cache holds.
 // - Fewer columns than a vector has: the chain of steps is the limit, and a_{t-1} stays in a register.
 #pragma once
 

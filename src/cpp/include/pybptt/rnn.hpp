@@ -103,7 +103,7 @@ struct RnnGradients {
 enum class HiddenClip { none, norm, value };
 
 /// How far back derivatives go through the recurrence, and how large they may get there; as it stands, all the way and any size.
-/// Layers of one direction alone.
+/// Factors and windows are for layers of one direction alone.
 template <class Real>
 struct SweepLimits {
     /// (T, B): xi_t, which the derivative of h_t (and c_t) of every layer by the state before it is multiplied by; where it is 0,
@@ -141,7 +141,8 @@ using Report = std::function<bool(std::size_t done, std::size_t total)>;
 
 /// What forward keeps: states, activations, inputs and packed weights, all copies of its own. Reading it changes nothing, so
 /// several threads may run `backward` on one tape. One with a limited plan has only some of that, and copies of parameters, dense
-/// input and initial state for the rest: threads take turns, and only the first `backward` finds what forward left.
+/// input and initial state for the rest: threads take turns, and only the first `backward` finds what forward left. A
+/// thread that is in `backward` (in `report`) must not call it again for that tape: std::logic_error.
 template <class Real>
 class Tape {
 public:
