@@ -92,8 +92,10 @@ public:
         thread_.join();
     }
 
+    /// Either this sees the worker asleep, or the worker sees the work. Exchanges, because a store may be seen after the load that
+    /// follows it under emulation (qemu's of aarch64), whatever its order; on x86 they are the same instructions.
     void give(const std::function<void(int)>* work) {
-        work_.store(work);
+        work_.exchange(work);
         if (!asleep_.load()) return;
         const std::lock_guard<std::mutex> lock(mutex_);
         wake_.notify_one();
@@ -108,7 +110,7 @@ private:
             for (int spins = 0; spins < kSpins && (work = work_.load(std::memory_order_acquire)) == nullptr; ++spins) pause();
             if (work == nullptr) {
                 std::unique_lock<std::mutex> lock(mutex_);
-                asleep_.store(true);
+                asleep_.exchange(true);
                 wake_.wait(lock, [&] { return (work = work_.load()) != nullptr; });
                 asleep_.store(false);
             }
