@@ -410,10 +410,13 @@ def test_the_plot(tmp_path):
     assert flow.plot(ax=ax, label="again") is ax
     assert ax.get_legend().get_texts()[-2].get_text() == "again l1 |dL/dh_t|"
     assert len(ax.get_lines()) == 8
-    shown = flow.plot()
     import matplotlib.pyplot as plt
 
-    assert plt.get_fignums() == [shown.figure.number]
+    before = plt.get_fignums()
+    flow.plot(path)
+    assert plt.get_fignums() == before
+    shown = flow.plot()
+    assert plt.get_fignums() == [*before, shown.figure.number]
     plt.close(shown.figure)
     with pytest.raises(ValueError, match="nonsense"):
         flow.plot(tmp_path / "flow.nonsense")

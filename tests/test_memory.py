@@ -364,11 +364,11 @@ def test_a_limit_in_words():
                         ("2.5 kB", 2500), (" 1KiB ", 1024), ("1TB", 10**12), ("9999999TB", 1 << 60),
                         (1 << 80, 1 << 60)]:  # fmt: skip
         assert memory_bytes(limit) == size
-    assert [readable(n) for n in (12, 24_640, 1_000_000, 2_345_000_000)] == [
+    assert [readable(n) for n in (12, 24_640, 1_000_000, 2_300_000_001)] == [
         "12 bytes",
-        "24.6 kB",
+        "24.7 kB",
         "1.0 MB",
-        "2.3 GB",
+        "2.4 GB",
     ]
 
 

@@ -231,7 +231,7 @@ ONES = np.ones((3, 4))
         (
             lambda: recurrence.linear_scan(ONES, ONES, out=np.ones((4, 3)).T),
             ValueError,
-            "out: expected a C-contiguous",
+            "out: expected an aligned, C-contiguous",
         ),
         (lambda: recurrence.linear_scan_backward(1, ONES, ONES), TypeError, "d_a: expected a numpy array"),
         (lambda: recurrence.linear_scan_backward(ONES, ONES[1:], ONES), ValueError, "c: expected shape"),
@@ -247,7 +247,7 @@ def test_bad_arrays_are_named(call, error, message):
 def test_a_result_that_cannot_be_written():
     out = np.zeros((3, 4))
     out.flags.writeable = False
-    with pytest.raises(ValueError, match="out: expected a C-contiguous array that can be written"):
+    with pytest.raises(ValueError, match="out: expected an aligned, C-contiguous array that can be written"):
         recurrence.linear_scan(ONES, ONES, out=out)
 
 

@@ -483,12 +483,12 @@ class SequenceModel(FlatParameters, Generic[State]):
         --------
         >>> model = pybptt.SequenceModel(pybptt.RNN(65, 128, seed=0), 65, seed=1)
         >>> print(model.memory(1_000_000, 1, tokens=True))
-        T = 1000000, B = 1: the tape takes 517.3 MB, everything else 46.0 MB
+        T = 1000000, B = 1: the tape takes 517.3 MB, everything else 46.1 MB
           memory_limit       takes   forward passes
-                  none    563.3 MB             1.00
-              258.6 MB    245.5 MB             1.58
-              129.3 MB    128.3 MB             1.80
-               51.7 MB     50.8 MB             1.96
+                  none    563.4 MB             1.00
+              258.7 MB    245.5 MB             1.58
+              129.4 MB    128.3 MB             1.80
+               51.8 MB     50.9 MB             1.96
                25.0 MB     25.0 MB           977.50
         """
         layer = self.layer
