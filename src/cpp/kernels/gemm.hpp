@@ -15,8 +15,8 @@ namespace pybptt {
 namespace {
 
 /// How a tile finds A's element (i, k). by_rows: in panel k / lanes, row i, lane k % lanes. by_columns (A^T): i is a
-/// lane of one panel, k a row.
-enum class Walk { by_rows, by_columns };
+/// lane of one panel, k a row. by_rows_ahead: by rows, while a part of the panels of B that come next is fetched.
+enum class Walk { by_rows, by_rows_ahead, by_columns };
 
 /// Accumulators, one line of B and one broadcast value must fit the registers.
 constexpr bool tile_fits(int m, int n) { return (m * n + n) * kPanelVecs + 1 <= kRegisters; }
@@ -30,11 +30,15 @@ constexpr int tile_panels(int m) {
 constexpr int kTileRows = kRegisters / kPanelVecs >= 32 ? 12 : tile_fits(6, 1) ? 6 : 2;
 /// For A^T a tile's rows are lanes of one panel, so they divide its lanes.
 constexpr int kTileColumns = kRegisters / kPanelVecs >= 32 ? 8 : tile_fits(4, 1) ? 4 : 2;
+/// A . B takes the depth in blocks of about this: a tile's panels of B stay in the L1 cache for all rows of A.
+constexpr size_t kRowsDepth = 256;
 /// A^T . B takes the depth in blocks that stay in the caches while all of C is updated.
-constexpr size_t kDepthBlock = 512;
-/// Lanes of A that take part in one pass over B: they stay in the L2 cache.
+constexpr size_t kColumnsDepth = 512;
+/// Lanes of A that take part in one pass over B.
 template <class Real>
-constexpr size_t kLaneBlock = 16 * kLanes<Real>;
+constexpr size_t kLaneBlock = 4 * kLanes<Real>;
+/// A B of this size comes from beyond the L2 cache at every pass.
+constexpr size_t kFarBytes = size_t{3} << 20;
 
 /// A term as a tile sees it: where its own rows of A and panels of B begin.
 template <class Real>
@@ -44,10 +48,12 @@ struct Operands {
     const Real* b;
     size_t b_stride;
     size_t depth;
+    const Real* b_next;  ///< to be fetched
 };
 constexpr int kMaxTerms = 16;
 
-/// What a tile starts from and where it goes: rows (at most the tile's) and, of its last panel, columns that exist.
+/// What a tile starts from and where it goes: rows (at most the tile's) and, of its last panel, columns that exist. Of each panel's
+/// depth of what comes next, it fetches the lines [fetch_begin, fetch_end) of every kLanes.
 template <class Real>
 struct Ends {
     Matrix<const Real> start;
@@ -55,6 +61,7 @@ struct Ends {
     Matrix<Real> c;
     int c_cols;
     int rows;
+    int fetch_begin, fetch_end;
 };
 
 template <class Real>
@@ -99,7 +106,7 @@ void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
             for (int j = 0; j < NV; ++j) line[j] = load(b + size_t(j / kPanelVecs) * b_stride + (j % kPanelVecs) * VL);
 #pragma GCC unroll 16
             for (int i = 0; i < M; ++i) {
-                const Vec<Real> value = splat(a_k[walk == Walk::by_rows ? i * L : i]);
+                const Vec<Real> value = splat(a_k[walk == Walk::by_columns ? i : i * L]);
 #pragma GCC unroll 16
                 for (int j = 0; j < NV; ++j) acc[i][j] = fma(value, line[j], acc[i][j]);
             }
@@ -108,8 +115,16 @@ void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
         if (walk == Walk::by_columns) {
             for (; depth != 0; --depth, a += L) step(a);
         } else {
-            for (; depth >= size_t(L); depth -= size_t(L), a += a_stride)
+            const Real* next = terms[term].b_next;
+            for (; depth >= size_t(L); depth -= size_t(L), a += a_stride) {
+                if (walk == Walk::by_rows_ahead) {
+                    for (int k = ends.fetch_begin; k < ends.fetch_end; ++k)
+#pragma GCC unroll 8
+                        for (int n = 0; n < N; ++n) __builtin_prefetch(next + size_t(n) * b_stride + k * L, 0, 2);
+                    next += L * L;
+                }
                 for (int k = 0; k < L; ++k) step(a + k);
+            }
             for (size_t k = 0; k < depth; ++k) step(a + k);
         }
     }
@@ -121,32 +136,33 @@ void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
     }
 }
 
-/// tiles[m - 1][n - 1], for every m and n that fit.
-template <class Real, int M, int N>
-constexpr TileFunction<Real> tile_if_it_fits() {
-    if constexpr (N <= tile_panels(M))
-        return tile<Real, M, N, Walk::by_rows>;
-    else
-        return nullptr;
-}
+/// Tiles of M rows, by panels - 1, for as many as fit. Only products of several heights fetch ahead: their tiles are tall.
 template <class Real>
 struct TilesOfHeight {
     TileFunction<Real> of_panels[kMaxPanels];
 };
-template <class Real, int M>
+template <class Real, int M, int N, Walk walk>
+constexpr TileFunction<Real> tile_if_it_fits() {
+    if constexpr (N <= tile_panels(M))
+        return tile<Real, M, N, walk>;
+    else
+        return nullptr;
+}
+template <class Real, int M, Walk walk>
 constexpr TilesOfHeight<Real> tiles_of_height() {
-    if constexpr (M <= kTileRows)
-        return {{tile_if_it_fits<Real, M, 1>(), tile_if_it_fits<Real, M, 2>(), tile_if_it_fits<Real, M, 3>(),
-                 tile_if_it_fits<Real, M, 4>(), tile_if_it_fits<Real, M, 5>(), tile_if_it_fits<Real, M, 6>(),
-                 tile_if_it_fits<Real, M, 7>(), tile_if_it_fits<Real, M, 8>()}};
+    if constexpr (M <= kTileRows && (walk == Walk::by_rows || 2 * M >= kTileRows))
+        return {{tile_if_it_fits<Real, M, 1, walk>(), tile_if_it_fits<Real, M, 2, walk>(), tile_if_it_fits<Real, M, 3, walk>(),
+                 tile_if_it_fits<Real, M, 4, walk>(), tile_if_it_fits<Real, M, 5, walk>(), tile_if_it_fits<Real, M, 6, walk>(),
+                 tile_if_it_fits<Real, M, 7, walk>(), tile_if_it_fits<Real, M, 8, walk>()}};
     else
         return {};
 }
-template <class Real>
-constexpr TilesOfHeight<Real> kTiles[12] = {tiles_of_height<Real, 1>(),  tiles_of_height<Real, 2>(),  tiles_of_height<Real, 3>(),
-                                            tiles_of_height<Real, 4>(),  tiles_of_height<Real, 5>(),  tiles_of_height<Real, 6>(),
-                                            tiles_of_height<Real, 7>(),  tiles_of_height<Real, 8>(),  tiles_of_height<Real, 9>(),
-                                            tiles_of_height<Real, 10>(), tiles_of_height<Real, 11>(), tiles_of_height<Real, 12>()};
+template <class Real, Walk walk>
+constexpr TilesOfHeight<Real> kTiles[12] = {
+    tiles_of_height<Real, 1, walk>(),  tiles_of_height<Real, 2, walk>(),  tiles_of_height<Real, 3, walk>(),
+    tiles_of_height<Real, 4, walk>(),  tiles_of_height<Real, 5, walk>(),  tiles_of_height<Real, 6, walk>(),
+    tiles_of_height<Real, 7, walk>(),  tiles_of_height<Real, 8, walk>(),  tiles_of_height<Real, 9, walk>(),
+    tiles_of_height<Real, 10, walk>(), tiles_of_height<Real, 11, walk>(), tiles_of_height<Real, 12, walk>()};
 constexpr int kColumnTilePanels = tile_panels(kTileColumns) < 3 ? tile_panels(kTileColumns) : 3;
 template <class Real, int N>
 constexpr TileFunction<Real> column_tile() {
@@ -187,17 +203,44 @@ PYBPTT_INLINE void prefetch(size_t rows, size_t panels, Matrix<const Real> m, bo
         }
 }
 
-template <class Real>
-void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
-             const Ahead<Real>& ahead) {
+/// Cuts the depth of all terms together into blocks of at most `most` and calls add(terms of a block, their count). A term's piece
+/// begins at a whole panel of an A by rows.
+template <class Real, class Add>
+void for_each_depth_block(Walk walk, const Term<Real>* terms, int term_count, size_t most, Add add) {
     constexpr size_t L = kLanes<Real>;
-    if (rows == 0 || cols == 0) return;
+    Term<Real> block[kMaxTerms];
+    int count = 0;
+    size_t depth = 0;
+    const auto flush = [&] {
+        if (count != 0) add(block, count);
+        count = 0;
+        depth = 0;
+    };
+    for (int t = 0; t < term_count; ++t)
+        for (size_t k = 0; k < terms[t].depth;) {
+            const size_t room = (most - depth) / L * L, left = terms[t].depth - k, some = left < room ? left : room;
+            if (some != 0)
+                block[count++] = {walk == Walk::by_columns ? terms[t].a.rows_from(k) : terms[t].a.panels_from(k / L),
+                                  terms[t].b.rows_from(k), some};
+            k += some;
+            depth += some;
+            if (some == room || count == kMaxTerms) flush();
+        }
+    flush();
+}
+
+/// One pass over C adds the terms [0, term_count).
+template <class Real>
+void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
+                 const Ahead<Real>& ahead, bool far) {
+    constexpr size_t L = kLanes<Real>;
     const Groups heights(rows, kTileRows);
     const Groups widths(panel_count<Real>(cols), size_t(tile_panels(int(heights[0]))));
+    const TilesOfHeight<Real>* tiles = far ? kTiles<Real, Walk::by_rows_ahead> : kTiles<Real, Walk::by_rows>;
     Operands<Real> at[kMaxTerms];
     for (int t = 0; t < term_count; ++t)
-        at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth};
-    Ends<Real> ends{start, 0, c, 0, 0};
+        at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth, nullptr};
+    Ends<Real> ends{start, 0, c, 0, 0, 0, 0};
     const auto run_tile = [&](size_t row, size_t m, size_t panel, size_t n) __attribute__((always_inline)) {
         for (const Matrix<const Real>& next : ahead.matrix)
             if (next.data != nullptr) prefetch(m, n, next.rows_from(row).panels_from(panel), ahead.to_write);
@@ -210,7 +253,7 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
         ends.c.data = c.data + row * c.row_stride + panel * c.panel_stride;
         ends.c_cols = last_columns(c, cols, panel, n);
         ends.rows = int(m);
-        kTiles<Real>[m - 1].of_panels[n - 1](at, term_count, ends);
+        tiles[m - 1].of_panels[n - 1](at, term_count, ends);
     };
     // The larger operand passes once; what the inner loop needs of the other stays in the cache.
     if (rows > 4 * cols) {
@@ -219,20 +262,48 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
     } else {
         for (size_t k = 0; k < widths.count; ++k) {
             const size_t j = ahead.backwards ? widths.count - 1 - k : k, panel = widths.first(j);
-            for (size_t i = 0, row = 0; i < heights.count; row += heights[i], ++i) run_tile(row, heights[i], panel, widths[j]);
+            const size_t next = k + 1 == widths.count ? panel : widths.first(ahead.backwards ? j - 1 : j + 1);
+            for (int t = 0; t < term_count; ++t) at[t].b_next = terms[t].b.data + next * at[t].b_stride;
+            for (size_t i = 0, row = 0; i < heights.count; row += heights[i], ++i) {
+                ends.fetch_begin = int(i * L / heights.count);
+                ends.fetch_end = int((i + 1) * L / heights.count);
+                run_tile(row, heights[i], panel, widths[j]);
+            }
         }
     }
 }
 
-/// One pass over C adds the terms [0, term_count), of a depth that stays in the caches. `rows` are at most a lane block.
 template <class Real>
-void add_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c) {
+void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
+             const Ahead<Real>& ahead) {
+    constexpr size_t L = kLanes<Real>;
+    if (rows == 0 || cols == 0) return;
+    size_t depth = 0;
+    for (int t = 0; t < term_count; ++t) depth += terms[t].depth;
+    const size_t blocks = (depth + kRowsDepth / 2) / kRowsDepth;
+    if (blocks <= 1 || rows <= size_t(kTileRows)) {  // of one height, no tile reads B a second time
+        add_by_rows(rows, cols, terms, term_count, start, c, ahead, false);
+        return;
+    }
+    const bool far = rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= kFarBytes;
+    Ahead<Real> first = ahead;
+    for_each_depth_block(Walk::by_rows, terms, term_count, ((depth + blocks - 1) / blocks + L - 1) / L * L,
+                         [&](const Term<Real>* block, int count) {
+                             add_by_rows(rows, cols, block, count, start, c, first, far);
+                             start = c;
+                             first = {};
+                         });
+}
+
+/// Likewise, of a depth that stays in the caches; `rows` are at most a lane block.
+template <class Real>
+void add_by_columns(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c) {
     constexpr size_t L = kLanes<Real>, M = kTileColumns;
     const Groups widths(panel_count<Real>(cols), kColumnTilePanels);
     Operands<Real> at[kMaxTerms];
     for (int t = 0; t < term_count; ++t)
-        at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth};
-    Ends<Real> ends{start, 0, c, 0, 0};
+        at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth, nullptr};
+    Ends<Real> ends{start, 0, c, 0, 0, 0, 0};
     for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
         const size_t n = widths[j];
         ends.start_cols = last_columns(start, cols, panel, n);
@@ -243,43 +314,29 @@ void add_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_
             if (start.data != nullptr) ends.start.data = start.data + row * start.row_stride + panel * start.panel_stride;
             ends.c.data = c.data + row * c.row_stride + panel * c.panel_stride;
             ends.rows = int(rows - row < M ? rows - row : M);
+            const size_t left = rows - row - size_t(ends.rows);
+            if (left != 0) prefetch(left < M ? left : M, n, Matrix<const Real>(ends.c.rows_from(M)), true);
             kColumnTiles<Real>[n - 1](at, term_count, ends);
         }
     }
 }
 
 template <class Real>
-void product_of_lanes(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c) {
-    if (rows == 0 || cols == 0) return;
-    Term<Real> block[kMaxTerms];
-    int count = 0;
-    size_t depth = 0;
-    const auto flush = [&] {
-        add_transposed(rows, cols, block, count, start, c);
-        start = c;
-        count = 0;
-        depth = 0;
-    };
-    for (int t = 0; t < term_count; ++t)
-        for (size_t k = 0; k < terms[t].depth;) {
-            const size_t room = kDepthBlock - depth, left = terms[t].depth - k, some = left < room ? left : room;
-            block[count++] = {terms[t].a.rows_from(k), terms[t].b.rows_from(k), some};
-            k += some;
-            depth += some;
-            if (depth == kDepthBlock || count == kMaxTerms) flush();
-        }
-    if (count != 0 || start.data != c.data) flush();
-}
-
-template <class Real>
 void product_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start,
                         Matrix<Real> c) {
     Term<Real> some[kMaxTerms];
-    for (size_t first = 0; first < rows; first += kLaneBlock<Real>) {
+    for (size_t first = 0; first < rows && cols != 0; first += kLaneBlock<Real>) {
         for (int t = 0; t < term_count; ++t) some[t] = {terms[t].a.panels_from(first / kLanes<Real>), terms[t].b, terms[t].depth};
-        const size_t left = rows - first;
-        product_of_lanes(left < kLaneBlock<Real> ? left : kLaneBlock<Real>, cols, some, term_count,
-                         start.data != nullptr ? start.rows_from(first) : start, c.rows_from(first));
+        const size_t left = rows - first, lanes = left < kLaneBlock<Real> ? left : kLaneBlock<Real>;
+        const Matrix<Real> to = c.rows_from(first);
+        Matrix<const Real> from = start.data != nullptr ? start.rows_from(first) : start;
+        bool begun = false;
+        for_each_depth_block(Walk::by_columns, some, term_count, kColumnsDepth, [&](const Term<Real>* block, int count) {
+            add_by_columns(lanes, cols, block, count, from, to);
+            from = to;
+            begun = true;
+        });
+        if (!begun && start.data != c.data) add_by_columns<Real>(lanes, cols, some, 0, from, to);
     }
 }
 
