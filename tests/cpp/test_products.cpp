@@ -98,11 +98,55 @@ TEST_CASE_TEMPLATE("product is exact on small integers, for every tile", Real, f
         }
 }
 
+/// Many rows take the depth in blocks, and a B beyond the caches ahead; a single row takes neither.
+TEST_CASE_TEMPLATE("product has the same bits and sums across the depth's blocks", Real, float, double) {
+    constexpr std::size_t L = kLanes<Real>;
+    struct Sizes {
+        std::size_t rows, cols, depth_0, depth_1;
+    };
+    const Sizes all[] = {{13, L + 3, 28, 360}, {14, 2 * L, 130, 257},   {29, 3 * L + 1, 512, 33}, {26, L - 1, 5, 1000},
+                         {37, 4 * L, 1030, 0}, {70, L / 2, 385, L + 1}, {14, 83 * L - 5, 3, 610}, {31, 110 * L, 448, 0}};
+    Random random(8);
+    for (const Sizes& size : all) {
+        const std::size_t rows = size.rows, cols = size.cols;
+        const auto a_0 = panels<Real>(rows, size.depth_0), a_1 = panels<Real>(rows, size.depth_1);
+        const auto b_0 = panels<Real>(size.depth_0, cols), b_1 = panels<Real>(size.depth_1, cols);
+        const TestMatrix<Real> start(rows, cols, Layout::row_major);
+        CAPTURE(rows);
+        CAPTURE(cols);
+        for (const bool integers : {true, false}) {
+            for (const auto* m : {&a_0, &b_0, &a_1, &b_1, &start}) integers ? m->fill(random.integers()) : m->fill(random.reals());
+            const Sums<Real> sum_0 = naive_product<Real>(a_0, b_0), sum_1 = naive_product<Real>(a_1, b_1);
+            for_each_tier<Real>([&](const Kernels<Real>& k) {
+                for (const Layout layout : kLayouts) {
+                    const TestMatrix<Real> whole(rows, cols, layout), parts(rows, cols, layout);
+                    Ahead<Real> ahead;
+                    ahead.matrix[0] = ahead.matrix[3] = start.view();
+                    const auto block = [&](std::size_t row, std::size_t m, const TestMatrix<Real>& c) {
+                        const Term<Real> terms[2] = {{a_0.view().rows_from(row), b_0.view(), size.depth_0},
+                                                     {a_1.view().rows_from(row), b_1.view(), size.depth_1}};
+                        k.product(m, cols, terms, 2, start.view().rows_from(row), c.view().rows_from(row), ahead);
+                        if (row == 0) ahead = {};
+                    };
+                    block(0, rows, whole);
+                    for (std::size_t row = 0; row < rows; ++row) block(row, 1, parts);
+                    REQUIRE(same_bits(whole, parts));
+                    REQUIRE(whole.guards_hold());
+                    if (integers)
+                        REQUIRE(difference(whole, [&](std::size_t r, std::size_t c) {
+                                    return start(r, c) + sum_0[r * cols + c] + sum_1[r * cols + c];
+                                }) == "");
+                }
+            });
+        }
+    }
+}
+
 TEST_CASE_TEMPLATE("product_transposed is exact on small integers, across the depth's blocks", Real, float, double) {
     Random random(2);
     const std::size_t depths[] = {0, 1, 2, 31, 511, 512, 513, 1024, 1030};
     std::size_t turn = 0;
-    for (std::size_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 26, 40})
+    for (std::size_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 26, 40, 70})
         for (const std::size_t cols : interesting_columns<Real>()) {
             const std::size_t depth = depths[turn++ % 9];
             const auto a = panels<Real>(depth, rows), b = panels<Real>(depth, cols);

@@ -167,13 +167,15 @@ void ForwardPass<Real>::bring_input(const Chunk& chunk, const Part<Real>& part, 
     if (division_.project_ahead) project(chunk, part, piece);
 }
 
-/// z = b + x W_ih^T, some columns of W_ih^T at a time for all the steps: they stay in the cache for them.
+/// z = b + x W_ih^T. Where the rows of all steps are one run they are one product; otherwise some columns of W_ih^T at a time, so
+/// that they stay in the cache for all the steps.
 template <class Real>
 void ForwardPass<Real>::project(const Chunk& chunk, const Part<Real>& part, const Piece& piece) {
     constexpr std::size_t L = kLanes<Real>, kBytes = std::size_t{512} << 10;
     const std::size_t D = s_.inputs, S = chunk.steps, panels = tape_.panels();
-    const std::size_t some = std::max<std::size_t>(4, kBytes / (std::max<std::size_t>(1, D) * kPanelBytes));
-    const bool whole = piece.size == piece.slice.size;  // then the rows of all steps are one run
+    const bool whole = piece.size == piece.slice.size;
+    const std::size_t some = whole ? panel_count<Real>(block_cols<Real>(cell_.blocks, s_.hidden))
+                                   : std::max<std::size_t>(4, kBytes / (std::max<std::size_t>(1, D) * kPanelBytes));
     const Matrix<Real> x = tape_.x(chunk);
     for (int r = 0; r < cell_.run_count; ++r) {
         const BlockRun& run = cell_.runs[r];

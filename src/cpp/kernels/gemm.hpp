@@ -286,12 +286,15 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
         return;
     }
     const bool far = rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= kFarBytes;
-    Ahead<Real> first = ahead;
+    size_t index = 0;
     for_each_depth_block(Walk::by_rows, terms, term_count, ((depth + blocks - 1) / blocks + L - 1) / L * L,
                          [&](const Term<Real>* block, int count) {
-                             add_by_rows(rows, cols, block, count, start, c, first, far);
+                             Ahead<Real> some = ahead;  // all at once would keep the tiles waiting for their own loads
+                             for (size_t i = 0; i < size_t(Ahead<Real>::kMost); ++i)
+                                 if (i % blocks != index % blocks) some.matrix[i] = none<Real>();
+                             add_by_rows(rows, cols, block, count, start, c, some, far);
                              start = c;
-                             first = {};
+                             ++index;
                          });
 }
 
