@@ -508,10 +508,10 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             dh_0,
             dc_0,
             dh,
-            factors=limits.factors,
-            windows=limits.windows,
-            clip=limits.clip,
-            clip_limit=limits.clip_limit,
+            limits.factors,
+            limits.windows,
+            limits.clip,
+            limits.clip_limit,
         )
         if self.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)

@@ -263,10 +263,12 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
         for (size_t k = 0; k < widths.count; ++k) {
             const size_t j = ahead.backwards ? widths.count - 1 - k : k, panel = widths.first(j);
             const size_t next = k + 1 == widths.count ? panel : widths.first(ahead.backwards ? j - 1 : j + 1);
-            for (int t = 0; t < term_count; ++t) at[t].b_next = terms[t].b.data + next * at[t].b_stride;
+            for (int t = 0; far && t < term_count; ++t) at[t].b_next = terms[t].b.data + next * at[t].b_stride;
             for (size_t i = 0, row = 0; i < heights.count; row += heights[i], ++i) {
-                ends.fetch_begin = int(i * L / heights.count);
-                ends.fetch_end = int((i + 1) * L / heights.count);
+                if (far) {
+                    ends.fetch_begin = int(i * L / heights.count);
+                    ends.fetch_end = int((i + 1) * L / heights.count);
+                }
                 run_tile(row, heights[i], panel, widths[j]);
             }
         }
