@@ -122,6 +122,7 @@ TEST_CASE_TEMPLATE("product has the same bits and sums across the depth's blocks
                     const TestMatrix<Real> whole(rows, cols, layout), parts(rows, cols, layout);
                     Ahead<Real> ahead;
                     ahead.matrix[0] = ahead.matrix[3] = start.view();
+                    ahead.backwards = layout == Layout::row_major;
                     const auto block = [&](std::size_t row, std::size_t m, const TestMatrix<Real>& c) {
                         const Term<Real> terms[2] = {{a_0.view().rows_from(row), b_0.view(), size.depth_0},
                                                      {a_1.view().rows_from(row), b_1.view(), size.depth_1}};

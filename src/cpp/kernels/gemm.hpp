@@ -218,7 +218,8 @@ void for_each_depth_block(Walk walk, const Term<Real>* terms, int term_count, si
     };
     for (int t = 0; t < term_count; ++t)
         for (size_t k = 0; k < terms[t].depth;) {
-            const size_t room = (most - depth) / L * L, left = terms[t].depth - k, some = left < room ? left : room;
+            const size_t space = most - depth, room = walk == Walk::by_columns ? space : space / L * L;
+            const size_t left = terms[t].depth - k, some = left < room ? left : room;
             if (some != 0)
                 block[count++] = {walk == Walk::by_columns ? terms[t].a.rows_from(k) : terms[t].a.panels_from(k / L),
                                   terms[t].b.rows_from(k), some};
@@ -262,7 +263,8 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
     } else {
         for (size_t k = 0; k < widths.count; ++k) {
             const size_t j = ahead.backwards ? widths.count - 1 - k : k, panel = widths.first(j);
-            const size_t next = k + 1 == widths.count ? panel : widths.first(ahead.backwards ? j - 1 : j + 1);
+            const size_t after = k + 1 == widths.count ? panel : widths.first(ahead.backwards ? j - 1 : j + 1);
+            const size_t last = panel_count<Real>(cols) - widths[j], next = after < last ? after : last;
             for (int t = 0; far && t < term_count; ++t) at[t].b_next = terms[t].b.data + next * at[t].b_stride;
             for (size_t i = 0, row = 0; i < heights.count; row += heights[i], ++i) {
                 if (far) {

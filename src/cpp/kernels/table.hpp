@@ -88,7 +88,7 @@ struct Ahead {
     Matrix<const Real> matrix[kMost] = {none<Real>(), none<Real>(), none<Real>(), none<Real>(), none<Real>(), none<Real>()};
     bool to_write = false;  ///< so that no other core keeps a copy
     /// From the last panel to the first: steps that take turns find in the cache what the one before used last, when the weights
-    /// are too large for it.
+    /// are too large for it. Of use to rows of one tile alone, whose product takes the whole depth at once.
     bool backwards = false;
 };
 
