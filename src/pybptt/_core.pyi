@@ -84,8 +84,8 @@ def forward(
     c_T: _Array | None,
     cells: _Array | None,
     keep_tape: bool,
-    plan: MemoryPlan = ...,
-    progress: Callable[[int, int], object] | None = None,
+    plan: MemoryPlan,
+    progress: Callable[[int, int], object] | None,
 ) -> _Tape | None: ...
 def backward(
     tape: _Tape,
@@ -100,10 +100,10 @@ def backward(
     h_0: _Array | None,
     c_0: _Array | None,
     hidden: _Array | None,
-    factors: _Array | None = None,
-    windows: tuple[int, int] = (0, 0),
-    clip: int = 0,
-    clip_limit: float = 0.0,
+    factors: _Array | None,
+    windows: tuple[int, int],
+    clip: int,
+    clip_limit: float,
 ) -> None: ...
 def tape_bytes_float32(
     config: LayerConfig, steps: int, batch: int, lengths: _Array | None, tokens: bool

@@ -99,7 +99,7 @@ TEST_CASE_TEMPLATE("product is exact on small integers, for every tile", Real, f
 }
 
 /// Many rows take the depth in blocks, and a B beyond the caches ahead; a single row takes neither.
-TEST_CASE_TEMPLATE("product has the same bits and sums across the depth's blocks", Real, float, double) {
+TEST_CASE_TEMPLATE("product is exact across the depth's blocks, to the bits of single rows", Real, float, double) {
     constexpr std::size_t L = kLanes<Real>;
     struct Sizes {
         std::size_t rows, cols, depth_0, depth_1;

@@ -70,8 +70,8 @@ void bind_for(py::module_& module, const char* tape_name, const char* bytes_name
         module.def("forward", function, py::arg("flat").noconvert(), py::arg("config"), py::arg("x").noconvert(),
                    py::arg("lengths").noconvert(), py::arg("mask").noconvert(), py::arg("h_0").noconvert(),
                    py::arg("c_0").noconvert(), py::arg("output").noconvert(), py::arg("h_T").noconvert(),
-                   py::arg("c_T").noconvert(), py::arg("cells").noconvert(), py::arg("keep_tape"), py::arg("plan") = MemoryPlan{},
-                   py::arg("progress") = py::none());
+                   py::arg("c_T").noconvert(), py::arg("cells").noconvert(), py::arg("keep_tape"), py::arg("plan"),
+                   py::arg("progress"));
     };
     bind_forward(&run_forward<Real, Real>);
     bind_forward(&run_forward<Real, std::int64_t>);
@@ -79,8 +79,7 @@ void bind_for(py::module_& module, const char* tape_name, const char* bytes_name
                py::arg("d_output").noconvert(), py::arg("d_h").noconvert(), py::arg("d_c").noconvert(),
                py::arg("d_cells").noconvert(), py::arg("flat").noconvert(), py::arg("input").noconvert(),
                py::arg("h_0").noconvert(), py::arg("c_0").noconvert(), py::arg("hidden").noconvert(),
-               py::arg("factors").noconvert() = py::none(), py::arg("windows") = std::pair<std::size_t, std::size_t>(0, 0),
-               py::arg("clip") = 0, py::arg("clip_limit") = 0.0);
+               py::arg("factors").noconvert(), py::arg("windows"), py::arg("clip"), py::arg("clip_limit"));
     module.def(bytes_name, &run_tape_bytes<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"),
                py::arg("lengths").noconvert(), py::arg("tokens"));
     module.def(plan_name, &run_plan<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"), py::arg("lengths").noconvert(),
