@@ -129,7 +129,12 @@ def tables(measured: Measured) -> Iterator[Table]:
     for n in measured.threads:
         versions = {row: measured.results[row.name, n].get("versions") for row in measured.rows}
         lines = [
-            [row.name, row.sizes, *(milliseconds(both[key]) for key in ("before", "now")), number(both["ratio"])]
+            [
+                row.name,
+                row.sizes,
+                *(milliseconds(both[key]) for key in ("before", "now")),
+                number(both["ratio"]),
+            ]
             for row, both in versions.items()
             if both
         ]
