@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "runtime/float_mode.hpp"
+#include "runtime/processors.hpp"
 
 namespace pybptt {
 namespace {
@@ -46,9 +47,7 @@ int default_threads() {
     }
     if (const char* openmp = std::getenv("OMP_NUM_THREADS"); openmp != nullptr)
         if (const int threads = positive_number(openmp, ',')) return threads;
-    cpu_set_t processors;
-    if (sched_getaffinity(0, sizeof processors, &processors) == 0) return CPU_COUNT(&processors);
-    return int(std::max(1u, std::thread::hardware_concurrency()));
+    return std::min(kMostThreads, processors().usable());
 }
 
 std::atomic<int>& thread_limit() {

@@ -8,7 +8,8 @@
 namespace pybptt {
 
 /// The most threads one call may use. The default is the environment variable PYBPTT_NUM_THREADS, else OMP_NUM_THREADS, else
-/// the processors that this process may run on. Throws std::invalid_argument for a PYBPTT_NUM_THREADS that is no positive number.
+/// the cores that this process may use (runtime/processors.hpp). Throws std::invalid_argument for a PYBPTT_NUM_THREADS that is no
+/// positive number.
 int num_threads();
 void set_num_threads(int threads);
 
