@@ -19,21 +19,28 @@ LSTMS = [
     {"cell": "lstm", "peephole": peephole, "coupled": coupled, "clip": clip}
     for peephole, coupled, clip in itertools.product(FLAGS, FLAGS, (None, 0.7))
 ]
+PROJECTED = [
+    {"cell": "lstm", "peephole": peephole, "coupled": coupled, "clip": clip, "proj_size": P}
+    for peephole, coupled, clip, P in ((False, False, None, 1), (True, False, 0.7, 1), (True, True, None, 3))
+]
 GRUS = [{"cell": "gru", "reset_after": after, "clip": clip} for after in FLAGS for clip in (None, 0.7)]
-CELLS = RNNS + LSTMS + GRUS
+CELLS = RNNS + LSTMS + PROJECTED + GRUS
 
 
 def name_of(options):
     return "-".join(f"{name}={value}" if name != "cell" else value for name, value in options.items())
 
 
-def random_parameters(rng, D, H, L, K, *, cell, bias=True, peephole=False, coupled=False):
+def random_parameters(rng, D, H, L, K, *, cell, bias=True, peephole=False, coupled=False, proj_size=0):
     G = {"rnn": 1, "lstm": 3 if coupled else 4, "gru": 3}[cell]
+    P = proj_size or H
     parameters = {}
     for k, end in itertools.product(range(L), ("", "_reverse")[:K]):
-        shapes = {"weight_ih": (G * H, D if k == 0 else K * H), "weight_hh": (G * H, H)}
+        shapes = {"weight_ih": (G * H, D if k == 0 else K * P), "weight_hh": (G * H, P)}
         if bias:
             shapes |= {"bias_ih": (G * H,), "bias_hh": (G * H,)}
+        if proj_size:
+            shapes |= {"weight_hr": (P, H)}
         if peephole:
             shapes |= {"weight_peephole": (G - 1, H)}
         parameters |= {f"{name}_l{k}{end}": rng.normal(size=shape) for name, shape in shapes.items()}
@@ -44,18 +51,23 @@ def random_problem(cell, T, B, D, H, L=1, K=1, *, lengths=None, tokens=False, bi
                    **options):  # fmt: skip
     """Parameters, x and the options of `run`, and upstream derivatives; all entries of order 1."""
     rng = np.random.default_rng([seed, T, B, D, H, L, K])
-    gates = {name: options[name] for name in ("peephole", "coupled") if name in options}
-    pair = (lambda h, c: (h, c)) if cell == "lstm" else lambda h, c: h
+    own = {name: options[name] for name in ("peephole", "coupled", "proj_size") if name in options}
+    P = options.get("proj_size") or H
+
+    def states():
+        h, c = rng.normal(size=(L * K, B, P)), rng.normal(size=(L * K, B, H))
+        return (h, c) if cell == "lstm" else h
+
     options |= {"num_layers": L, "bidirectional": K == 2, "lengths": lengths}
-    options["state"] = pair(*rng.normal(size=(2, L * K, B, H)))
-    options["dropout_mask"] = rng.choice([0.0, 1.0, 2.0], size=(L - 1, T, B, K * H)) if mask else None
+    options["state"] = states()
+    options["dropout_mask"] = rng.choice([0.0, 1.0, 2.0], size=(L - 1, T, B, K * P)) if mask else None
     return SimpleNamespace(
         cell=cell,
-        parameters=random_parameters(rng, D, H, L, K, cell=cell, bias=bias, **gates),
+        parameters=random_parameters(rng, D, H, L, K, cell=cell, bias=bias, **own),
         x=rng.integers(D, size=(T, B)) if tokens else rng.normal(size=(T, B, D)),
         options=options,
-        d_output=rng.normal(size=(T, B, K * H)),
-        d_state=pair(*rng.normal(size=(2, L * K, B, H))),
+        d_output=rng.normal(size=(T, B, K * P)),
+        d_state=states(),
         d_cells=rng.normal(size=(L * K, T, B, H)) if cell == "lstm" else None,
     )
 
@@ -80,8 +92,11 @@ def assert_states_close(actual, expected, tolerance=1e-12):
 
 def torch_module(torch, p, leaves, x, state):
     """Output and final state of nn.RNN, nn.LSTM or nn.GRU, on packed sequences if there are lengths."""
-    D, H = p.parameters["weight_ih_l0"].shape[1], p.parameters["weight_hh_l0"].shape[1]
-    options = {name: p.options[name] for name in ("num_layers", "bidirectional")}
+    D = p.parameters["weight_ih_l0"].shape[1]
+    H = len(p.parameters["weight_hh_l0"]) // {"rnn": 1, "lstm": 4, "gru": 3}[p.cell]
+    options = {
+        name: p.options[name] for name in ("num_layers", "bidirectional", "proj_size") if name in p.options
+    }
     if p.cell == "rnn":
         options["nonlinearity"] = p.options["nonlinearity"]
     module = getattr(torch.nn, p.cell.upper())(
@@ -115,7 +130,7 @@ def assert_agrees(p, g, leaves, x, state):
 
 @pytest.mark.parametrize("lengths", [None, [3, 7, 1, 5]])
 @pytest.mark.parametrize(("L", "K"), [(1, 1), (2, 1), (1, 2), (3, 2)])
-@pytest.mark.parametrize("options", [RNNS[0], RNNS[2], LSTMS[0], GRUS[2]], ids=name_of)
+@pytest.mark.parametrize("options", [RNNS[0], RNNS[2], LSTMS[0], PROJECTED[0], GRUS[2]], ids=name_of)
 def test_agrees_with_pytorchs_modules(torch, options, L, K, lengths):
     for tokens, bias in itertools.product(FLAGS, repeat=2):
         p = random_problem(**options, T=7, B=4, D=3, H=5, L=L, K=K, lengths=lengths, tokens=tokens, bias=bias)
@@ -134,7 +149,7 @@ def test_agrees_with_pytorchs_modules(torch, options, L, K, lengths):
 
 
 def torch_step(torch, p, theta, x, h, c):
-    """One step of one sequence: x (D,), h and c (H,)."""
+    """One step of one sequence: x (D,), h (P,) and c (H,)."""
     clip = p.options["clip"]
     cut = (lambda z: z) if clip is None else lambda z: z.clamp(-clip, clip)
     W_ih, W_hh, b_ih, b_hh = (theta.get(n, 0) for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
@@ -147,12 +162,13 @@ def torch_step(torch, p, theta, x, h, c):
         r, z = cut(x_r + h_r).sigmoid(), cut(x_z + h_z).sigmoid()
         reset = r * h_n if p.options["reset_after"] else W_hh[-len(h) :] @ (r * h) + b_hh[-len(h) :]
         return (1 - z) * cut(x_n + reset).tanh() + z * h, c
-    z = (W_ih @ x + b_ih + W_hh @ h + b_hh).view(-1, len(h))
-    peepholes = theta.get("weight_peephole", torch.zeros(3, len(h), dtype=torch.float64))
+    z = (W_ih @ x + b_ih + W_hh @ h + b_hh).view(-1, len(c))
+    peepholes = theta.get("weight_peephole", torch.zeros(3, len(c), dtype=torch.float64))
     i = cut(z[0] + peepholes[0] * c).sigmoid()
     f = 1 - i if p.options["coupled"] else cut(z[1] + peepholes[1] * c).sigmoid()
     c = f * c + i * cut(z[-2]).tanh()
-    return cut(z[-1] + peepholes[-1] * c).sigmoid() * cut(c).tanh(), c
+    m = cut(z[-1] + peepholes[-1] * c).sigmoid() * cut(c).tanh()
+    return theta["weight_hr"] @ m if "weight_hr" in theta else m, c
 
 
 def torch_network(torch, p, leaves, x, state):
@@ -184,8 +200,8 @@ def torch_network(torch, p, leaves, x, state):
         x = output
         if p.options["dropout_mask"] is not None and layer < p.options["num_layers"] - 1:
             x = output * torch.tensor(p.options["dropout_mask"][layer])
-    final = [torch.stack(parts).view(state[0].shape) for parts in zip(*final, strict=True)]
-    return output, final[: len(state)], h, c
+    final = list(zip(*final, strict=True))[: len(state)]
+    return output, [torch.stack(n).view(s.shape) for n, s in zip(final, state, strict=True)], h, c
 
 
 def dense(shape, entries):
@@ -205,7 +221,9 @@ STRUCTURES = {
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("options", CELLS, ids=name_of)
 def test_agrees_with_autograd_of_a_plain_loop(torch, options, structure):
-    p = random_problem(**options, T=4, B=3, D=3, H=2, **STRUCTURES[structure])
+    p = random_problem(
+        **options, T=4, B=3, D=3, H=4 if options.get("proj_size") else 2, **STRUCTURES[structure]
+    )
     leaves, x, state = torch_arguments(torch, p)
     output, final, h, c = torch_network(torch, p, leaves, x, state)
     result = run(p)
@@ -229,23 +247,28 @@ def test_agrees_with_autograd_of_a_plain_loop(torch, options, structure):
 # ---- Against finite differences, which need no PyTorch ---------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [RNNS[1], LSTMS[5], LSTMS[7], GRUS[1], GRUS[3]], ids=name_of)
+@pytest.mark.parametrize(
+    "options", [RNNS[1], LSTMS[5], LSTMS[7], PROJECTED[1], GRUS[1], GRUS[3]], ids=name_of
+)
 def test_agrees_with_finite_differences(options):
     p = random_problem(**options, T=3, B=3, D=2, H=2, L=2, lengths=[2, 0, 3], mask=True, seed=1)
     result = run(p)
     g = reference.sweep(result.trace, p.d_output, p.d_state, p.d_cells)
 
     def loss(point):
-        found = reference.run(p.cell, point, point["x"], **p.options | {"state": point["state"]})
+        state = tuple(point[name] for name in point if name.startswith("state"))
+        state = state if p.cell == "lstm" else state[0]
+        found = reference.run(p.cell, point, point["x"], **p.options | {"state": state})
         pairs = [(found.output, p.d_output), *zip(as_pair(found.state), as_pair(p.d_state), strict=True)]
         if p.cell == "lstm":
             pairs.append((found.cells, p.d_cells))
         return sum((a * d).sum() for a, d in pairs)
 
-    point = p.parameters | {"x": p.x, "state": np.array(p.options["state"])}
-    differences = reference.finite_differences(loss, point)
+    state = {f"state[{i}]": part for i, part in enumerate(as_pair(p.options["state"]))}
+    differences = reference.finite_differences(loss, p.parameters | {"x": p.x} | state)
     assert_close(g.input, differences.pop("x"), 1e-7)
-    assert_close(np.array(g.state), differences.pop("state"), 1e-7)
+    for name, part in zip(state, as_pair(g.state), strict=True):
+        assert_close(part, differences.pop(name), 1e-7)
     assert_all_close(g.parameters, differences, 1e-7)
 
 
@@ -377,7 +400,7 @@ def test_the_loss_of_one_elman_layer_is_that_of_the_four_ways():
 # ---- Edges -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [RNNS[0], LSTMS[4], GRUS[0]], ids=name_of)
+@pytest.mark.parametrize("options", [RNNS[0], LSTMS[4], PROJECTED[1], GRUS[0]], ids=name_of)
 def test_padding_is_never_looked_at(options):
     """NaN in x, in the mask and in what comes from above, and ids out of range, have no effect after T_b."""
     lengths = [2, 0, 4]
@@ -409,11 +432,11 @@ WITHOUT_STEPS = [(0, 2, None), (3, 0, None), (0, 0, None), (3, 0, []), (3, 2, [0
 
 
 @pytest.mark.parametrize(("T", "B", "lengths"), WITHOUT_STEPS)
-@pytest.mark.parametrize("options", [RNNS[0], LSTMS[4], GRUS[0]], ids=name_of)
+@pytest.mark.parametrize("options", [RNNS[0], LSTMS[4], PROJECTED[1], GRUS[0]], ids=name_of)
 def test_without_steps_the_state_passes_through(options, T, B, lengths):
     p = random_problem(**options, T=T, B=B, D=3, H=2, L=2, K=2, lengths=lengths, mask=True)
     result = run(p)
-    assert result.output.shape == (T, B, 4)
+    assert result.output.shape == p.d_output.shape
     assert not result.output.any()
     assert_states_close(result.state, p.options["state"], 0.0)
     g = reference.sweep(result.trace, p.d_output, p.d_state, p.d_cells)
@@ -442,7 +465,7 @@ def test_what_is_not_given_is_zero():
     assert_all_close(gradients[0], {name: gradients[1][name] for name in absent}, 0.0)
 
 
-@pytest.mark.parametrize("options", [RNNS[1], LSTMS[5], GRUS[1]], ids=name_of)
+@pytest.mark.parametrize("options", [RNNS[1], LSTMS[5], PROJECTED[1], GRUS[1]], ids=name_of)
 def test_the_trace_owns_what_it_needs(options):
     p = random_problem(**options, T=4, B=2, D=2, H=3, L=2, K=2, mask=True, lengths=np.array([4, 2]))
     result = run(p)
@@ -479,6 +502,9 @@ OPTIONS = {"num_layers": 2, "bidirectional": True, "peephole": True}
         (ValueError, "reset_after: an option of 'gru', got cell 'lstm'", {"reset_after": False}),
         (ValueError, "peephole: an option of 'lstm', got cell 'gru'", {"cell": "gru"}),
         (ValueError, "coupled: an option of 'lstm'", {"cell": "rnn", "peephole": False, "coupled": True}),
+        (ValueError, "proj_size: an option of 'lstm'", {"cell": "rnn", "peephole": False, "proj_size": 1}),
+        (ValueError, "proj_size: expected at least 0, got -1", {"proj_size": -1}),
+        (ValueError, r"weight_hh_l0: expected shape \(8, 1\), got \(8, 2\)", {"proj_size": 1}),
         (ValueError, "clip: expected None or more than 0, got 0", {"clip": 0.0}),
         (ValueError, r"weight_ih_l0: expected shape \(6, 3\), got \(8, 3\)", {"coupled": True}),
         (ValueError, r"weight_ih_l1: expected shape \(8, 2\), got \(8, 4\)", {"bidirectional": False}),

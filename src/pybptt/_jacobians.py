@@ -10,6 +10,7 @@ import numpy as np
 from . import reference
 from ._arrays import Array
 from .recurrent import RecurrentLayer
+from .reference.cells import States
 
 SEGMENT = 1 << 26  # bytes that `exact` may take at a time, if one step takes no more
 PROBES = 64  # random vectors for the norm of a Jacobian
@@ -122,18 +123,19 @@ def products(
     theta["weight_ih"] = theta["weight_ih"][:, :0]
     cell, kept, T = trace.cell, [(step[0][:, :0], *step[1:]) for step in trace.kept[0]], len(run.x)
 
-    def start(rows: Array) -> Array:
-        return np.stack([rows, *[np.zeros_like(rows)] * (cell.states - 1)])  # h, and c that stands still
+    def start(rows: Array) -> States:  # h, and c that stands still
+        return (rows, *(np.zeros((len(rows), size)) for size in cell.sizes(trace.hidden_size)[1:]))
 
     def forward(v: Array, rows: Array) -> Array:
         moved, begin = start(np.zeros_like(v)), times[rows]
         for t in range(int(begin.min()), T + 1):
             begun = np.searchsorted(begin, t)  # the rows after these stand still
             if begun:
-                moved[:, :begun] = cell.tangent_step(theta, kept[t - 1], moved[:, :begun])
-            moved[0, begin == t] = v[begin == t]
-        result: Array = moved[0]
-        return result
+                now = cell.tangent_step(theta, kept[t - 1], tuple(part[:begun] for part in moved))
+                for part, values in zip(moved, now, strict=True):
+                    part[:begun] = values
+            moved[0][begin == t] = v[begin == t]
+        return moved[0]
 
     def back(u: Array, rows: Array) -> Array:
         result, end = np.empty_like(u), times[rows]
@@ -145,10 +147,11 @@ def products(
         d = start(u)
         for t in range(T, 0, -1):
             yield t, d[0]
-            d = d[:, : np.searchsorted(end, t)]  # the rows after these have arrived
-            if d.shape[1] == 0:
+            left = np.searchsorted(end, t)  # the rows after these have arrived
+            if left == 0:
                 return
-            copies = tuple(np.repeat(a, d.shape[1], axis=0) for a in kept[t - 1])
+            d = tuple(part[:left] for part in d)
+            copies = tuple(np.repeat(a, left, axis=0) for a in kept[t - 1])
             _, d, _ = cell.backward_step(theta, copies, d)
 
     return forward, back, sweep

@@ -389,13 +389,13 @@ def rtrl(
 
     Real-time recurrent learning: Williams and Zipser (1989), A learning algorithm for continually running
     fully recurrent neural networks, Neural Computation 1, 270-280. Beside the state goes its derivative by
-    all P parameters theta of the layers, the influence matrix dS_t/dtheta; each loss is used as it occurs:
+    all N parameters theta of the layers, the influence matrix dS_t/dtheta; each loss is used as it occurs:
 
         dS_t/dtheta = df/dtheta_t + df/dS_{t-1} dS_{t-1}/dtheta,      dL/dtheta = sum_t dl_t dh_t/dtheta
 
-    S_t are all states of all layers, n numbers (L H, of an LSTM 2 L H), df the partial derivatives of one
-    step. The result is that of `SequenceModel.loss_and_grad`, but a step of a sequence costs some n^2 P
-    operations and the matrix n P numbers: this is plain NumPy, for small models, to learn from and to test
+    S_t are all states of all layers, n numbers (L H; of an LSTM L (P + H)), df the partial derivatives of one
+    step. The result is that of `SequenceModel.loss_and_grad`, but a step of a sequence costs some n^2 N
+    operations and the matrix n N numbers: this is plain NumPy, for small models, to learn from and to test
     with. It computes in float64, whatever the model's dtype.
 
     Parameters
@@ -436,31 +436,31 @@ def rtrl(
     parameters = {name: values.astype(np.float64) for name, values in model.parameters.items()}
     network = _Network(layer, parameters)
     T_b = np.full(call.batch, call.steps) if call.lengths is None else call.lengths
-    S, L, H = network.cell.states, layer.num_layers, layer.hidden_size
-    start = np.zeros((S, L, call.batch, H))
-    for part, given in zip(start, (call.h_0, call.c_0), strict=False):
+    L, sizes = layer.num_layers, network.sizes
+    # (L, B, n / L): h, or h and c side by side
+    start = np.zeros((L, call.batch, sum(sizes)))
+    for part, given in zip(_parts(start, sizes), (call.h_0, call.c_0), strict=False):
         part[...] = 0 if given is None else given
     last, d_start = np.empty_like(start), np.empty_like(start)
     flat = np.zeros(model.flat.size)
-    P = network.size
     total = 0.0
 
     def add_loss(target: Array) -> None:
         """l_t of the sequence at work, dl_t dh_t/dtheta, and the output layer's own gradients."""
         nonlocal total
-        h = network.state[0, -1:]  # (1, H)
+        h = network.state[-1:, : sizes[0]]  # (1, P)
         value, d_h, top = loss_of_states(parameters, h, target[None], model.loss_name, "sum")
         total += scale * value
-        by_all = scale * d_h[0] @ network.influence[0, -1]  # dl_t dh_t/dtheta, and dl_t dh_t/dS_0
-        flat[:P] += by_all[:P]
-        d_start[:, :, b] += by_all[P:].reshape(S, L, H)
+        by_all = scale * d_h[0] @ network.influence[-1, : sizes[0]]  # dl_t dh_t/dtheta, and dl_t dh_t/dS_0
+        flat[: network.size] += by_all[: network.size]
+        d_start[:, b] += by_all[network.size :].reshape(L, -1)
         for name, _, place in model._layout:
             if name in top:
                 flat[place] += scale * top[name].ravel()
 
     for b in range(call.batch):
-        network.begin(start[:, :, b])
-        d_start[:, :, b] = 0
+        network.begin(start[:, b])
+        d_start[:, b] = 0
         for t in range(1, T_b[b] + 1):
             x_t = call.x[t - 1, b]
             network.step(np.asarray(x_t, np.float64) if call.x.ndim == 3 else np.eye(layer.input_size)[x_t])
@@ -468,29 +468,30 @@ def rtrl(
                 add_loss(targets[t - 1, b])
         if model.last_only:
             add_loss(targets[b])
-        last[:, :, b] = network.state
-    gradients = Gradients(flat, model._layout, input=None, state=_as_given(layer, d_start), hidden=None)
-    return total, gradients, _as_given(layer, last)
+        last[:, b] = network.state
+    d_state = layer._as_state(*_parts(d_start, sizes))
+    gradients = Gradients(flat, model._layout, input=None, state=d_state, hidden=None)
+    return total, gradients, layer._as_state(*_parts(last, sizes))
 
 
-def _as_given(layer: Any, states: Array) -> Any:
-    """h, or (h, c), of (S, L, B, H)."""
-    return layer._as_state(states[0], states[1] if len(states) == 2 else None)
+def _parts(states: Array, sizes: tuple[int, ...]) -> list[Array]:
+    """Views of h, or of h and c, that stand side by side on the last axis."""
+    return np.split(states, np.cumsum(sizes)[:-1], axis=-1)
 
 
 class _Network:
     """One sequence's states, and their influence matrix: by all parameters and by the initial state."""
 
     def __init__(self, layer: Any, parameters: dict[str, Array]) -> None:
-        options = {"nonlinearity": "tanh", "reset_after": True, "peephole": False, "coupled": False}
-        self.cell: Cell = _cell(layer._cell, **options | layer._options(), clip=layer.clip)
-        self.size = layer.flat.size  # P
+        self.cell: Cell = _cell(layer._cell, **layer._options(), clip=layer.clip)
+        self.sizes = self.cell.sizes(layer.hidden_size)
+        self.size = layer.flat.size  # N
         self.suffixes = [f"_l{k}" for k in range(layer.num_layers)]
         self.theta = [_of_run(self.cell, parameters, suffix, layer.hidden_size) for suffix in self.suffixes]
         self.places = {name: place for name, _, place in layer._layout}
 
     def begin(self, state: Array) -> None:
-        """S_0 (S, L, H): dS_0/dtheta = 0, dS_0/dS_0 = I."""
+        """S_0 (L, n / L): dS_0/dtheta = 0, dS_0/dS_0 = I."""
         n = state.size
         self.state = state.copy()
         self.influence = np.zeros((*state.shape, self.size + n))
@@ -498,24 +499,24 @@ class _Network:
 
     def step(self, x: Array) -> None:
         """One step of all layers; a layer reads the h_t of the one below."""
-        S, L, H = self.state.shape
+        P = self.sizes[0]
         v, dv = x, np.zeros((len(x), self.influence.shape[-1]))  # x_t depends on no parameter
-        for k in range(L):
-            now, kept = self.cell.forward_step(self.theta[k], v[None], self.state[:, k : k + 1])
+        for k, theta in enumerate(self.theta):
+            before = tuple(_parts(self.state[k : k + 1], self.sizes))
+            now, kept = self.cell.forward_step(theta, v[None], before)
             by_input, by_state, by_theta = self._partials(k, kept)
-            before = self.influence[:, k].reshape(S * H, -1)  # dS_{t-1}/dtheta of this layer
             # dS_t/dtheta = df/dtheta + df/dS dS_{t-1}/dtheta + df/dv dv_t/dtheta
-            self.influence[:, k] = (by_theta + by_state @ before + by_input @ dv).reshape(S, H, -1)
-            self.state[:, k] = now[:, 0]
-            v, dv = self.state[0, k], self.influence[0, k]
+            self.influence[k] = by_theta + by_state @ self.influence[k] + by_input @ dv
+            self.state[k] = np.concatenate(now, axis=-1)
+            v, dv = self.state[k, :P], self.influence[k, :P]
 
     def _partials(self, k: int, kept: Kept) -> tuple[Array, Array, Array]:
         """df/dv, df/dS and df/dtheta of a step of layer k: row i is the step back of the i-th unit vector."""
-        S, _, H = self.state.shape
         rows: list[tuple[Array, Array, Array]] = []
-        for unit in np.eye(S * H):
-            d_v, d_before, added = self.cell.backward_step(self.theta[k], kept, unit.reshape(S, 1, H))
-            rows.append((d_v[0], d_before.ravel(), self._in_columns(k, added)))
+        for unit in np.eye(sum(self.sizes)):
+            d_now = tuple(_parts(unit[None], self.sizes))
+            d_v, d_before, added = self.cell.backward_step(self.theta[k], kept, d_now)
+            rows.append((d_v[0], np.concatenate(d_before, axis=-1)[0], self._in_columns(k, added)))
         by_input, by_state, by_theta = (np.stack(parts) for parts in zip(*rows, strict=True))
         return by_input, by_state, by_theta
 

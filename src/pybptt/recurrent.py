@@ -524,7 +524,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         shape = (self._units, batch, self.hidden_size)
         return allocate(shape, self.dtype), allocate(shape, self.dtype) if self._has_cells else None
 
-    def _as_state(self, h: Array, c: Array | None) -> State:
+    def _as_state(self, h: Array, c: Array | None = None) -> State:
         return cast(State, h if c is None else (h, c))
 
     def _given_state(self, name: str, state: State | None, batch: int) -> tuple[Array | None, Array | None]:

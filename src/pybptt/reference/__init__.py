@@ -12,14 +12,15 @@ from, and the guide for a port to another language. It needs NumPy and nothing e
 
 ===========  ===========================================================================  ================
 T B D H Q    time steps, batch, input size, hidden size, outputs
+P            entries of h_t: H, but fewer in an LSTM with a projection
 x_t          input of step t                                                              (B, D)
-h_t          hidden state; h_0 is given, or zero                                          (B, H)
+h_t          hidden state; h_0 is given, or zero                                          (B, P)
 c_t          cell state of an LSTM; c_0 is given, or zero                                 (B, H)
 z_t          pre-activation of all G gates: G is 1, for an LSTM 4 or 3, for a GRU 3       (B, G H)
 o_t, y_t     output, and target: a class id (B,) or values (B, Q)                         (B, Q)
 L            the loss: sum, or mean, of one l(o_t, y_t) for each step that counts
-dl_t         dL/dh_t **direct**: what enters h_t from step t's own output                 (B, H)
-dh_t         dL/dh_t **total**: through step t's own output and through every later step  (B, H)
+dl_t         dL/dh_t **direct**: what enters h_t from step t's own output                 (B, P)
+dh_t         dL/dh_t **total**: through step t's own output and through every later step  (B, P)
 dz_t         dL/dz_t                                                                      (B, G H)
 ===========  ===========================================================================  ================
 

@@ -18,8 +18,8 @@ class Gradients(NamedTuple):
 
     parameters: dict[str, Array]  # dL/dtheta, with the names and shapes of the parameters that were given
     input: Array | None  # (T, B, D): dL/dx_t; None for token ids
-    state: State  # (L K, B, H): dL/dh_0; of an LSTM the pair of dL/dh_0 and dL/dc_0
-    hidden: Array | None  # (L K, T, B, H): dh_1 .. dh_T, total; 0 at padding
+    state: State  # (L K, B, P): dL/dh_0; of an LSTM the pair of it and dL/dc_0 (L K, B, H)
+    hidden: Array | None  # (L K, T, B, P): dh_1 .. dh_T, total; 0 at padding
 
 
 def dense_input(x: ArrayLike, D: int) -> tuple[Array, bool]:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from ._arrays import Array
 from .activations import clipped, clipped_prime, phi, phi_prime
-from .cells import Kept, Shapes, Theta, affine_shapes
+from .cells import Kept, Shapes, States, Theta, affine_shapes
 
 
 class Elman(NamedTuple):
@@ -24,27 +22,31 @@ class Elman(NamedTuple):
     clip: float | None
 
     @property
-    def states(self) -> int:
-        """S = 1: h."""
+    def gates(self) -> int:
+        """G = 1."""
         return 1
 
-    def shapes(self, D: int, H: int) -> Shapes:
-        """G = 1."""
-        return affine_shapes(1, D, H)
+    def sizes(self, H: int) -> tuple[int, ...]:
+        """Of h."""
+        return (H,)
 
-    def forward_step(self, theta: Theta, x: Array, state: Array) -> tuple[Array, Kept]:
+    def shapes(self, D: int, H: int) -> Shapes:
+        """Those that every cell has."""
+        return affine_shapes(1, D, H, H)
+
+    def forward_step(self, theta: Theta, x: Array, states: States) -> tuple[States, Kept]:
         """h_{t-1} to h_t."""
         W_ih, W_hh, b_ih, b_hh = theta.values()
-        (h_prev,) = state
+        (h_prev,) = states
         z = x @ W_ih.T + b_ih + h_prev @ W_hh.T + b_hh  # z_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
         h = phi(clipped(z, self.clip), self.nonlinearity)  # h_t = phi(z_t)
-        return np.stack([h]), (x, h_prev, z, h)
+        return (h,), (x, h_prev, z, h)
 
-    def backward_step(self, theta: Theta, kept: Kept, d_state: Array) -> tuple[Array, Array, Theta]:
+    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> tuple[Array, States, Theta]:
         """dh_t to dh_{t-1}."""
         W_ih, W_hh, _, _ = theta.values()
         x, h_prev, z, h = kept
-        (dh,) = d_state
+        (dh,) = d_states
         dz = phi_prime(h, self.nonlinearity) * clipped_prime(z, self.clip) * dh  # dz_t = phi'(z_t) * dh_t
         dx = dz @ W_ih  # dx_t = W_ih^T dz_t
         dh_prev = dz @ W_hh  # dh_{t-1} = W_hh^T dz_t
@@ -54,13 +56,13 @@ class Elman(NamedTuple):
             "bias_ih": dz.sum(axis=0),  # db_ih = sum_t dz_t
             "bias_hh": dz.sum(axis=0),  # db_hh = sum_t dz_t
         }
-        return dx, np.stack([dh_prev]), gradients
+        return dx, (dh_prev,), gradients
 
-    def tangent_step(self, theta: Theta, kept: Kept, v_state: Array) -> Array:
+    def tangent_step(self, theta: Theta, kept: Kept, v_states: States) -> States:
         """The derivative of h_t in the direction v of h_{t-1}."""
         W_hh = theta["weight_hh"]
         _, _, z, h = kept
-        (v,) = v_state
+        (v,) = v_states
         v_z = v @ W_hh.T  # v_z = W_hh v
         v_h = phi_prime(h, self.nonlinearity) * clipped_prime(z, self.clip) * v_z  # v_h = phi'(z_t) v_z
-        return np.stack([v_h])
+        return (v_h,)

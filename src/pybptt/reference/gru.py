@@ -28,7 +28,7 @@ import numpy as np
 
 from ._arrays import Array
 from .activations import clipped, clipped_prime, sigmoid
-from .cells import Kept, Shapes, Theta, affine_shapes
+from .cells import Kept, Shapes, States, Theta, affine_shapes
 
 
 class Gru(NamedTuple):
@@ -38,18 +38,22 @@ class Gru(NamedTuple):
     clip: float | None
 
     @property
-    def states(self) -> int:
-        """S = 1: h."""
-        return 1
+    def gates(self) -> int:
+        """G = 3."""
+        return 3
+
+    def sizes(self, H: int) -> tuple[int, ...]:
+        """Of h."""
+        return (H,)
 
     def shapes(self, D: int, H: int) -> Shapes:
-        """G = 3."""
-        return affine_shapes(3, D, H)
+        """Those that every cell has."""
+        return affine_shapes(3, D, H, H)
 
-    def forward_step(self, theta: Theta, x: Array, state: Array) -> tuple[Array, Kept]:
+    def forward_step(self, theta: Theta, x: Array, states: States) -> tuple[States, Kept]:
         """h_{t-1} to h_t."""
         (W_ir, W_iz, W_in), (W_hr, W_hz, W_hn), (b_ir, b_iz, b_in), (b_hr, b_hz, b_hn) = _gates(theta)
-        (h_prev,) = state
+        (h_prev,) = states
         z_r = x @ W_ir.T + b_ir + h_prev @ W_hr.T + b_hr  # z_r = W_ir x_t + b_ir + W_hr h_{t-1} + b_hr
         z_z = x @ W_iz.T + b_iz + h_prev @ W_hz.T + b_hz  # z_z = W_iz x_t + b_iz + W_hz h_{t-1} + b_hz
         r = sigmoid(clipped(z_r, self.clip))  # r = sigmoid(z_r)
@@ -62,13 +66,13 @@ class Gru(NamedTuple):
             z_n = x @ W_in.T + b_in + s @ W_hn.T + b_hn  # z_n = W_in x_t + b_in + W_hn s + b_hn
         n = np.tanh(clipped(z_n, self.clip))  # n = tanh(z_n)
         h = (1 - z) * n + z * h_prev  # h_t = (1 - z) n + z h_{t-1}
-        return np.stack([h]), (x, h_prev, z_r, z_z, z_n, r, z, n, s)
+        return (h,), (x, h_prev, z_r, z_z, z_n, r, z, n, s)
 
-    def backward_step(self, theta: Theta, kept: Kept, d_state: Array) -> tuple[Array, Array, Theta]:
+    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> tuple[Array, States, Theta]:
         """dh_t to dh_{t-1}."""
         (W_ir, W_iz, W_in), (W_hr, W_hz, W_hn), _, _ = _gates(theta)
         x, h_prev, z_r, z_z, z_n, r, z, n, s = kept
-        (dh,) = d_state
+        (dh,) = d_states
         dn = (1 - z) * dh  # dn = (1 - z) dh_t
         dz = (h_prev - n) * dh  # dz = (h_{t-1} - n) dh_t
         dz_n = (1 - n**2) * clipped_prime(z_n, self.clip) * dn  # dz_n = tanh'(z_n) dn
@@ -97,13 +101,13 @@ class Gru(NamedTuple):
             "bias_ih": np.concatenate([db_r, db_z, db_n]),
             "bias_hh": np.concatenate([db_r, db_z, db_hn]),
         }
-        return dx, np.stack([dh_prev]), gradients
+        return dx, (dh_prev,), gradients
 
-    def tangent_step(self, theta: Theta, kept: Kept, v_state: Array) -> Array:
+    def tangent_step(self, theta: Theta, kept: Kept, v_states: States) -> States:
         """The derivative of h_t in the direction v of h_{t-1}."""
         W_hr, W_hz, W_hn = np.split(theta["weight_hh"], 3)
         _, h_prev, z_r, z_z, z_n, r, z, n, s = kept
-        (v,) = v_state
+        (v,) = v_states
         v_r = r * (1 - r) * clipped_prime(z_r, self.clip) * (v @ W_hr.T)  # v_r = sigmoid'(z_r) W_hr v
         v_z = z * (1 - z) * clipped_prime(z_z, self.clip) * (v @ W_hz.T)  # v_z = sigmoid'(z_z) W_hz v
         if self.reset_after:
@@ -113,7 +117,7 @@ class Gru(NamedTuple):
             v_s = v_r * h_prev + r * v  # of s = r h_{t-1}
             v_zn = v_s @ W_hn.T  # of W_hn s
         v_n = (1 - n**2) * clipped_prime(z_n, self.clip) * v_zn  # v_n = tanh'(z_n) v_zn
-        return np.stack([(1 - z) * v_n + v_z * (h_prev - n) + z * v])  # of h_t = (1 - z) n + z h_{t-1}
+        return ((1 - z) * v_n + v_z * (h_prev - n) + z * v,)  # of h_t = (1 - z) n + z h_{t-1}
 
 
 def _gates(theta: Theta) -> tuple[list[Array], list[Array], list[Array], list[Array]]:

@@ -8,6 +8,7 @@
     o = sigmoid(z_o + p_o * c_t)
     h_t = o * tanh(c_t)
 
+- `proj_size`, P: h_t = W_hr (o * tanh(c_t)) has P entries. W_hr is weight_hr (P, H), and W_hh is (4 H, P).
 - `peephole`: the terms with p_i, p_f, p_o, rows of weight_peephole (3, H). Without it they are not there.
 - `coupled`: f = 1 - i. Nothing of f is left: three gates i, g, o, and weight_peephole (2, H) is p_i, p_o.
 - `clip`: every argument of sigmoid and tanh, peephole term included, is clipped to [-clip, clip]. So is c_t
@@ -18,7 +19,9 @@ Schmidhuber, Cummins (2000), Learning to forget, Neural Computation 12, 2451-247
 Schraudolph, Schmidhuber (2002), Learning precise timing with LSTM recurrent networks, Journal of Machine
 Learning Research 3, 115-143. All three cut the gradient somewhere; here it is whole. Coupled gates ("CIFG"):
 Greff, Srivastava, Koutnik, Steunebrink, Schmidhuber (2017), LSTM: a search space odyssey, IEEE Transactions
-on Neural Networks and Learning Systems 28, 2222-2232.
+on Neural Networks and Learning Systems 28, 2222-2232. Projection: Sak, Senior, Beaufays (2014), Long
+short-term memory recurrent neural network architectures for large scale acoustic modeling, Interspeech,
+338-342.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import numpy as np
 
 from ._arrays import Array
 from .activations import clipped, clipped_prime, sigmoid
-from .cells import Kept, Shapes, Theta, affine_shapes
+from .cells import Kept, Shapes, States, Theta, affine_shapes
 
 
 class Lstm(NamedTuple):
@@ -38,22 +41,31 @@ class Lstm(NamedTuple):
     peephole: bool
     coupled: bool
     clip: float | None
+    proj_size: int  # P; 0 for no projection
 
     @property
-    def states(self) -> int:
-        """S = 2: h, c."""
-        return 2
+    def gates(self) -> int:
+        """G = 4, or 3 if coupled."""
+        return 3 if self.coupled else 4
+
+    def sizes(self, H: int) -> tuple[int, ...]:
+        """Of h, c."""
+        return self.proj_size or H, H
 
     def shapes(self, D: int, H: int) -> Shapes:
-        """G = 4, or 3 if coupled; and the peepholes of all gates but g."""
-        G = 3 if self.coupled else 4
-        return affine_shapes(G, D, H) | ({"weight_peephole": (G - 1, H)} if self.peephole else {})
+        """Those that every cell has, the projection, and the peepholes of all gates but g."""
+        shapes = affine_shapes(self.gates, D, H, self.proj_size or H)
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, H)
+        if self.peephole:
+            shapes["weight_peephole"] = (self.gates - 1, H)
+        return shapes
 
-    def forward_step(self, theta: Theta, x: Array, state: Array) -> tuple[Array, Kept]:
+    def forward_step(self, theta: Theta, x: Array, states: States) -> tuple[States, Kept]:
         """h_{t-1}, c_{t-1} to h_t, c_t."""
         W_ih, W_hh, b_ih, b_hh = list(theta.values())[:4]
         p_i, p_f, p_o = self._peepholes(theta)
-        h_prev, c_prev = state
+        h_prev, c_prev = states
         z = x @ W_ih.T + b_ih + h_prev @ W_hh.T + b_hh  # z_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
         z_i, z_f, z_g, z_o = self._gates(z)
         z_i = z_i + p_i * c_prev
@@ -64,19 +76,21 @@ class Lstm(NamedTuple):
         c = f * c_prev + i * g  # c_t = f c_{t-1} + i g
         z_o = z_o + p_o * c
         o = sigmoid(clipped(z_o, self.clip))  # o = sigmoid(z_o + p_o c_t)
-        h = o * np.tanh(clipped(c, self.clip))  # h_t = o tanh(c_t)
-        return np.stack([h, c]), (x, h_prev, c_prev, z_i, z_f, z_g, z_o, i, f, g, o, c)
+        m = o * np.tanh(clipped(c, self.clip))  # m_t = o tanh(c_t)
+        h = m @ theta["weight_hr"].T if self.proj_size else m  # h_t = W_hr m_t, or h_t = m_t
+        return (h, c), (x, h_prev, c_prev, z_i, z_f, z_g, z_o, i, f, g, o, c)
 
-    def backward_step(self, theta: Theta, kept: Kept, d_state: Array) -> tuple[Array, Array, Theta]:
+    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> tuple[Array, States, Theta]:
         """dh_t, and dc_t through step t + 1 and losses by c_t itself, to dh_{t-1}, dc_{t-1}."""
         W_ih, W_hh, _, _ = list(theta.values())[:4]
         p_i, p_f, p_o = self._peepholes(theta)
         x, h_prev, c_prev, z_i, z_f, z_g, z_o, i, f, g, o, c = kept
-        dh, dc = d_state
+        dh, dc = d_states
+        dm = dh @ theta["weight_hr"] if self.proj_size else dh  # dm_t = W_hr^T dh_t, or dm_t = dh_t
         tanh_c = np.tanh(clipped(c, self.clip))
-        do = dh * tanh_c  # do = dh_t tanh(c_t)
+        do = dm * tanh_c  # do = dm_t tanh(c_t)
         dz_o = o * (1 - o) * clipped_prime(z_o, self.clip) * do  # dz_o = sigmoid'(z_o) do
-        dc = dc + o * (1 - tanh_c**2) * clipped_prime(c, self.clip) * dh  # dc_t += o tanh'(c_t) dh_t
+        dc = dc + o * (1 - tanh_c**2) * clipped_prime(c, self.clip) * dm  # dc_t += o tanh'(c_t) dm_t
         dc = dc + p_o * dz_o  # dc_t += p_o dz_o
         df = dc * c_prev  # df = dc_t c_{t-1}
         dg = dc * i  # dg = dc_t i
@@ -96,19 +110,21 @@ class Lstm(NamedTuple):
             "bias_ih": dz.sum(axis=0),  # db_ih = sum_t dz_t
             "bias_hh": dz.sum(axis=0),  # db_hh = sum_t dz_t
         }
+        if self.proj_size:
+            gradients["weight_hr"] = dh.T @ (o * tanh_c)  # dW_hr = sum_t dh_t m_t^T
         if self.peephole:
             dp_i = (dz_i * c_prev).sum(axis=0)  # dp_i = sum_t dz_i c_{t-1}
             dp_f = (dz_f * c_prev).sum(axis=0)  # dp_f = sum_t dz_f c_{t-1}
             dp_o = (dz_o * c).sum(axis=0)  # dp_o = sum_t dz_o c_t
             gradients["weight_peephole"] = np.stack([dp_i, dp_o] if self.coupled else [dp_i, dp_f, dp_o])
-        return dx, np.stack([dh_prev, dc_prev]), gradients
+        return dx, (dh_prev, dc_prev), gradients
 
-    def tangent_step(self, theta: Theta, kept: Kept, v_state: Array) -> Array:
+    def tangent_step(self, theta: Theta, kept: Kept, v_states: States) -> States:
         """The derivative of h_t, c_t in the direction v_h, v_c of h_{t-1}, c_{t-1}."""
         W_hh = theta["weight_hh"]
         p_i, p_f, p_o = self._peepholes(theta)
         _, _, c_prev, z_i, z_f, z_g, z_o, i, f, g, o, c = kept
-        v_h, v_c = v_state
+        v_h, v_c = v_states
         v_zi, v_zf, v_zg, v_zo = self._gates(v_h @ W_hh.T)  # v_z = W_hh v_h
         v_zi = v_zi + p_i * v_c
         v_zf = v_zf + p_f * v_c
@@ -123,12 +139,13 @@ class Lstm(NamedTuple):
         v_zo = v_zo + p_o * v_c
         v_o = o * (1 - o) * clipped_prime(z_o, self.clip) * v_zo  # v_o = sigmoid'(z_o) v_zo
         tanh_c = np.tanh(clipped(c, self.clip))
-        v_h = v_o * tanh_c + o * (1 - tanh_c**2) * clipped_prime(c, self.clip) * v_c  # of h_t = o tanh(c_t)
-        return np.stack([v_h, v_c])
+        v_m = v_o * tanh_c + o * (1 - tanh_c**2) * clipped_prime(c, self.clip) * v_c  # of m_t = o tanh(c_t)
+        v_h = v_m @ theta["weight_hr"].T if self.proj_size else v_m  # v_h = W_hr v_m, or v_h = v_m
+        return v_h, v_c
 
     def _gates(self, z: Array) -> list[Array]:
         """Split z (N, G H) into z_i, z_f, z_g, z_o; zeros stand for the z_f that coupled gates lack."""
-        parts = np.split(z, 3 if self.coupled else 4, axis=1)
+        parts = np.split(z, self.gates, axis=1)
         return [parts[0], np.zeros_like(parts[0]), *parts[1:]] if self.coupled else parts
 
     def _joined(self, z_i: Array, z_f: Array, z_g: Array, z_o: Array) -> Array:
@@ -137,7 +154,7 @@ class Lstm(NamedTuple):
 
     def _peepholes(self, theta: Theta) -> tuple[Array, Array, Array]:
         """Return p_i, p_f, p_o; zeros for those that there are not."""
-        zero = np.zeros(theta["weight_hh"].shape[1])
+        zero = np.zeros(len(theta["weight_hh"]) // self.gates)
         if not self.peephole:
             return zero, zero, zero
         p = theta["weight_peephole"]

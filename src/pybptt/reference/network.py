@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._arrays import Array, Gradients, Parameters, State, dense_input, expect_shape, floats, one_of
 from .activations import NONLINEARITIES
-from .cells import Cell, Kept, Theta
+from .cells import Cell, Kept, States, Theta
 from .clipping import clip_rows
 from .elman import Elman
 from .gru import Gru
@@ -39,8 +39,8 @@ class Run(NamedTuple):
     array([1. , 0.5])
     """
 
-    output: Array  # (T, B, K H): h_t of the last layer, forward direction first; 0 at padding
-    state: State  # (L K, B, H): final h; of an LSTM the pair of final h and c
+    output: Array  # (T, B, K P): h_t of the last layer, forward direction first; 0 at padding
+    state: State  # (L K, B, P): final h; of an LSTM the pair of final h and c (L K, B, H)
     cells: Array | None  # (L K, T, B, H): c_t of an LSTM, 0 at padding; else None
     trace: Trace
 
@@ -58,11 +58,12 @@ class Trace(NamedTuple):
 
     cell: Cell
     parameters: dict[str, Array]  # the network's: not those of the output layer
+    hidden_size: int  # H
     runs: list[str]  # the ends of parameters' names, "_l0", "_l0_reverse", ...: L K
     num_layers: int
     tokens: bool  # the input was token ids, by which nothing can be differentiated
     lengths: NDArray[np.int64]  # (B,)
-    dropout_mask: Array | None  # (L - 1, T, B, K H)
+    dropout_mask: Array | None  # (L - 1, T, B, K P)
     kept: list[list[Kept]]  # (L K, T): of the sequences that have a step t
 
 
@@ -81,6 +82,7 @@ def run(
     peephole: bool = False,
     coupled: bool = False,
     clip: float | None = None,
+    proj_size: int = 0,
 ) -> Run:
     """Run a network of Elman's cells, LSTM cells or GRU cells.
 
@@ -88,15 +90,16 @@ def run(
     ----------
     cell : {"rnn", "lstm", "gru"}
     parameters : mapping of str to ndarray
-        For each run weight_ih (G H, D), or (G H, K H) above layer 0, weight_hh (G H, H), bias_ih (G H,),
-        bias_hh (G H,) and weight_peephole (G - 1, H). A bias that is absent is zero. Other names are ignored.
+        For each run weight_ih (G H, D), or (G H, K P) above layer 0, weight_hh (G H, P), bias_ih (G H,),
+        bias_hh (G H,), weight_hr (P, H) and weight_peephole (G - 1, H). A bias that is absent is zero. Other
+        names are ignored.
     x : ndarray (T, B, D) of floats, or (T, B) of integers
         Dense input, or token ids in [0, D).
-    state : ndarray (L K, B, H), optional; for "lstm" a pair of them, h and c
+    state : ndarray (L K, B, P), optional; for "lstm" the pair of h and c (L K, B, H)
         The state that each run starts with; zero if not given.
     lengths : ndarray (B,) of integers in [0, T], optional
         T_b, in any order; T if not given. The final state of a sequence of length 0 is the one given.
-    dropout_mask : ndarray (L - 1, T, B, K H), optional
+    dropout_mask : ndarray (L - 1, T, B, K P), optional
         Factors by which each layer's output, but for the last, is multiplied before the next layer reads it.
     num_layers, bidirectional
         L, and whether K is 2.
@@ -109,6 +112,8 @@ def run(
         Of "lstm" alone: whether the gates see the cell state, and whether the forget gate is 1 - i.
     clip : float > 0, optional
         Clips the argument of every activation to [-clip, clip].
+    proj_size : int
+        Of "lstm" alone: P, the entries of a projected h; 0 for no projection: P is H.
 
     Returns
     -------
@@ -131,12 +136,14 @@ def run(
     array([[[0.25],
             [4.  ]]])
     """
-    made = _cell(cell, nonlinearity, reset_after, peephole, coupled, clip)
+    made = _cell(cell, nonlinearity, reset_after, peephole, coupled, clip, proj_size)
     if num_layers < 1:
         raise ValueError(f"num_layers: expected at least 1, got {num_layers}")
     K = 2 if bidirectional else 1
     runs = [f"_l{k}{end}" for k in range(num_layers) for end in ("", "_reverse")[:K]]
-    D, H = np.shape(parameters["weight_ih_l0"])[-1], np.shape(parameters["weight_hh_l0"])[-1]
+    D, H = np.shape(parameters["weight_ih_l0"])[-1], np.shape(parameters["weight_hh_l0"])[0] // made.gates
+    sizes = made.sizes(H)
+    P = sizes[0]
     T_B = np.shape(x)[:2]
     counted = _counted(lengths, T_B)
     # Padding may hold anything: NaN, or ids out of range.
@@ -145,27 +152,29 @@ def run(
     T, B = T_B
     theta: dict[str, Array] = {}
     for i, suffix in enumerate(runs):
-        for name, shape in made.shapes(D if i < K else K * H, H).items():
+        for name, shape in made.shapes(D if i < K else K * P, H).items():
             if name + suffix in parameters or name.startswith("weight"):
                 theta[name + suffix] = floats(name + suffix, parameters[name + suffix], shape)
     if dropout_mask is not None:
-        dropout_mask = floats("dropout_mask", dropout_mask, (num_layers - 1, T, B, K * H))
-    final = _states("state", state, made, (len(runs), B, H))
-    history = np.zeros((made.states, len(runs), T, B, H))
+        dropout_mask = floats("dropout_mask", dropout_mask, (num_layers - 1, T, B, K * P))
+    final = _states("state", state, (len(runs), B), sizes)
+    history = tuple(np.zeros((len(runs), T, B, size)) for size in sizes)
     kept: list[list[Kept]] = [[()] * T for _ in runs]
     for layer in range(num_layers):
         for i in range(layer * K, layer * K + K):  # its runs, which read the same xs
             of_run = _of_run(made, theta, runs[i], H)
             for t in _times(runs[i], T):
                 has = counted[t - 1]  # the sequences that have a step t; the others' states wait
-                now, kept[i][t - 1] = made.forward_step(of_run, xs[t - 1, has], final[:, i, has])
-                final[:, i, has] = history[:, i, t - 1, has] = now
-        output = np.concatenate(history[0, layer * K : layer * K + K], axis=-1)  # of both directions
+                before = tuple(part[i, has] for part in final)
+                now, kept[i][t - 1] = made.forward_step(of_run, xs[t - 1, has], before)
+                for part, steps, values in zip(final, history, now, strict=True):
+                    part[i, has] = steps[i, t - 1, has] = values
+        output = np.concatenate(history[0][layer * K : layer * K + K], axis=-1)  # of both directions
         xs = output
         if layer < num_layers - 1 and dropout_mask is not None:
             xs = output * dropout_mask[layer]
-    trace = Trace(made, theta, runs, num_layers, tokens, counted.sum(axis=0), dropout_mask, kept)
-    return Run(output, _as_given(final), history[1] if made.states == 2 else None, trace)
+    trace = Trace(made, theta, H, runs, num_layers, tokens, counted.sum(axis=0), dropout_mask, kept)
+    return Run(output, _as_given(final), history[1] if len(sizes) == 2 else None, trace)
 
 
 def sweep(
@@ -183,9 +192,9 @@ def sweep(
     ----------
     trace : Trace
         From `run`.
-    d_output : ndarray (T, B, K H), optional
+    d_output : ndarray (T, B, K P), optional
         Derivatives of the loss by the output alone; zero if not given, as are the others.
-    d_state : ndarray (L K, B, H), optional; for "lstm" a pair of them
+    d_state : ndarray (L K, B, P), optional; for "lstm" the pair of it and (L K, B, H)
         By the final state.
     d_cells : ndarray (L K, T, B, H), optional
         By c_t of every run; for "lstm" alone.
@@ -213,40 +222,43 @@ def sweep(
     (array([2., 1.]), array([[2., 1.],
            [1., 1.]]))
     """
-    cell, runs, S = trace.cell, trace.runs, trace.cell.states
+    cell, runs, H = trace.cell, trace.runs, trace.hidden_size
     LK, L, T, B = len(runs), trace.num_layers, len(trace.kept[0]), len(trace.lengths)
-    H, K = trace.parameters["weight_hh_l0"].shape[1], LK // L
-    if S == 1 and d_cells is not None:
+    K, sizes = LK // L, cell.sizes(H)
+    P = sizes[0]
+    if len(sizes) == 1 and d_cells is not None:
         raise ValueError("d_cells: only an LSTM has cells")
     if xi is not None and K == 2:
         raise ValueError("xi: expected layers of one direction, got bidirectional ones")
     factors = np.ones((T, B)) if xi is None else floats("xi", xi, (T, B))
-    direct = np.zeros((S, LK, T, B, H))  # what enters h_t and c_t from outside their own run
+    # What enters h_t and c_t from outside their own run, and what enters from step t + 1 of it.
+    direct = tuple(np.zeros((LK, T, B, size)) for size in sizes)
+    carried = _states("d_state", d_state, (LK, B), sizes)
     if d_cells is not None:
-        direct[1] = floats("d_cells", d_cells, (LK, T, B, H))
-    carried = _states("d_state", d_state, cell, (LK, B, H))  # what enters from step t + 1 of their own run
-    above = np.zeros((T, B, K * H)) if d_output is None else floats("d_output", d_output, (T, B, K * H))
+        direct[1][:] = floats("d_cells", d_cells, (LK, T, B, H))
+    above = np.zeros((T, B, K * P)) if d_output is None else floats("d_output", d_output, (T, B, K * P))
     counted = _counted(trace.lengths, (T, B))
     gradients = {name: np.zeros_like(theta) for name, theta in trace.parameters.items()}
-    hidden = np.zeros((LK, T, B, H))
+    hidden = np.zeros((LK, T, B, P))
     for layer in reversed(range(L)):
         dx = np.zeros((T, B, trace.parameters[f"weight_ih_l{layer}"].shape[1]))
-        direct[0, layer * K : layer * K + K] = np.split(above, K, axis=-1)
+        direct[0][layer * K : layer * K + K] = np.split(above, K, axis=-1)
         for i in range(layer * K, layer * K + K):
             of_run = _of_run(cell, trace.parameters, runs[i], H)
             for t in reversed(_times(runs[i], T)):
                 has = counted[t - 1]
-                now = (
-                    direct[:, i, t - 1, has] + carried[:, i, has]
+                dh, *dc = (
+                    dl[i, t - 1, has] + later[i, has] for dl, later in zip(direct, carried, strict=True)
                 )  # dh_t = dl_t + xi_{t+1} J_{t+1}^T dh_{t+1}
-                now[0] = clip_rows(now[0], clip_hidden)
-                hidden[i, t - 1, has] = now[0]
-                if not now.any():  # no loss has come here: it is before, or after, a window of a truncation
-                    carried[:, i, has] = 0.0
+                dh = hidden[i, t - 1, has] = clip_rows(dh, clip_hidden)
+                if not any(d.any() for d in (dh, *dc)):  # no loss has come here: it is outside a window
+                    for earlier in carried:
+                        earlier[i, has] = 0.0
                     continue
-                dx_t, back, added = cell.backward_step(of_run, trace.kept[i][t - 1], now)
+                dx_t, back, added = cell.backward_step(of_run, trace.kept[i][t - 1], (dh, *dc))
                 xi_t = factors[t - 1, has, None]
-                carried[:, i, has] = np.where(xi_t == 0, 0.0, xi_t * back)
+                for earlier, d in zip(carried, back, strict=True):
+                    earlier[i, has] = np.where(xi_t == 0, 0.0, xi_t * d)
                 dx[t - 1, has] += dx_t  # a sum over the directions, which read the same input
                 for name, gradient in added.items():
                     if name + runs[i] in gradients:
@@ -277,7 +289,7 @@ def run_loss_and_grad(
     cell, x
         As for `run`.
     parameters : mapping of str to ndarray
-        The network's, and output.weight (Q, K H) and output.bias (Q,); that, too, is zero if absent.
+        The network's, and output.weight (Q, K P) and output.bias (Q,); that, too, is zero if absent.
     y : ndarray
         Class ids (T, B) for "cross_entropy", values (T, B, Q) for "mse"; no T axis with last_only.
     loss : {"cross_entropy", "mse"}
@@ -296,7 +308,7 @@ def run_loss_and_grad(
     loss : float
     gradients : Gradients
         With the output layer's parameters after the network's.
-    state : ndarray (L K, B, H); for "lstm" a pair of them
+    state : ndarray (L K, B, P); for "lstm" the pair of it and (L K, B, H)
 
     Examples
     --------
@@ -337,14 +349,14 @@ def upstream_of_loss(
     which `reached` (T, B) is true; the mean divides by the number of all. Other arguments are those of
     `run_loss_and_grad`.
     """
-    T, B, KH = output.shape
-    h_last = final[0] if isinstance(final, tuple) else final
+    T, B, KP = output.shape
+    h_last, *c_last = final if isinstance(final, tuple) else (final,)
     d_output, d_h = np.zeros_like(output), np.zeros_like(h_last)
-    K = KH // h_last.shape[-1]
+    K = KP // h_last.shape[-1]
     if last_only and T == 0:
         raise ValueError("last_only: there is no last step, T = 0")
     if last_only:  # the losses of the boundaries T_b, which every truncation reaches
-        h = np.concatenate(h_last[-K:], axis=-1)  # (B, K H)
+        h = np.concatenate(h_last[-K:], axis=-1)  # (B, K P)
         value, dh, top = loss_of_states(parameters, h, y, loss, reduction)
         d_h[-K:] = np.split(dh, K, axis=-1)
     else:
@@ -356,11 +368,17 @@ def upstream_of_loss(
         share = float(counted.sum() / max(targets.sum(), 1)) if reduction == "mean" else 1.0
         d_output[counted] = share * dh
         value, top = share * value, {name: share * gradient for name, gradient in top.items()}
-    return value, d_output, (d_h, np.zeros_like(d_h)) if isinstance(final, tuple) else d_h, top
+    return value, d_output, _as_given((d_h, *map(np.zeros_like, c_last))), top
 
 
 def _cell(
-    cell: str, nonlinearity: str, reset_after: bool, peephole: bool, coupled: bool, clip: float | None
+    cell: str,
+    nonlinearity: str = "tanh",
+    reset_after: bool = True,
+    peephole: bool = False,
+    coupled: bool = False,
+    clip: float | None = None,
+    proj_size: int = 0,
 ) -> Cell:
     """Make the cell, refusing the options of another one."""
     one_of("cell", cell, ("rnn", "lstm", "gru"))
@@ -370,14 +388,17 @@ def _cell(
         ("reset_after", "gru", not reset_after),
         ("peephole", "lstm", peephole),
         ("coupled", "lstm", coupled),
+        ("proj_size", "lstm", proj_size != 0),
     ):
         if used and cell != owner:
             raise ValueError(f"{name}: an option of {owner!r}, got cell {cell!r}")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip: expected None or more than 0, got {clip}")
+    if proj_size < 0:
+        raise ValueError(f"proj_size: expected at least 0, got {proj_size}")
     if cell == "rnn":
         return Elman(nonlinearity, clip)
-    return Lstm(peephole, coupled, clip) if cell == "lstm" else Gru(reset_after, clip)
+    return Lstm(peephole, coupled, clip, proj_size) if cell == "lstm" else Gru(reset_after, clip)
 
 
 def _counted(lengths: ArrayLike | None, T_B: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -406,17 +427,20 @@ def _times(suffix: str, T: int) -> range:
     return range(T, 0, -1) if suffix.endswith("_reverse") else range(1, T + 1)
 
 
-def _states(name: str, values: Any, cell: Cell, shape: tuple[int, int, int]) -> Array:
-    """Return (S, L K, B, H) for h or (h, c); zero for None."""
+def _states(name: str, values: Any, runs_and_batch: tuple[int, int], sizes: tuple[int, ...]) -> States:
+    """Return h (L K, B, P), or h and c (L K, B, H); zero for None."""
+    shapes = [(*runs_and_batch, size) for size in sizes]
     if values is None:
-        return np.zeros((cell.states, *shape))
-    if cell.states == 1:
-        return floats(name, values, shape)[None]
+        return tuple(np.zeros(shape) for shape in shapes)
+    if len(shapes) == 1:
+        return (floats(name, values, shapes[0]),)
     if len(values) != 2:
         raise ValueError(f"{name}: expected the pair (h, c), got {len(values)} arrays")
-    return np.stack([floats(f"{name}, {part}", v, shape) for part, v in zip("hc", values, strict=True)])
+    return tuple(
+        floats(f"{name}, {part}", v, shape) for part, v, shape in zip("hc", values, shapes, strict=True)
+    )
 
 
-def _as_given(states: Array) -> State:
-    """Return h, or (h, c), of an array (S, L K, B, H)."""
+def _as_given(states: States) -> State:
+    """Return h, or (h, c)."""
     return states[0] if len(states) == 1 else (states[0], states[1])

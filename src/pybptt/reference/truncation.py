@@ -152,7 +152,7 @@ def tbptt_loss_and_grad(
     loss : float
         Of the losses that some window reaches; a mean divides by the number of all targets.
     gradients : Gradients
-    state : ndarray (L K, B, H); for "lstm" a pair of them
+    state : ndarray (L K, B, P); for "lstm" the pair of it and (L K, B, H)
     unreached : int
         Targets that no window reaches.
 
