@@ -25,25 +25,26 @@ class Run(NamedTuple):
     name: str  # "l0", "l0_reverse", "l1", ...: how its parameters end
     layer: RecurrentLayer[Any]  # float64, with biases
     x: Array  # (T, 1, N), or (T, 1) tokens; a reverse run's last step comes first
-    state: Any  # h_0 (1, 1, H), or the pair (h_0, c_0)
+    state: Any  # h_0 (1, 1, P), or the pair (h_0, c_0 (1, 1, H))
 
 
 def runs(layer: RecurrentLayer[Any], x: Array, h_0: Array | None, c_0: Array | None) -> Iterator[Run]:
     """The runs of a network in the order of states, L K; x (T, 1, D) or (T, 1), states (L K, 1, H)."""
     xs = x if x.dtype.kind in "iu" else x.astype(np.float64)
-    K, H = layer._directions, layer.hidden_size
+    K = layer._directions
     for k in range(layer.num_layers):
         outputs = []
         for j, name in enumerate((f"l{k}", f"l{k}_reverse")[:K]):
             N = layer.parameters[f"weight_ih_{name}"].shape[1]
-            own = type(layer)(N, H, clip=layer.clip, dtype="float64", **layer._options())
+            own = type(layer)(N, layer.hidden_size, clip=layer.clip, dtype="float64", **layer._options())
             for parameter, values in own.parameters.items():
                 # Without biases the layer has none of that name: they are zero.
                 values[...] = layer.parameters.get(parameter.removesuffix("l0") + name, 0.0)
-            h, c = (
-                np.zeros((1, 1, H)) if s is None else s[[k * K + j]].astype(np.float64) for s in (h_0, c_0)
-            )
-            run = Run(name, own, xs[::-1] if j else xs, own._as_state(h, c if layer._has_cells else None))
+            h, c = own._new_state(1)
+            for part, given in ((h, h_0), (c, c_0)):
+                if part is not None:
+                    part[...] = 0 if given is None else given[k * K + j]
+            run = Run(name, own, xs[::-1] if j else xs, own._as_state(h, c))
             output, _ = own(run.x, run.state)
             outputs.append(output[::-1] if j else output)
             yield run
@@ -62,27 +63,27 @@ def exact(run: Run, times: Array) -> tuple[Array, Array]:
 
 
 def jacobians(run: Run, segment: int = SEGMENT) -> Iterator[tuple[int, Array]]:
-    """Every t from T to 1 with dh_T/dh_t (H, H).
+    """Every t from T to 1 with dh_T/dh_t (P, P).
 
-    Row k is what a sweep makes of dL/dh_T = e_k: so H copies of the sequence are one batch whose dL/dh_T is
+    Row k is what a sweep makes of dL/dh_T = e_k: so P copies of the sequence are one batch whose dL/dh_T is
     I. Time is cut into segments, whose tapes are made when needed, from the states kept where they begin.
     """
-    H, T = run.layer.hidden_size, len(run.x)
-    a_step = 8 * H * (8 * H + run.layer.input_size)  # of a tape, at most, and dL/dh_t
+    H, P, T = run.layer.hidden_size, run.layer._state_size, len(run.x)
+    a_step = 8 * P * (8 * H + run.layer.input_size)  # of a tape, at most, and dL/dh_t
     length = max(1, min(T, segment // a_step))
     begins = range(0, T, length)
     states = [run.state]
     for begin in begins[:-1]:
         states.append(run.layer(run.x[begin : begin + length], states[-1])[1])
-    eye = np.eye(H)[np.newaxis]
-    d_state = (eye, np.zeros_like(eye)) if run.layer._has_cells else eye
+    eye = np.eye(P)[np.newaxis]
+    d_state = (eye, np.zeros((1, P, H))) if run.layer._has_cells else eye
     for begin in reversed(begins):
-        copies = np.repeat(run.x[begin : begin + length], H, axis=1)
+        copies = np.repeat(run.x[begin : begin + length], P, axis=1)
         state = states.pop()
         state = (
-            tuple(np.repeat(s, H, axis=1) for s in state)
+            tuple(np.repeat(s, P, axis=1) for s in state)
             if run.layer._has_cells
-            else np.repeat(state, H, axis=1)
+            else np.repeat(state, P, axis=1)
         )
         _, _, tape = run.layer.forward(copies, state)
         g = run.layer.backward(tape, d_state=d_state, hidden=True, input=False)
@@ -96,7 +97,7 @@ def iterative(run: Run, times: Array, rng: np.random.Generator) -> tuple[Array, 
     """As `exact`, the norm estimated and the singular value iterated."""
     forward, back, sweep = products(run, times)
     place = {int(t): i for i, t in enumerate(times)}
-    probes = rng.standard_normal((PROBES, run.layer.hidden_size))
+    probes = rng.standard_normal((PROBES, run.layer._state_size))
     found = np.zeros((len(times), *probes.shape))
     for t, d in sweep(probes, np.ones(PROBES)):
         if t in place:
@@ -113,7 +114,7 @@ def products(
 ) -> tuple[Product, Product, Callable[[Array, Array], Iterator[tuple[int, Array]]]]:
     """M v and M^T u for the Jacobians M = dh_T/dh_t, of several t in lockstep, the times rising.
 
-    ``forward(v, rows)`` and ``back(u, rows)``: v and u (n, H) have one vector for each of times[rows].
+    ``forward(v, rows)`` and ``back(u, rows)``: v and u (n, P) have one vector for each of times[rows].
     ``sweep(u, end)`` goes back from u at step T: t, and (dh_T/dh_t)^T u of the rows i with end[i] <= t.
     """
     state, layer = run.state, run.layer
@@ -162,18 +163,18 @@ def _cell_options(layer: RecurrentLayer[Any]) -> dict[str, Any]:
 
 
 def largest_singular_values(forward: Product, back: Product, start: Array) -> Array:
-    """Those of N matrices at once, (N,), by Golub and Kahan's bidiagonalisation (1965) from start (N, H).
+    """Those of N matrices at once, (N,), by Golub and Kahan's bidiagonalisation (1965) from start (N, P).
 
     It is a power iteration v <- M^T M v that keeps its iterates: M V = U B with orthonormal columns V and U,
     B upper bidiagonal. The largest singular value of B tends to that of M from below, faster than |M v| does.
     """
-    count, H = start.shape
-    U, V = np.zeros((count, 0, H)), np.zeros((count, 0, H))
+    count, P = start.shape
+    U, V = np.zeros((count, 0, P)), np.zeros((count, 0, P))
     B = np.zeros((count, 0, 0))
     values, beta = np.zeros(count), np.zeros(count)
     rows = np.arange(count)  # of the matrices that are still iterated: U, V, B, u, v, beta have no others
     _, v = _unit(start, V)
-    for k in range(min(H, ITERATIONS)):
+    for k in range(min(P, ITERATIONS)):
         V = np.concatenate([V, v[:, np.newaxis]], axis=1)
         alpha, u = _unit(forward(v, rows), U)
         U = np.concatenate([U, u[:, np.newaxis]], axis=1)
@@ -192,9 +193,9 @@ def largest_singular_values(forward: Product, back: Product, start: Array) -> Ar
 
 
 def _unit(a: Array, others: Array) -> tuple[Array, Array]:
-    """Length, and direction, of what is left of a (N, H) without its part in the span of others (N, k, H)."""
+    """Length, and direction, of what is left of a (N, P) without its part in the span of others (N, k, P)."""
     for _ in range(2):  # the first leaves rounding errors of the size of what it took away
-        a = a - np.einsum("nkh,nk->nh", others, np.einsum("nkh,nh->nk", others, a))
+        a = a - np.einsum("nkp,nk->np", others, np.einsum("nkp,np->nk", others, a))
     length = norm(a)
     return length, a / np.where(length > 0, length, 1.0)[:, np.newaxis]
 

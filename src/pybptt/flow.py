@@ -245,7 +245,7 @@ def gradient_flow(
     if T < 2:
         raise ValueError(f"sequence: expected one of at least 2 steps, got {sequence}, of {T}")
     if method == "auto":
-        method = "exact" if model.layer.hidden_size <= EXACT else "iterative"
+        method = "exact" if model.layer._state_size <= EXACT else "iterative"
     # Evenly spaced; by default also ever closer to T: on a long way all but the last may be 0 or infinite.
     near = T - 2 ** np.arange((T - 1).bit_length() if points is None else 0)
     points = POINTS[method] if points is None else at_least("points", points, 2)

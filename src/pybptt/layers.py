@@ -195,13 +195,15 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
             clip=clip,
             dtype=dtype,
             seed=seed,
-            peepholes=0 if not self.peephole else 2 if self.coupled else 3,
             peephole=self.peephole,
             coupled=self.coupled,
         )
 
     def _options(self) -> dict[str, Any]:
         return {"peephole": self.peephole, "coupled": self.coupled}
+
+    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"weight_peephole": (self._gates - 1, self.hidden_size)} if self.peephole else {}
 
     def forward(
         self,

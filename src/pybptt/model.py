@@ -338,7 +338,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         d_h_0, d_c_0 = layer._new_state(call.batch)
         flat = allocate(self._flat.shape, dtype)
         dx = allocate(call.x.shape, dtype) if input and call.x.ndim == 3 else None
-        shape = (layer._units, call.steps, call.batch, layer.hidden_size)
+        shape = (layer._units, call.steps, call.batch, layer._state_size)
         dh = allocate(shape, dtype) if hidden else None
         loss = _core.loss_and_grad(
             self._flat,

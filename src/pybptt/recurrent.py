@@ -68,7 +68,6 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         clip: float | None,
         dtype: DTypeLike,
         seed: int | None,
-        peepholes: int = 0,
         **cell: Any,
     ) -> None:
         self.input_size = D = positive("input_size", input_size)
@@ -80,7 +79,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         self.bidirectional = flag("bidirectional", bidirectional)
         self._directions = 2 if self.bidirectional else 1
         self._units = self.num_layers * self._directions
-        self._width = self._directions * self.hidden_size  # of an output
+        self._state_size = P = H  # of h_t
+        self._width = self._directions * P  # of an output
         self.clip = None if clip is None else number("clip", clip, "a positive number or None")
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise ValueError(f"clip: expected a positive number or None, got {clip}")
@@ -88,13 +88,12 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         shapes: dict[str, tuple[int, ...]] = {}
         rows = self._gates * H
         for layer in range(self.num_layers):
-            inputs = D if layer == 0 else self._directions * H
+            inputs = D if layer == 0 else self._width
             for suffix in (f"l{layer}", f"l{layer}_reverse")[: self._directions]:
-                shapes |= {f"weight_ih_{suffix}": (rows, inputs), f"weight_hh_{suffix}": (rows, H)}
+                shapes |= {f"weight_ih_{suffix}": (rows, inputs), f"weight_hh_{suffix}": (rows, P)}
                 if self.bias:
                     shapes |= {f"bias_ih_{suffix}": (rows,), f"bias_hh_{suffix}": (rows,)}
-                if peepholes:
-                    shapes |= {f"weight_peephole_{suffix}": (peepholes, H)}
+                shapes |= {f"{name}_{suffix}": shape for name, shape in self._own_shapes().items()}
         self._layout = layout_of(shapes)
         self._in_model = False
         self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
@@ -114,6 +113,10 @@ class RecurrentLayer(FlatParameters, Generic[State]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._in_model = False  # a copy's memory is its own; that of a model's layer is told by the model
+
+    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The parameters that the cell has beside weights and biases, of each layer and direction."""
+        return {}
 
     def _options(self) -> dict[str, Any]:
         """The keyword arguments of the cell, for `repr`."""
@@ -483,9 +486,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             if self.batch_first:
                 d_output = np.ascontiguousarray(d_output.swapaxes(0, 1))
         d_h, d_c = self._given_state("d_state", d_state, batch)
-        all_steps = (self._units, steps, batch, self.hidden_size)
         if d_cells is not None:
-            d_cells = real("d_cells", d_cells, all_steps, dtype)
+            d_cells = real("d_cells", d_cells, (self._units, steps, batch, self.hidden_size), dtype)
         limits = limits_of(truncation, clip_hidden, steps, tape._lengths, batch, dtype, self._directions)
         if limits.counted is not None:
             counted = limits.counted[:, :, None]
@@ -494,7 +496,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         flat = allocate(self._flat.shape, dtype)
         dx = allocate((steps, batch, self.input_size), dtype) if input and core.dense else None
         dh_0, dc_0 = self._new_state(batch)
-        dh = allocate(all_steps, dtype) if hidden else None
+        dh = allocate((self._units, steps, batch, self._state_size), dtype) if hidden else None
         _core.backward(
             core,
             self._config,
@@ -521,8 +523,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
 
     def _new_state(self, batch: int) -> tuple[Array, Array | None]:
         """Room for a state: h, and c if the cell has one."""
-        shape = (self._units, batch, self.hidden_size)
-        return allocate(shape, self.dtype), allocate(shape, self.dtype) if self._has_cells else None
+        h = allocate((self._units, batch, self._state_size), self.dtype)
+        return h, allocate((self._units, batch, self.hidden_size), self.dtype) if self._has_cells else None
 
     def _as_state(self, h: Array, c: Array | None = None) -> State:
         return cast(State, h if c is None else (h, c))
@@ -531,14 +533,14 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         """h and c of a state that a user passes."""
         if state is None:
             return None, None
-        shape = (self._units, batch, self.hidden_size)
+        h_shape, c_shape = ((self._units, batch, size) for size in (self._state_size, self.hidden_size))
         if not self._has_cells:
-            return real(name, cast(Array, state), shape, self.dtype), None
+            return real(name, cast(Array, state), h_shape, self.dtype), None
         if not isinstance(state, tuple | list) or len(state) != 2:
             got = f"{len(state)} values" if isinstance(state, tuple | list) else type(state).__name__
             raise TypeError(f"{name}: expected the pair (h, c), got {got}")
-        h, c = (real(f"{name}[{i}]", value, shape, self.dtype) for i, value in enumerate(state))
-        return h, c
+        h, c = state
+        return real(f"{name}[0]", h, h_shape, self.dtype), real(f"{name}[1]", c, c_shape, self.dtype)
 
     def _call(
         self,
