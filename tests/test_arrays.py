@@ -73,6 +73,29 @@ def test_bptt_takes_any_layout(layout):
         assert bits(*pybptt.bptt(*map(layout, arguments), truncate)) == expected
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_everything_else_takes_any_layout(layout):
+    rng = np.random.default_rng(0)
+    lstm = pybptt.LSTM(3, 5, 2, dtype="float64", seed=0)
+    x, mask, d_cells = (rng.normal(size=s) for s in ((7, 2, 3), (1, 7, 2, 5), (2, 7, 2, 5)))
+    state = tuple(rng.normal(size=(2, 2, 2, 5)))
+
+    def run(change):
+        pair = tuple(map(change, state))
+        output, last, tape = lstm.forward(
+            change(x), pair, dropout_mask=change(mask), lengths=change(np.array([7, 4]))
+        )
+        return bits(output, *last), lstm.backward(tape, None, pair, d_cells=change(d_cells)).flat.tobytes()
+
+    assert run(layout) == run(np.copy)
+    b, c, a0 = rng.normal(size=(3, 4, 3)), rng.normal(size=(3, 4, 3)), rng.normal(size=(4, 3))
+    scan, back = pybptt.recurrence.linear_scan, pybptt.recurrence.linear_scan_backward
+    assert bits(scan(*map(layout, (b, c, a0)))) == bits(scan(b, c, a0))
+    assert bits(*back(*map(layout, (b, c, b, a0)))) == bits(*back(b, c, b, a0))
+    lstm.flat = layout(np.arange(lstm.flat.size) * 1.0)
+    assert np.array_equal(lstm.flat, np.arange(lstm.flat.size))
+
+
 @pytest.mark.parametrize("dtype", ["b", "B", "h", "H", "i", "I", "l", "L", "q", "Q", ">i4", ">u2"])
 def test_ids_may_be_any_integers(dtype):
     p = model_problem(7, 3, 5, 9, 6)

@@ -57,9 +57,14 @@ def is_array(name: str, value: Any, wanted: str) -> Array:
 
 
 def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """`value`, checked and C-contiguous."""
-    array = expect(name, value, shape, dtype)
-    return np.ascontiguousarray(array) if shape else array
+    """`value`, checked and as the core reads it."""
+    return plain(expect(name, value, shape, dtype))
+
+
+def plain(array: Array) -> Array:
+    """`array` itself if it is C-contiguous and aligned, as the core reads arrays, else a copy that is."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else array.copy()
 
 
 def expect(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -77,13 +82,16 @@ def expect(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) 
 
 
 def ids(name: str, value: Array, limit: int, *, time_axis: int = 0, lengths: Array | None = None) -> Array:
-    """Integers as int64 (the core's index type), C-contiguous, time-major if they are (B, T).
+    """A copy of integers as int64 (the core's index type), C-contiguous, time-major if they are (B, T).
+
+    A copy, whatever they are: what is checked is what is used, even if another thread writes to `value`.
 
     The core checks that they are in [0, limit); here that is done only where its message would be wrong: for
     values that int64 does not hold, and other axes than the core's. Past a sequence's end they may be
     anything.
     """
     if time_axis == 1 or value.ndim == 1 or value.dtype == np.uint64:
+        value = value.copy()
         out = (value < 0) | (value >= limit)
         if lengths is not None:
             steps = np.arange(value.shape[time_axis])
@@ -94,15 +102,15 @@ def ids(name: str, value: Array, limit: int, *, time_axis: int = 0, lengths: Arr
             raise IndexError(
                 f"{name}: expected ids in [0, {limit}), got {value[tuple(wrong[0])]} at [{place}]"
             )
-    return np.ascontiguousarray(value.T if time_axis == 1 else value, dtype=np.int64)
+    return np.array(value.T if time_axis == 1 else value, dtype=np.int64, order="C")
 
 
 def sequence_lengths(lengths: ArrayLike | None, steps: int, batch: int) -> Array | None:
-    """(B,) of int64 in [0, T], or a TypeError or ValueError."""
+    """A copy, (B,) of int64 in [0, T], or a TypeError or ValueError."""
     if lengths is None:
         return None
     try:
-        array = np.asarray(lengths)
+        array = np.array(lengths)  # a copy, as of `ids`
     except ValueError:  # lists of different lengths
         raise ValueError(f"lengths: expected shape {(batch,)}, got {lengths!r}") from None
     if array.dtype == object and array.shape == (batch,) and all(isinstance(n, int) for n in array):

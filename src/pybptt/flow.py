@@ -238,6 +238,7 @@ def gradient_flow(
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     seed = at_least("seed", seed, 0)
     call = model._checked(x, state, lengths)
+    targets, scale = model._targets(y, call)
     sequence = at_least("sequence", sequence, 0)
     if sequence >= call.batch:
         raise ValueError(f"sequence: expected less than B = {call.batch}, got {sequence}")
@@ -251,7 +252,7 @@ def gradient_flow(
     points = POINTS[method] if points is None else at_least("points", points, 2)
     times = np.unique(np.concatenate([np.linspace(1, T, points).round(), near]).astype(np.int64))
 
-    loss, gradients, _ = model.loss_and_grad(x, y, state, lengths=lengths, training=False, hidden=True)
+    loss, gradients, _ = model._loss_and_grad(call, targets, scale, hidden=True)
     assert gradients.hidden is not None
     # As (L K, T, B H): rows of a step.
     hidden = gradients.hidden.astype(np.float64).reshape(*gradients.hidden.shape[:2], -1)

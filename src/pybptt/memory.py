@@ -82,6 +82,11 @@ def made(*pairs: tuple[Any, Array | None]) -> int:
     )
 
 
+def id_bytes(steps: int, batch: int) -> int:
+    """Of the copy of token or class ids, which the call keeps for itself."""
+    return 8 * steps * batch
+
+
 def choose(make_plan: Callable[[int], _core.MemoryPlan], limit: Any, beside: int) -> _core.MemoryPlan:
     """The plan for a `memory_limit`, of which arrays take the bytes `beside`, or a ValueError."""
     size = memory_bytes(limit)
@@ -123,8 +128,8 @@ class Memory:
 
     All figures count what is allocated beside the caller's arrays, the results and the gradients: the tape or
     what there is of it, weights and states in the core's layout, what the sweep works in, a mask that is
-    drawn. Arrays that must be copied first (those of a layer with ``batch_first``, ids that are not int64,
-    what is not contiguous) come on top, and count under a limit, too.
+    drawn, the copies of token and class ids. Other arrays that must be copied first (those of a layer with
+    ``batch_first``, what is not contiguous) come on top, and count under a limit, too.
 
     Attributes
     ----------

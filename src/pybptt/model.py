@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._arrays import Array, allocate, expect, flag, generator, ids, is_array, positive
+from ._arrays import Array, allocate, expect, flag, generator, ids, is_array, plain, positive
 from .gradients import Gradients, State
-from .memory import PLAIN, Memory, Progress, checked_sizes, choose, listener, made, one_direction
+from .memory import PLAIN, Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
 from .parameters import FlatParameters, layout_of
 from .recurrent import Call, RecurrentLayer
 from .streaming import Step, stream
@@ -483,22 +482,26 @@ class SequenceModel(FlatParameters, Generic[State]):
         --------
         >>> model = pybptt.SequenceModel(pybptt.RNN(65, 128, seed=0), 65, seed=1)
         >>> print(model.memory(1_000_000, 1, tokens=True))
-        T = 1000000, B = 1: the tape takes 517.3 MB, everything else 46.1 MB
+        T = 1000000, B = 1: the tape takes 517.3 MB, everything else 62.1 MB
           memory_limit       takes   forward passes
-                  none    563.4 MB             1.00
-              258.7 MB    245.5 MB             1.58
-              129.4 MB    128.3 MB             1.80
-               51.8 MB     50.9 MB             1.96
-               25.0 MB     25.0 MB           977.50
+                  none    579.4 MB             1.00
+              258.7 MB    244.8 MB             1.61
+              129.4 MB    127.6 MB             1.84
+               51.8 MB     51.7 MB             1.98
+               41.0 MB     41.0 MB           977.50
         """
         layer = self.layer
         steps, batch, lengths = checked_sizes(steps, batch, lengths)
         tokens, input = flag("tokens", tokens), flag("input", input)
+        beside = layer._mask_bytes(steps, batch, flag("training", training))
+        beside += id_bytes(steps, batch) if tokens else 0
+        if self.loss_name == "cross_entropy":
+            beside += id_bytes(1 if self.last_only else steps, batch)
         return Memory(
             steps,
             batch,
             layer._tape_bytes(steps, batch, lengths, tokens),
-            layer._mask_bytes(steps, batch, flag("training", training)),
+            beside,
             lambda limit: self._core_plan(steps, batch, lengths, tokens, input, limit),
         )
 
@@ -554,7 +557,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         count = batch if self.last_only else counted
         self._check_targets("y", y, steps, batch)
         if self.loss_name == "mse":
-            y = np.ascontiguousarray(y.swapaxes(0, 1) if swap else y)
+            y = plain(y.swapaxes(0, 1) if swap else y)
             count *= self.output_size
         else:
             lengths = None if self.last_only else call.lengths

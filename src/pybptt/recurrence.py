@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._arrays import DTYPES, Array, allocate, at_least, is_array, real
+from ._arrays import DTYPES, Array, allocate, at_least, is_array, plain, real
 from .gradients import Gradients, State
 from .model import SequenceModel
 from .reference.cells import Cell, Kept, Theta
@@ -137,7 +137,7 @@ def _time_major(name: str, value: Any) -> Array:
         raise TypeError(f"{name}: expected dtype float32 or float64, got {array.dtype}")
     if array.ndim == 0:
         raise ValueError(f"{name}: expected shape (T, ...), got ()")
-    return np.ascontiguousarray(array)
+    return plain(array)
 
 
 def _start(a0: Any, b: Array) -> Array | None:

@@ -18,13 +18,14 @@ from ._arrays import (
     ids,
     is_array,
     number,
+    plain,
     positive,
     real,
     real_dtype,
     sequence_lengths,
 )
 from .gradients import Gradients, State
-from .memory import PLAIN, Memory, Progress, checked_sizes, choose, listener, made, one_direction
+from .memory import PLAIN, Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
 from .parameters import FlatParameters, layout_of
 from .tape import Tape
 from .truncation import Truncation, limits_of, unreached
@@ -396,6 +397,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         steps, batch, lengths = checked_sizes(steps, batch, lengths)
         tokens = flag("tokens", tokens)
         beside = self._mask_bytes(steps, batch, flag("training", training))
+        beside += id_bytes(steps, batch) if tokens else 0
         return Memory(
             steps,
             batch,
@@ -484,7 +486,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             shape = (batch, steps, width) if self.batch_first else (steps, batch, width)
             d_output = real("d_output", d_output, shape, dtype)
             if self.batch_first:
-                d_output = np.ascontiguousarray(d_output.swapaxes(0, 1))
+                d_output = plain(d_output.swapaxes(0, 1))
         d_h, d_c = self._given_state("d_state", d_state, batch)
         if d_cells is not None:
             d_cells = real("d_cells", d_cells, (self._units, steps, batch, self.hidden_size), dtype)
@@ -557,7 +559,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         if x.dtype.kind in "iu":
             x = ids("x", x, self.input_size, time_axis=1 if self.batch_first else 0, lengths=checked_lengths)
         else:
-            x = np.ascontiguousarray(x.swapaxes(0, 1) if self.batch_first else x)
+            x = plain(x.swapaxes(0, 1) if self.batch_first else x)
         h_0, c_0 = self._given_state("state", state, batch)
         mask = self._mask(steps, batch, training, seed, dropout_mask)
         return Call(steps, batch, x, checked_lengths, mask, h_0, c_0)

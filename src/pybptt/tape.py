@@ -39,7 +39,7 @@ class Tape:
         self._layer = layer
         self._core = core
         self._mask = mask
-        self._lengths = None if lengths is None else lengths.copy()
+        self._lengths = lengths
         self.cells = cells
 
     @property

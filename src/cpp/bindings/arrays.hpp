@@ -29,6 +29,8 @@ using MaybeArray = std::optional<Array<Value>>;
 
 template <class Value>
 void expect_size(const char* name, const Array<Value>& array, std::size_t size) {
+    if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(Value) != 0)
+        throw py::value_error(std::string(name) + ": expected aligned values");
     if (std::size_t(array.size()) != size)
         throw py::value_error(std::string(name) + ": expected " + std::to_string(size) + " values, got " +
                               std::to_string(array.size()));
