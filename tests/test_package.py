@@ -95,6 +95,7 @@ def test_it_exports_what_it_says():
         "optim",
         "recurrence",
         "reference",
+        "release_memory",
         "set_num_threads",
         "show_config",
     }
@@ -193,11 +194,15 @@ def test_config():
         "tiers_available",
         "tier",
         "threads",
+        "processors",
+        "caches",
         "numpy",
     ]
     assert set(config["tiers_available"]) <= set(config["tiers_built"])
     assert config["tier"] in config["tiers_available"]
     assert config["threads"] == pybptt.get_num_threads()
+    assert 1 <= config["processors"]["cores"] <= config["processors"]["allowed"]
+    assert list(config["caches"]) == ["l1d", "l2", "l3"]
     assert config["numpy"] == np.__version__
     assert re.match(r"(GNU|Clang|AppleClang) \d+", config["compiler"])
 
@@ -206,6 +211,8 @@ def test_show_config(capsys, set_threads):
     set_threads(5)
     pybptt.show_config()
     config = pybptt.config()
+    processors, caches = config["processors"], config["caches"]
+    quota = f", a quota of {processors['quota']}" if processors["quota"] else ""
     assert capsys.readouterr().out.splitlines() == [
         f"pybptt           {pybptt.__version__}",
         f"compiler         {config['compiler']}",
@@ -213,6 +220,8 @@ def test_show_config(capsys, set_threads):
         f"tiers available  {', '.join(config['tiers_available'])}",
         f"tier in use      {config['tier']}",
         "threads          5",
+        f"processors       {processors['allowed']} in {processors['cores']} cores{quota}",
+        f"caches           {', '.join(f'{name} {size >> 10} KiB' for name, size in caches.items())}",
         f"numpy            {np.__version__}",
     ]
 

@@ -175,27 +175,33 @@ def test_the_interpreter_is_free_during_the_work(call):
 
 # ---- How many -------------------------------------------------------------------------------------------
 
-PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+FOUND = pybptt.config()["processors"]  # tests/cpp/test_processors.cpp
+USABLE = min(FOUND["cores"], FOUND["quota"] or FOUND["cores"])
 
 
 @pytest.mark.parametrize(
     ("variables", "threads"),
     [
-        ({}, PROCESSORS),
+        ({}, USABLE),
         ({"PYBPTT_NUM_THREADS": "3"}, 3),
         ({"OMP_NUM_THREADS": "5"}, 5),
         ({"OMP_NUM_THREADS": "4,2"}, 4),
         ({"PYBPTT_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
         ({"PYBPTT_NUM_THREADS": "", "OMP_NUM_THREADS": "5"}, 5),
-        ({"OMP_NUM_THREADS": "many"}, PROCESSORS),
+        ({"OMP_NUM_THREADS": "many"}, USABLE),
         ({"PYBPTT_NUM_THREADS": "1024"}, 1024),
     ],
 )
 def test_variables_set_the_number(variables, threads):
-    if threads is None:
-        pytest.skip("this system doesn't tell the processors that a process may use")
     program = "import pybptt; print(pybptt.get_num_threads(), pybptt.config()['threads'])"
     assert run_python(program, **variables) == f"{threads} {threads}\n"
+
+
+def test_processors_are_those_of_the_affinity_mask():
+    assert FOUND["allowed"] == len(os.sched_getaffinity(0))
+    program = "import os, pybptt; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    program += "print(pybptt.get_num_threads(), pybptt.config()['processors']['allowed'])"
+    assert run_python(program) == "1 1\n"
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1025", "2x", "1.5", "99999999999999999999"])

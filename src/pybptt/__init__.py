@@ -9,13 +9,14 @@
 ((8, 8), (1, 20, 4, 8))
 """
 
+from . import _threadpool as _threadpool
 from . import data, onnx, optim, recurrence, reference
 from ._core import version as __version__
 from .checks import check_gradients
 from .flow import GradientFlow, gradient_flow
 from .gradients import Gradients, clip_by_norm, clip_by_value
 from .layers import GRU, LSTM, RNN
-from .machine import config, get_num_threads, set_num_threads, show_config
+from .machine import config, get_num_threads, release_memory, set_num_threads, show_config
 from .memory import Memory, MemoryChoice
 from .model import SequenceModel
 from .streaming import Step
@@ -50,6 +51,7 @@ __all__ = [
     "optim",
     "recurrence",
     "reference",
+    "release_memory",
     "set_num_threads",
     "show_config",
 ]

@@ -13,8 +13,8 @@ def get_num_threads() -> int:
     """The most threads that one call may use.
 
     The default is the environment variable ``PYBPTT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number
-    of processors that this process may run on. Results are the same to the last bit for any number of
-    threads.
+    of cores that this process may run on, or of processors' worth of time that its control group has
+    (``config()["processors"]``). Results are the same to the last bit for any number of threads.
 
     Returns
     -------
@@ -35,6 +35,8 @@ def get_num_threads() -> int:
 
 def set_num_threads(n: int) -> None:
     """Sets the most threads that one call may use, from now on and for all Python threads.
+
+    `threadpoolctl`, where it is installed, reports and limits them too, with ``user_api="pybptt"``.
 
     Parameters
     ----------
@@ -72,6 +74,9 @@ def config() -> dict[str, Any]:
         ``version`` and ``compiler`` (str); ``tiers_built`` and ``tiers_available`` (lists of str, slowest
         first), ``tier`` (str), the one in use; ``threads`` (int); ``numpy`` (str), its version. A tier is one
         instruction-set build of the kernels; the environment variable ``PYBPTT_TIER`` forces one.
+        ``processors``: how many are ``allowed``, in how many ``cores``, and the ``quota`` of the control
+        group, rounded up, or None. ``caches``: bytes of ``l1d`` and ``l2`` of a core, of ``l3`` that cores
+        share; 0 where nothing is known.
 
     Raises
     ------
@@ -90,6 +95,8 @@ def config() -> dict[str, Any]:
         "tiers_available": _core.tiers_available(),
         "tier": _core.active_tier(),
         "threads": _core.num_threads(),
+        "processors": _core.processors(),
+        "caches": _core.caches(),
         "numpy": np.__version__,
     }
 
@@ -111,9 +118,46 @@ def show_config() -> None:
     tiers available  ...
     tier in use      ...
     threads          ...
+    processors       ...
+    caches           ...
     numpy            ...
     """
-    values = config()
-    names = ["pybptt", "compiler", "tiers built", "tiers available", "tier in use", "threads", "numpy"]
-    for name, value in zip(names, values.values(), strict=True):
-        print(f"{name:<16} {', '.join(value) if isinstance(value, list) else value}")
+    found = config()
+    processors, caches = found["processors"], found["caches"]
+    quota = "" if processors["quota"] is None else f", a quota of {processors['quota']}"
+    lines = {
+        "pybptt": found["version"],
+        "compiler": found["compiler"],
+        "tiers built": ", ".join(found["tiers_built"]),
+        "tiers available": ", ".join(found["tiers_available"]),
+        "tier in use": found["tier"],
+        "threads": found["threads"],
+        "processors": f"{processors['allowed']} in {processors['cores']} cores{quota}",
+        "caches": ", ".join(f"{name} {size >> 10} KiB" for name, size in caches.items()),
+        "numpy": found["numpy"],
+    }
+    for name, value in lines.items():
+        print(f"{name:<16} {value}")
+
+
+def release_memory() -> int:
+    """Gives memory that the core keeps for its next calls back to the system.
+
+    Up to 256 MB of freed blocks are kept: fresh pages cost more than the arithmetic of a small network.
+    Arrays and tapes that are alive keep theirs.
+
+    Returns
+    -------
+    int
+        The bytes that were given back.
+
+    Examples
+    --------
+    >>> output, state, tape = pybptt.RNN(3, 8).forward(np.ones((20, 4, 3), dtype=np.float32))
+    >>> del tape
+    >>> pybptt.release_memory() > 0
+    True
+    >>> pybptt.release_memory()
+    0
+    """
+    return _core.release_memory()

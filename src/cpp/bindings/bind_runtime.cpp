@@ -1,12 +1,29 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "bindings/arrays.hpp"
 #include "runtime/memory.hpp"
+#include "runtime/processors.hpp"
 #include "runtime/threads.hpp"
 #include "runtime/tier.hpp"
 
-namespace pybptt {
+// For threadpoolctl, which finds them in the loaded library (_threadpool.py). No exception can pass through its calls.
+extern "C" __attribute__((visibility("default"), used)) int pybptt_get_num_threads() noexcept {
+    try {
+        return pybptt::num_threads();
+    } catch (const std::exception&) {  // of PYBPTT_NUM_THREADS: the first call of a layer will say so
+        return 0;
+    }
+}
+extern "C" __attribute__((visibility("default"), used)) void pybptt_set_num_threads(int threads) noexcept {
+    try {
+        pybptt::set_num_threads(std::clamp(threads, 1, pybptt::kMostThreads));
+    } catch (const std::exception&) {
+    }
+}
 
+namespace pybptt {
 namespace {
 
 /// An array in the core's memory: aligned, and its pages come back to life with the next array of the size.
@@ -19,6 +36,17 @@ py::array empty_array(const std::vector<py::ssize_t>& shape) {
     return py::array_t<Real>(shape, values, owner);
 }
 
+py::dict processors_found() {
+    const Processors& found = processors();
+    const py::object quota = found.quota > 0 ? py::object(py::int_(found.quota)) : py::object(py::none());
+    return py::dict(py::arg("allowed") = found.allowed, py::arg("cores") = found.cores, py::arg("quota") = quota);
+}
+
+py::dict caches_found() {
+    const Caches& found = caches();
+    return py::dict(py::arg("l1d") = found.l1d, py::arg("l2") = found.l2, py::arg("l3") = found.l3);
+}
+
 }  // namespace
 
 void bind_runtime(py::module_& module) {
@@ -26,6 +54,9 @@ void bind_runtime(py::module_& module) {
     module.attr("compiler") = PYBPTT_COMPILER;
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads, py::arg("n"));
+    module.def("processors", &processors_found);
+    module.def("caches", &caches_found);
+    module.def("release_memory", &release_cached_memory);
     module.def("tiers_built", &tiers_built);
     module.def("tiers_available", &tiers_available);
     module.def("active_tier", &active_tier);

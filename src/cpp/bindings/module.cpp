@@ -1,6 +1,7 @@
 #include "bindings/arrays.hpp"
 
-PYBIND11_MODULE(_core, module) {
+// Of free-threaded Python: what calls share (the pool of threads, kept memory, settings) is guarded in runtime/, not by the GIL.
+PYBIND11_MODULE(_core, module, pybptt::py::mod_gil_not_used()) {
     module.doc() = "The C++ core of pybptt. The public interface is the package's; this one may change.";
     // pybind11 looks NumPy's functions up at first use, without the GIL for a moment: here, rather than in some thread's first
     // call.

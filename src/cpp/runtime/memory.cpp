@@ -106,10 +106,12 @@ void release_memory(void* memory) noexcept {
     kept.bytes += block->bytes;
 }
 
-void release_cached_memory() noexcept {
+std::size_t release_cached_memory() noexcept {
     Cache& kept = cache();
     const std::lock_guard<std::mutex> lock(kept.mutex);
+    const std::size_t bytes = kept.bytes;
     while (kept.count > 0) std::free(kept.take(kept.count - 1));
+    return bytes;
 }
 
 }  // namespace pybptt

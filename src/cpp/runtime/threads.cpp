@@ -20,7 +20,6 @@
 namespace pybptt {
 namespace {
 
-constexpr int kMostThreads = 1024;
 // A waiting thread spins this long, then gives its core away at every look (a barrier) or sleeps (an idle worker).
 constexpr int kSpins = 4000;
 

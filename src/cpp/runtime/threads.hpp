@@ -7,10 +7,13 @@
 
 namespace pybptt {
 
+constexpr int kMostThreads = 1024;
+
 /// The most threads one call may use. The default is the environment variable PYBPTT_NUM_THREADS, else OMP_NUM_THREADS, else
 /// the cores that this process may use (runtime/processors.hpp). Throws std::invalid_argument for a PYBPTT_NUM_THREADS that is no
 /// positive number.
 int num_threads();
+/// 1 to kMostThreads, or std::invalid_argument.
 void set_num_threads(int threads);
 
 /// Waits until all `size` members of a team have come. Spins: a step of a small network takes a few microseconds.
