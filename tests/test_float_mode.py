@@ -1,5 +1,8 @@
 """Denormal numbers: taken as zero inside a call, harmless as input; the caller's arithmetic is as it was."""
 
+import ctypes
+import platform
+
 import numpy as np
 import pytest
 from support import bits, layer_problem, model_problem, run_layer
@@ -55,6 +58,25 @@ def test_a_caller_that_flushes_denormals_goes_on_flushing(torch):
     finally:
         torch.set_flush_denormal(False)
     assert denormals_work()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_thread_rounds_as_the_caller_does(dtype, set_threads):
+    upwards = {"x86_64": 0x800, "aarch64": 0x400000}.get(platform.machine())
+    if upwards is None:
+        pytest.skip("the number of FE_UPWARD is not known")
+    libm = ctypes.CDLL("libm.so.6")
+    nearest, p = libm.fegetround(), layer_problem(20, 32, 17, 96, dtype=dtype)  # enough for three threads
+    found = {}
+    for mode in (nearest, upwards):
+        for threads in (1, 3):
+            set_threads(threads)
+            libm.fesetround(mode)
+            try:
+                found[mode, threads] = bits(*run_layer(p))
+            finally:
+                libm.fesetround(nearest)
+    assert found[upwards, 1] == found[upwards, 3] != found[nearest, 1] == found[nearest, 3]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

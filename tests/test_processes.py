@@ -90,6 +90,27 @@ def test_fork_while_another_thread_computes():
     assert printed == "{0} True True\n"
 
 
+def test_a_child_that_progress_forks_gets_an_error():
+    """It has one of the threads that its parent's call is on; the parent's goes on."""
+    printed = run_python(
+        program("""
+        import numpy as np
+        model = pybptt.SequenceModel(pybptt.LSTM(9, 64, seed=0), 5, seed=1)
+        x, y = np.ones((400, 32, 9), np.float32), np.ones((400, 32), int)
+        children = []
+        def fork(done, total):
+            if not children:
+                children.append(os.fork())
+        try:
+            model.loss_and_grad(x, y, progress=fork)
+        except RuntimeError as error:
+            os._exit(3 if children == [0] and "child of fork()" in str(error) else 4)
+        print(children[0] > 0, wait_for(children[0]))
+    """)
+    )
+    assert printed == "True 3\n"
+
+
 def test_multiprocessing_by_fork():
     printed = run_python(
         program("""

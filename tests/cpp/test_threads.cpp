@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 
 #include <atomic>
+#include <cfenv>
 #include <cstdlib>
 #include <ostream>
 #include <stdexcept>
@@ -204,6 +205,40 @@ TEST_CASE("denormals are flushed in a team, and the caller's mode comes back") {
     CHECK_FALSE(flushes_denormals());
 }
 
+TEST_CASE("what a member throws ends the others at the barrier and reaches the caller") {
+    for (const int size : {1, 2, 5})
+        for (int who = 0; who < size; ++who) {
+            Team team(size);
+            REQUIRE(team.size() == size);
+            std::atomic<int> past{0};
+            CHECK_THROWS_WITH_AS(team.run([&](int member) {
+                team.barrier().wait();
+                if (member == who) throw std::out_of_range("no more");
+                team.barrier().wait();
+                ++past;
+            }),
+                                 "no more", std::out_of_range);
+            CHECK(past == 0);
+        }
+    Team(5).run([](int) {});
+}
+
+TEST_CASE("the same bits in the caller's rounding mode, which comes back") {
+    const Network n = large_networks()[0];
+    Result results[2], nearest = core_layer<float>(n);
+    for (const int count : {1, 3}) {
+        const Threads threads(count);
+        std::fesetround(FE_UPWARD);
+        results[count == 3] = core_layer<float>(n);
+        CHECK(std::fegetround() == FE_UPWARD);
+        std::fesetround(FE_TONEAREST);
+    }
+    CHECK(difference(results[0], results[1], 0) == "");
+    CHECK(difference(nearest, results[0], 0) != "");
+    const Threads three(3);
+    CHECK(difference(nearest, core_layer<float>(n), 0) == "");
+}
+
 TEST_CASE_TEMPLATE("the same bits for any number of threads", Real, float, double) {
     for (const Network& n : large_networks()) {
         CAPTURE(n.describe());
@@ -326,6 +361,68 @@ TEST_CASE("fork while another thread's team is at work") {
     stop = true;
     busy.join();
     CHECK(difference == "");
+}
+
+TEST_CASE("a report that throws ends the call, whatever the team is doing") {
+    for (const Network& n : large_networks()) {
+        CAPTURE(n.describe());
+        const Result expected = core_model<float>(n);
+        for (const int count : {1, 3}) {
+            const Threads threads(count);
+            std::size_t total = 0;
+            core_model<float>(n, Ask::everything, {}, {}, [&](std::size_t, std::size_t of) { return total = of, true; });
+            for (const std::size_t last : {std::size_t{1}, total / 2, total}) {
+                const Report report = [&](std::size_t done, std::size_t) -> bool {
+                    if (done == last) throw std::out_of_range("enough");
+                    return true;
+                };
+                CHECK_THROWS_WITH_AS(core_model<float>(n, Ask::everything, {}, {}, report), "enough", std::out_of_range);
+            }
+            CHECK(difference(expected, core_model<float>(n), 0) == "");
+        }
+    }
+}
+
+TEST_CASE("a child that a report forks gets an error, and its parent a result") {
+    const Network n = large_networks()[0];
+    const Result expected = core_model<float>(n);
+    for (const int count : {1, 3}) {
+        const Threads threads(count);
+        pid_t child = -1;
+        const auto call = [&] {
+            child = -1;
+            return core_model<float>(n, Ask::everything, {}, {}, [&](std::size_t done, std::size_t) {
+                if (done == 2 && (child = fork()) == 0) alarm(60);
+                return true;
+            });
+        };
+        int status = 0;
+        try {
+            const Result got = call();
+            if (child == 0) _exit(count == 1 && difference(expected, got, 0) == "" ? 0 : 1);
+            CHECK(difference(expected, got, 0) == "");
+        } catch (const std::runtime_error& error) {
+            if (child != 0) throw;
+            const bool clear = std::string(error.what()).find("fork()") != std::string::npos;
+            _exit(clear && count == 3 && difference(expected, core_model<float>(n), 0) == "" ? 0 : 2);
+        }
+        waitpid(child, &status, 0);
+        CHECK(WIFEXITED(status));
+        CHECK(WEXITSTATUS(status) == 0);
+    }
+}
+
+TEST_CASE("exit while teams come and go") {
+    for (int i = 0; i < (kSanitized ? 5 : 40); ++i)
+        CHECK(in_child([] {
+                  for (int caller = 0; caller < 3; ++caller)
+                      std::thread([] {
+                          while (true) Team(3).run([](int) {});
+                      }).detach();
+                  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                  std::exit(7);
+                  return 1;
+              }) == 7);
 }
 
 TEST_SUITE_END();

@@ -127,7 +127,7 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameter
     if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
     const typename Tape<Real>::Contents tape(sizes, input, true, plan);
     Team team(threads_for(sizes, input, layer, limits));
-    Barrier barrier(team.size());
+    Barrier& barrier = team.barrier();
     LossAndGrad<Real> call(sizes, tape, team.size(), parameters, input, state, layer, targets, final_state, gradients,
                            output_gradients, limits);
     Progress progress(report, forward_steps<Real>(tape) + backward_steps<Real>(tape));
@@ -150,7 +150,7 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
             const RnnState<Real>& final_state) {
     typename Tape<Real>::Contents tape(sizes, input, false);
     Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer)));
-    Barrier barrier(team.size());
+    Barrier& barrier = team.barrier();
     const Top<Real> top(sizes, layer.last_only, final_state, false);
     ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
     const OutputRows<Real> rows = top.rows(tape);
@@ -174,7 +174,7 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
              const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state) {
     typename Tape<Real>::Contents tape(sizes, input, false);
     Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer)));
-    Barrier barrier(team.size());
+    Barrier& barrier = team.barrier();
     const Top<Real> top(sizes, layer.last_only, final_state, false);
     ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
     const OutputRows<Real> rows = top.rows(tape);

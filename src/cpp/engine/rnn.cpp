@@ -58,7 +58,7 @@ Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters,
     if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, parameters, input, state);
     Team team(threads_for(sizes, input.tokens == nullptr));
     ForwardStack<Real> stack(*tape, team.size(), parameters, input, state, output);
-    Barrier barrier(team.size());
+    Barrier& barrier = team.barrier();
     Progress progress(report, forward_steps<Real>(*tape));
     team.run([&](int member) {
         Steps steps(progress, member, barrier);
@@ -74,7 +74,7 @@ void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const R
     const typename Tape<Real>::Contents tape(sizes, input, false);
     Team team(threads_for(sizes, input.tokens == nullptr));
     ForwardStack<Real> stack(tape, team.size(), parameters, input, state, output);
-    Barrier barrier(team.size());
+    Barrier& barrier = team.barrier();
     Progress progress({}, 0);
     team.run([&](int member) {
         Steps steps(progress, member, barrier);
@@ -102,7 +102,7 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
         from_the_start = !source->as_forward_left_it;
     }
     BackwardPass<Real> pass(tape, team.size(), upstream, mask, gradients, limits);
-    Barrier barrier(team.size());
+    Barrier& barrier = team.barrier();
     Progress progress(report, backward_steps<Real>(tape) + (from_the_start ? forward_steps<Real>(tape) : 0));
     if (source != nullptr) source->as_forward_left_it = false;
     team.run([&](int member) {

@@ -1,11 +1,15 @@
 #include "runtime/threads.hpp"
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <condition_variable>
+#include <climits>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -19,17 +23,6 @@
 
 namespace pybptt {
 namespace {
-
-// A waiting thread spins this long, then gives its core away at every look (a barrier) or sleeps (an idle worker).
-constexpr int kSpins = 4000;
-
-inline void pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
 
 /// The number that `text` is, up to `end`; 0 if it is none from 1 to kMostThreads.
 int positive_number(const char* text, char end) {
@@ -65,99 +58,111 @@ void set_num_threads(int threads) {
     thread_limit().store(threads);
 }
 
+namespace {
+
+std::atomic<unsigned> forks{0};
+
+}  // namespace
+
+Bell::Bell() : forks_(forks.load(std::memory_order_relaxed)) {}
+
+void Bell::expect_company() const {
+    if (forks_ != forks.load(std::memory_order_relaxed))
+        throw std::runtime_error("a child of fork() can't end a call of its parent's: it has none of the threads at work on it");
+}
+
+// A futex, because a child of fork() can destroy it, whoever slept there.
+void Bell::sleep(unsigned rings) { syscall(SYS_futex, &rings_, FUTEX_WAIT_PRIVATE, rings, nullptr, nullptr, 0); }
+
+void Bell::wake() {
+    rings_.fetch_add(1);
+    syscall(SYS_futex, &rings_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
 void Barrier::wait() {
     if (size_ == 1) return;
-    const unsigned round = round_.load(std::memory_order_acquire);
+    const unsigned round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
         arrived_.store(0, std::memory_order_relaxed);
-        round_.store(round + 1, std::memory_order_release);
-        return;
+        round_.exchange(round + 1);
+        return bell_.ring();
     }
-    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
-        if (spins < kSpins)
-            pause();
-        else
-            sched_yield();
-    }
+    bell_.wait([&] { return round_.load() != round || broken_.load(); });
+    if (broken_.load()) throw Broken{};
 }
+
+void Barrier::break_up() {
+    broken_.exchange(true);
+    bell_.ring();
+}
+
+using Work = std::function<void(int member)>;
 
 /// One thread and the work it was given; none is a null pointer.
 class Worker {
 public:
-    explicit Worker(int member) : thread_([this, member] { loop(member); }) {}
+    Worker(int member, Bell& done) : thread_([this, member, &done] { loop(member, done); }) {}
     ~Worker() {
         give(&kQuit);
         thread_.join();
     }
 
-    /// Either this sees the worker asleep, or the worker sees the work. Exchanges, because a store may be seen after the load that
-    /// follows it under emulation (qemu's of aarch64), whatever its order; on x86 they are the same instructions.
-    void give(const std::function<void(int)>* work) {
+    void give(const Work* work) {
         work_.exchange(work);
-        if (!asleep_.load()) return;
-        const std::lock_guard<std::mutex> lock(mutex_);
-        wake_.notify_one();
+        bell_.ring();
     }
-    bool done() const { return work_.load(std::memory_order_acquire) == nullptr; }
+    bool done() const { return work_.load() == nullptr; }
 
 private:
-    void loop(int member) {
-        const FlushDenormals flush;
+    void loop(int member, Bell& done) {
         while (true) {
-            const std::function<void(int)>* work = nullptr;
-            for (int spins = 0; spins < kSpins && (work = work_.load(std::memory_order_acquire)) == nullptr; ++spins) pause();
-            if (work == nullptr) {
-                std::unique_lock<std::mutex> lock(mutex_);
-                asleep_.exchange(true);
-                wake_.wait(lock, [&] { return (work = work_.load()) != nullptr; });
-                asleep_.store(false);
-            }
+            const Work* work = nullptr;
+            bell_.wait([&] { return (work = work_.load()) != nullptr; });
             if (work == &kQuit) return;
             (*work)(member);
-            work_.store(nullptr, std::memory_order_release);
+            work_.exchange(nullptr);
+            done.ring();
         }
     }
 
-    static const std::function<void(int)> kQuit;
+    static const Work kQuit;
 
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    std::atomic<bool> asleep_{false};
-    std::atomic<const std::function<void(int)>*> work_{nullptr};
+    std::atomic<const Work*> work_{nullptr};
+    Bell bell_;
     std::thread thread_;  // last: it starts when all the rest is there
 };
-const std::function<void(int)> Worker::kQuit = [](int) {};
+const Work Worker::kQuit = [](int) {};
 
+/// The threads that teams have been run on so far. Another way to run them, on threads that somebody else's library keeps, is
+/// another class with these three functions.
 class Pool {
 public:
-    /// True if the caller now has the pool for itself.
+    /// Whether the caller now has it for itself.
     bool try_claim() { return !claimed_.exchange(true, std::memory_order_acquire); }
-    void unclaim() { claimed_.store(false, std::memory_order_release); }
-
-    /// Workers that can be had, at most `wanted`.
-    int grow(int wanted) {
+    /// The workers that the caller now has for itself, at most `wanted`; 0 if another caller has them.
+    int claim(int wanted) {
+        if (!try_claim()) return 0;
         try {
-            while (int(workers_.size()) < wanted) workers_.push_back(std::make_unique<Worker>(int(workers_.size()) + 1));
+            while (int(workers_.size()) < wanted) workers_.push_back(std::make_unique<Worker>(int(workers_.size()) + 1, done_));
         } catch (const std::system_error&) {  // no more threads to be had: do with those there are
         } catch (const std::bad_alloc&) {
         }
-        return std::min(wanted, int(workers_.size()));
+        const int workers = std::min(wanted, int(workers_.size()));
+        if (workers == 0) release();
+        return workers;
     }
+    void release() { claimed_.store(false, std::memory_order_release); }
 
-    void run(int size, const std::function<void(int)>& work) {
-        for (int i = 0; i + 1 < size; ++i) workers_[std::size_t(i)]->give(&work);
+    /// work(0), .., work(workers) at the same time; it must not throw.
+    void run(int workers, const Work& work) {
+        for (int i = 0; i < workers; ++i) workers_[std::size_t(i)]->give(&work);
         work(0);
-        for (int i = 0; i + 1 < size; ++i)
-            for (int spins = 0; !workers_[std::size_t(i)]->done(); ++spins) {
-                if (spins < kSpins)
-                    pause();
-                else
-                    sched_yield();
-            }
+        for (int i = 0; i < workers; ++i) done_.wait([&] { return workers_[std::size_t(i)]->done(); });
     }
 
 private:
     std::atomic<bool> claimed_{false};
+    Bell done_;
     std::vector<std::unique_ptr<Worker>> workers_;
 };
 
@@ -166,11 +171,16 @@ namespace {
 std::mutex pool_mutex;
 Pool* the_pool = nullptr;  // deleted at exit; a child of fork() drops it, because the workers stayed with the parent
 
-Pool& pool() {
+}  // namespace
+
+/// A pool is claimed under the lock under which it is deleted.
+Team::Claim Team::claim(int workers) {
+    if (workers <= 0) return {nullptr, 0};
     const std::lock_guard<std::mutex> lock(pool_mutex);
     static const bool registered = [] {
         pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
                        [] {
+                           forks.fetch_add(1);
                            the_pool = nullptr;
                            pool_mutex.unlock();
                        });
@@ -178,8 +188,10 @@ Pool& pool() {
     }();
     (void)registered;
     if (the_pool == nullptr) the_pool = new Pool;
-    return *the_pool;
+    return {the_pool, the_pool->claim(workers)};
 }
+
+namespace {
 
 struct StopAtExit {
     ~StopAtExit() {
@@ -193,24 +205,27 @@ struct StopAtExit {
 
 }  // namespace
 
-Team::Team(int wanted) {
-    if (wanted <= 1) return;
-    Pool& shared = pool();
-    if (!shared.try_claim()) return;
-    pool_ = &shared;
-    size_ = 1 + shared.grow(wanted - 1);
-}
-
 Team::~Team() {
-    if (pool_ != nullptr) pool_->unclaim();
+    if (size() > 1) pool_.owner->release();
 }
 
 void Team::run(const std::function<void(int)>& work) {
     const FlushDenormals flush;
-    if (size_ == 1)
-        work(0);
-    else
-        pool_->run(size_, work);
+    if (size() == 1) return work(0);
+    const FloatMode mode = FloatMode::now();
+    std::atomic<bool> failed{false};
+    std::exception_ptr thrown;
+    pool_.owner->run(size() - 1, [&](int member) {
+        mode.set();
+        try {
+            work(member);
+        } catch (const Barrier::Broken&) {
+        } catch (...) {
+            if (!failed.exchange(true)) thrown = std::current_exception();
+            barrier_.break_up();
+        }
+    });
+    if (thrown) std::rethrow_exception(thrown);
 }
 
 }  // namespace pybptt
