@@ -137,6 +137,8 @@ struct MemoryPlan {
 };
 
 /// Told by the calling thread how much of a call is done, after every chunk; false ends the call, whose results are then undefined.
+/// What it throws ends the call too, and is thrown by it. A child of fork() that it makes gets std::runtime_error from a call on
+/// several threads, because it has only one of them.
 using Report = std::function<bool(std::size_t done, std::size_t total)>;
 
 /// What forward keeps: states, activations, inputs and packed weights, all copies of its own. Reading it changes nothing, so
