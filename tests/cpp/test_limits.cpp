@@ -141,6 +141,47 @@ TEST_CASE("a plan has the fewest runs within the limit") {
     CHECK(needs.plan(smallest - 1).bytes == smallest);
 }
 
+TEST_CASE("the plan is that of the search through all places and states") {
+    Random random(1);
+    std::size_t limited = 0;
+    for (int i = 0; i < 3000; ++i) {
+        const auto sizes =
+            [&](std::size_t most) {  // of up to three buffers: from a few bytes on, so that many places take one block
+                std::vector<std::size_t> bytes(1 + random.below(3));
+                for (std::size_t& size : bytes) size = 1 + random.below(std::size_t(1) << random.below(most));
+                return bytes;
+            };
+        MemoryNeeds needs{2 + random.below(40), 0, random.below(1 << 20), sizes(21), sizes(19)};
+        needs.all = needs.bytes(needs.chunks, 0);
+        const std::size_t least = needs.bytes(1, 0);
+        const std::size_t limit = least + std::size_t(double(needs.all - least) * random.uniform(0, 1));
+        const std::size_t N = needs.chunks;
+        if (needs.all <= limit) continue;
+        ++limited;
+        std::array<std::size_t, 3> best{kMuch, 0, 0};  // fewest runs, then most states, then fewest places
+        for (std::size_t K = 1; K < N; ++K)
+            for (std::size_t S = 0; S <= N - K; ++S)
+                if (needs.bytes(K, S) <= limit) best = std::min(best, {Schedule::runs(N, K, S), N - S, K});
+        const MemoryPlan plan = needs.plan(limit);
+        CAPTURE(i);
+        REQUIRE(std::array{plan.runs, N - plan.states, plan.places} == best);
+    }
+    CHECK(limited > 2500);
+}
+
+TEST_CASE("plans for more chunks than could be run") {
+    constexpr std::size_t kMany = std::size_t(1) << 21;
+    CHECK(Schedule::runs(kMany, 1, 0) == kMany * (kMany + 1) / 2);
+    CHECK(Schedule::runs(kMany, 10, 0) == std::size_t(209716) * (209715 * 5 + 2));
+    CHECK(Schedule::runs(kMany, 1, kMany - 1) == 2 * kMany - 1);
+    CHECK(Schedule::runs(std::size_t(1) << 50, 1, 0) == std::numeric_limits<std::size_t>::max());
+    const RnnSizes sizes{std::size_t(1) << 40, 1, 3, 4};
+    const MemoryPlan all = plan_memory<float>(sizes, false, false, kMuch),
+                     half = plan_memory<float>(sizes, false, false, all.bytes / 2);
+    CHECK(half.runs < 2 * half.chunks);
+    CHECK(half.bytes <= all.bytes / 2);
+}
+
 TEST_CASE_TEMPLATE("with any places the bits are those without a limit", Real, float, double) {
     for (const Network& n : networks()) {
         CAPTURE(n.describe());

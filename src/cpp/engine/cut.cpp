@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "engine/search.hpp"
 #include "runtime/memory.hpp"
 
 namespace pybptt {
@@ -41,8 +42,8 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
     const std::size_t longest = batch_ == 0 ? 0 : std::size_t(s.lengths[sorted[0]]);
     for (std::size_t first = 0, row = 0; first < longest;) {
         const std::size_t n = active_at(first), most = std::min(std::max<std::size_t>(1, chunk_rows / n), longest - first);
-        std::size_t steps = 1;
-        while (steps < most && 4 * active_at(first + steps) >= 3 * n) ++steps;
+        const auto enough = [&](std::size_t step) { return 4 * active_at(first + step) >= 3 * n; };
+        const std::size_t steps = last_for_which(0, most, enough) + 1;
         chunks_.push_back({chunks_.size(), first, steps, row, steps * n, chunks_.size()});
         std::size_t begin = 0;
         for (std::size_t i = 0; i < slices_; ++i) {

@@ -1,11 +1,20 @@
 #include "engine/schedule.hpp"
 
 #include <algorithm>
+#include <limits>
 
+#include "engine/search.hpp"
 #include "runtime/memory.hpp"
 
 namespace pybptt {
 namespace {
+
+__extension__ typedef unsigned __int128 Wide;
+
+/// a * b / c, or the largest number there is.
+std::size_t scaled(std::size_t a, Wide b, std::size_t c) {
+    return std::size_t(std::min<Wide>(a * b / c, std::numeric_limits<std::size_t>::max()));
+}
 
 /// How many chunks are to be run before a state is kept: the least best y, of n > K chunks and s >= 1 states.
 std::size_t chunks_before_a_state(std::size_t n, std::size_t K, std::size_t s) {
@@ -16,7 +25,7 @@ std::size_t chunks_before_a_state(std::size_t n, std::size_t K, std::size_t s) {
         ++t;
         before_that = before;
         before = most;
-        most = before * (t + s) / (t - 1);  // exact
+        most = scaled(before, t + s, t - 1);  // exact
     }
     const std::size_t rest = std::min(most - before, wanted) * K;  // the most for n - y chunks
     return std::max({std::size_t{1}, before_that * K, n > rest ? n - rest : 0});
@@ -25,12 +34,16 @@ std::size_t chunks_before_a_state(std::size_t n, std::size_t K, std::size_t s) {
 }  // namespace
 
 std::size_t Schedule::runs(std::size_t n, std::size_t K, std::size_t s) {
+    if (s == 0) {  // n + (n - K) + (n - 2 K) + ..: as many terms as the last chunk's runs
+        const std::size_t t = (n + K - 1) / K;
+        return scaled(t, 2 * Wide(n) - Wide(t - (t != 0)) * K, 2);
+    }
     std::size_t sum = 0, times = 1;  // C(r - 1 + s, s)
     for (std::size_t r = 1; n != 0; ++r) {
         const std::size_t some = times < (n + K - 1) / K ? times * K : n;
         sum += r * some;
         n -= some;
-        times = times * (r + s) / r;
+        times = scaled(times, r + s, r);
     }
     return sum;
 }
@@ -85,12 +98,12 @@ MemoryPlan MemoryNeeds::plan(std::size_t limit) const {
     };
     MemoryPlan best = make(1, 0);
     if (best.bytes > limit) return best.bytes < all ? best : MemoryPlan{MemoryPlan::kEveryChunk, 0, chunks, chunks, all};
-    for (std::size_t K = 1; K < chunks && bytes(K, 0) <= limit; ++K) {
-        std::size_t S = 0, too_many = chunks - K + 1;  // chunks - K states are all that can be used
-        while (S + 1 < too_many) {
-            const std::size_t middle = S + (too_many - S) / 2;
-            (bytes(K, middle) <= limit ? S : too_many) = middle;
-        }
+    for (std::size_t K = 0; K + 1 < chunks && bytes(K + 1, 0) <= limit;) {
+        // Blocks come in few sizes. As many places as the same blocks hold are best: with as many states R_S(n) falls with K, and
+        // with the chunks - K states that are all that can be used it is 2 n - K.
+        const std::size_t same = bytes(K + 1, 0);
+        K = last_for_which(K + 1, chunks, [&](std::size_t places) { return bytes(places, 0) == same; });
+        const std::size_t S = last_for_which(0, chunks - K + 1, [&](std::size_t states) { return bytes(K, states) <= limit; });
         const MemoryPlan next = make(K, S);
         if (next.runs < best.runs || (next.runs == best.runs && next.states > best.states)) best = next;
     }

@@ -124,7 +124,7 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, b
         units.push_back(std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks),
                                                          first_layer ? input.tokens : nullptr, keep, plan));
     }
-    if (!units.empty()) schedule = Schedule(units.front()->cut.chunks(), keep, plan);
+    if (!units.empty() && !CountMemory::active()) schedule = Schedule(units.front()->cut.chunks(), keep, plan);
     sizes.lengths = nullptr;
 }
 

@@ -45,8 +45,8 @@ Cache& cache() {
 
 /// Sizes are rounded up, by an eighth at most, so that nearly equal requests share a block.
 std::size_t rounded(std::size_t bytes) {
-    std::size_t step = kAlignment;
-    while (step * 16 < bytes) step *= 2;
+    const std::size_t sixteenth = (bytes + 15) / 16;
+    const std::size_t step = sixteenth <= kAlignment ? kAlignment : std::size_t(1) << (64 - __builtin_clzll(sixteenth - 1));
     return (bytes + step - 1) / step * step;
 }
 
