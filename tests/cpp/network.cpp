@@ -23,15 +23,15 @@ Network& Network::fill(std::uint64_t seed) {
         return v;
     };
     const auto fan_in = [](std::size_t n) { return n == 0 ? 1 : 1 / std::sqrt(double(n)); };
-    units.clear();
-    for (std::size_t i = 0; i < sizes.units(); ++i) {
-        UnitValues u;
+    recurrences.clear();
+    for (std::size_t i = 0; i < sizes.recurrences(); ++i) {
+        RecurrenceValues u;
         u.weight_ih = values(G * H * inputs(i), fan_in(inputs(i)));
         u.weight_hh = values(G * H * H, fan_in(H));
         u.bias_ih = values(G * H, 0.5);
         u.bias_hh = values(G * H, 0.5);
         u.peephole = values(std::size_t(cell.peepholes()) * H, 0.7);
-        units.push_back(std::move(u));
+        recurrences.push_back(std::move(u));
     }
     if (tokens)
         ids = integers_below(T * B, D);
@@ -192,24 +192,24 @@ std::string difference(const Result& expected, const Result& got, double toleran
                                                                          {"d output_weight", &Result::output_weight},
                                                                          {"d output_bias", &Result::output_bias}})
         compare(name, expected.*values, got.*values);
-    for (std::size_t i = 0; i < std::min(expected.units.size(), got.units.size()); ++i)
-        for (const auto& [name, values] :
-             std::initializer_list<std::pair<const char*, Values UnitValues::*>>{{"d weight_ih", &UnitValues::weight_ih},
-                                                                                 {"d weight_hh", &UnitValues::weight_hh},
-                                                                                 {"d bias_ih", &UnitValues::bias_ih},
-                                                                                 {"d bias_hh", &UnitValues::bias_hh},
-                                                                                 {"d peephole", &UnitValues::peephole}})
-            compare(name + (" of unit " + std::to_string(i)), expected.units[i].*values, got.units[i].*values);
+    for (std::size_t i = 0; i < std::min(expected.recurrences.size(), got.recurrences.size()); ++i)
+        for (const auto& [name, values] : std::initializer_list<std::pair<const char*, Values RecurrenceValues::*>>{
+                 {"d weight_ih", &RecurrenceValues::weight_ih},
+                 {"d weight_hh", &RecurrenceValues::weight_hh},
+                 {"d bias_ih", &RecurrenceValues::bias_ih},
+                 {"d bias_hh", &RecurrenceValues::bias_hh},
+                 {"d peephole", &RecurrenceValues::peephole}})
+            compare(name + (" of recurrence " + std::to_string(i)), expected.recurrences[i].*values, got.recurrences[i].*values);
     return all;
 }
 
 namespace {
 
 template <class Real>
-struct UnitFences {
-    explicit UnitFences(const UnitValues& u)
+struct RecurrenceFences {
+    explicit RecurrenceFences(const RecurrenceValues& u)
         : weight_ih(u.weight_ih), weight_hh(u.weight_hh), bias_ih(u.bias_ih), bias_hh(u.bias_hh), peephole(u.peephole) {}
-    UnitFences(const CellConfig& cell, std::size_t inputs, std::size_t H)
+    RecurrenceFences(const CellConfig& cell, std::size_t inputs, std::size_t H)
         : weight_ih(std::size_t(cell.gates()) * H * inputs),
           weight_hh(std::size_t(cell.gates()) * H * H),
           bias_ih(std::size_t(cell.gates()) * H),
@@ -244,9 +244,9 @@ struct Arrays {
         std::copy(n.ids.begin(), n.ids.end(), ids.begin());
         std::copy(n.classes.begin(), n.classes.end(), classes.begin());
         std::copy(n.lengths.begin(), n.lengths.end(), lengths.begin());
-        for (const UnitValues& unit : n.units) {
-            units.emplace_back(unit);
-            const UnitFences<Real>& u = units.back();
+        for (const RecurrenceValues& recurrence : n.recurrences) {
+            recurrences.emplace_back(recurrence);
+            const RecurrenceFences<Real>& u = recurrences.back();
             parameters.push_back({u.weight_ih.data(), u.weight_hh.data(), n.bias ? u.bias_ih.data() : nullptr,
                                   n.bias ? u.bias_hh.data() : nullptr, n.sizes.cell.peephole ? u.peephole.data() : nullptr});
         }
@@ -327,7 +327,7 @@ struct Arrays {
 
     const Network& n;
     const Limits l;
-    std::vector<UnitFences<Real>> units;
+    std::vector<RecurrenceFences<Real>> recurrences;
     std::vector<RnnParameters<Real>> parameters;
     Fenced<Real> x, mask, h, c, d_output, d_h, d_c, d_cells, output_weight, output_bias, y, factors;
     Fenced<std::int64_t> ids, classes, lengths;
@@ -351,7 +351,7 @@ struct Room {
           hidden(n.rows() * n.sizes.layers * n.width()),
           output_weight(n.output_weight.size()),
           output_bias(n.outputs) {
-        for (std::size_t i = 0; i < n.units.size(); ++i) units.emplace_back(n.sizes.cell, n.inputs(i), n.sizes.hidden);
+        for (std::size_t i = 0; i < n.recurrences.size(); ++i) recurrences.emplace_back(n.sizes.cell, n.inputs(i), n.sizes.hidden);
     }
 
     RnnState<Real> final_state() const { return {final_h.data(), lstm() ? final_c.data() : nullptr}; }
@@ -359,7 +359,7 @@ struct Room {
     /// `parameters` must live as long as what is returned.
     RnnGradients<Real> gradients(Ask ask, std::vector<RnnParameterGradients<Real>>& parameters) const {
         const bool least = ask == Ask::least;
-        for (const UnitFences<Real>& u : units)
+        for (const RecurrenceFences<Real>& u : recurrences)
             parameters.push_back({u.weight_ih.data(), u.weight_hh.data(), least ? nullptr : u.bias_ih.data(),
                                   least ? nullptr : u.bias_hh.data(), n.sizes.cell.peephole ? u.peephole.data() : nullptr});
         RnnGradients<Real> to{parameters.data()};
@@ -382,7 +382,7 @@ struct Room {
             for (const Fenced<Real>* a :
                  {&output, &final_h, &final_c, &cells, &prediction, &x, &h, &c, &hidden, &output_weight, &output_bias})
                 untouched = untouched && a->untouched();
-            for (const UnitFences<Real>& u : units)
+            for (const RecurrenceFences<Real>& u : recurrences)
                 for (const Fenced<Real>* a : {&u.weight_ih, &u.weight_hh, &u.bias_ih, &u.bias_hh, &u.peephole})
                     untouched = untouched && a->untouched();
             if (!untouched) throw std::logic_error("a result was written before memory ran out");
@@ -399,9 +399,9 @@ struct Room {
         return written ? from.values() : Values();
     }
     void take_gradients(Result& result, Ask ask) const {
-        for (const UnitFences<Real>& u : units)
-            result.units.push_back({taken(u.weight_ih, true), taken(u.weight_hh, true), taken(u.bias_ih, ask != Ask::least),
-                                    taken(u.bias_hh, ask != Ask::least), taken(u.peephole, true)});
+        for (const RecurrenceFences<Real>& u : recurrences)
+            result.recurrences.push_back({taken(u.weight_ih, true), taken(u.weight_hh, true), taken(u.bias_ih, ask != Ask::least),
+                                          taken(u.bias_hh, ask != Ask::least), taken(u.peephole, true)});
         result.x = taken(x, ask != Ask::least && !n.tokens);
         result.h = taken(h, ask == Ask::everything);
         result.c = taken(c, ask == Ask::everything);
@@ -419,7 +419,7 @@ struct Room {
     }
 
     const Network& n;
-    std::vector<UnitFences<Real>> units;
+    std::vector<RecurrenceFences<Real>> recurrences;
     Fenced<Real> output, final_h, final_c, cells, prediction, x, h, c, hidden, output_weight, output_bias;
 };
 

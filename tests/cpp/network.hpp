@@ -14,8 +14,8 @@ namespace pybptt::test {
 
 using Values = std::vector<double>;
 
-/// Parameters of one unit, or their gradients.
-struct UnitValues {
+/// Parameters of one recurrence, or their gradients.
+struct RecurrenceValues {
     Values weight_ih, weight_hh, bias_ih, bias_hh, peephole;
 };
 
@@ -29,7 +29,7 @@ struct Network {
     double scale = 0.5;
 
     std::vector<std::int64_t> lengths;  // (B,), if ragged
-    std::vector<UnitValues> units;
+    std::vector<RecurrenceValues> recurrences;
     Values x, mask, h, c;                  // (T, B, D), (L - 1, T, B, K H), (L K, B, H)
     std::vector<std::int64_t> ids;         // (T, B)
     Values d_output, d_h, d_c, d_cells;    // (T, B, K H), (L K, B, H), (L K, T, B, H): what backward is given
@@ -42,8 +42,8 @@ struct Network {
     std::size_t width() const { return sizes.directions * sizes.hidden; }
     std::size_t target_rows() const { return last_only ? sizes.batch : rows(); }
     std::size_t length(std::size_t b) const { return lengths.empty() ? sizes.steps : std::size_t(lengths[b]); }
-    /// What a unit reads: D, or K H above the first layer.
-    std::size_t inputs(std::size_t unit) const { return unit < sizes.directions ? sizes.inputs : width(); }
+    /// What a recurrence reads: D, or K H above the first layer.
+    std::size_t inputs(std::size_t recurrence) const { return recurrence < sizes.directions ? sizes.inputs : width(); }
     std::string describe() const;
 };
 
@@ -74,7 +74,7 @@ inline Limits windows(std::size_t k1, std::size_t k2) {
 /// What comes out of it; what was not asked for stays empty.
 struct Result {
     Values loss, output, final_h, final_c, cells, prediction;  // one value, and shapes as above; (T, B, Q)
-    std::vector<UnitValues> units;                             // derivatives of the loss
+    std::vector<RecurrenceValues> recurrences;                 // derivatives of the loss
     Values x, h, c, hidden;                                    // by x, h_0, c_0, every h_t
     Values output_weight, output_bias;
     double nearest_kink = 0;  // of the textbook alone: see graph.hpp
@@ -97,7 +97,7 @@ enum class Ask { least, gradients, everything };
 /// same bits.
 std::string difference(const Result& expected, const Result& got, double tolerance);
 
-/// Rounding errors grow with the sums: rows of time and batch, hidden units, inputs, outputs; and with the layers.
+/// Rounding errors grow with the sums: rows of time and batch, hidden recurrences, inputs, outputs; and with the layers.
 template <class Real>
 double tolerance(const Network& n) {
     const RnnSizes& s = n.sizes;

@@ -204,7 +204,7 @@ TEST_CASE("every step of every sequence has its one place, however a batch is cu
                 }
 }
 
-TEST_CASE_TEMPLATE("a unit's cut has few slices, one of a small batch, and depends on the sizes alone", Real, float, double) {
+TEST_CASE_TEMPLATE("a recurrence's cut has few slices, one of a small batch, and depends on the sizes alone", Real, float, double) {
     Random random(52);
     for (const CellKind kind : {CellKind::elman, CellKind::lstm})
         for (const std::size_t B : {1, 7, 8, 33, 129, 600})
@@ -220,15 +220,15 @@ TEST_CASE_TEMPLATE("a unit's cut has few slices, one of a small batch, and depen
                 sizes.directions = 2;
                 const typename Tape<Real>::Contents tape(sizes, {}, false), again(sizes, {}, false);
                 for (const std::size_t direction : {0, 1}) {
-                    const Cut& cut = tape.units[direction]->cut;
+                    const Cut& cut = tape.recurrences[direction]->cut;
                     CHECK(cut.slices() <= Cut::kMostSlices);
                     CHECK((B < 8 ? cut.slices() == 1 : cut.slices() >= 2));
                     check_positions(cut, lengths, 20);
                     check_rows(cut, lengths, 20, direction == 1, 100);
                     check_apart_rows(cut, B);
-                    REQUIRE(again.units[direction]->cut.chunks() == cut.chunks());
+                    REQUIRE(again.recurrences[direction]->cut.chunks() == cut.chunks());
                     for (std::size_t i = 0; i < cut.chunks(); ++i)
-                        CHECK(again.units[direction]->cut.chunk(i).steps == cut.chunk(i).steps);
+                        CHECK(again.recurrences[direction]->cut.chunk(i).steps == cut.chunk(i).steps);
                 }
             }
 }

@@ -59,11 +59,12 @@ TEST_CASE("the textbook's derivatives are those of its loss") {
                 value = before;
                 CHECK(slope == doctest::Approx((above - below) / (2 * step)).epsilon(1e-6));
             };
-            for (std::size_t i = 0; i < n.units.size(); ++i)
-                for (Values UnitValues::* const of : {&UnitValues::weight_ih, &UnitValues::weight_hh, &UnitValues::bias_ih,
-                                                      &UnitValues::bias_hh, &UnitValues::peephole})
-                    for (std::size_t at = i; at < (n.units[i].*of).size(); at += 7)
-                        check_slope((n.units[i].*of)[at], (expected.units[i].*of)[at]);
+            for (std::size_t i = 0; i < n.recurrences.size(); ++i)
+                for (Values RecurrenceValues::* const of :
+                     {&RecurrenceValues::weight_ih, &RecurrenceValues::weight_hh, &RecurrenceValues::bias_ih,
+                      &RecurrenceValues::bias_hh, &RecurrenceValues::peephole})
+                    for (std::size_t at = i; at < (n.recurrences[i].*of).size(); at += 7)
+                        check_slope((n.recurrences[i].*of)[at], (expected.recurrences[i].*of)[at]);
             for (Values Network::* const of : {&Network::x, &Network::h, &Network::c})
                 for (std::size_t at = 1; at < (n.*of).size(); at += 5)
                     check_slope((n.*of)[at], (of == &Network::x ? expected.x : of == &Network::h ? expected.h : expected.c)[at]);
@@ -73,20 +74,20 @@ TEST_CASE("the textbook's derivatives are those of its loss") {
 TEST_CASE("these shapes do make several chunks and slices") {
     Result result;
     const Tape<float> long_one = core_forward<float>(network(kSmall[2], kCells[1], 0), result);
-    CHECK(long_one.contents().units[0]->cut.chunks() > 1);
-    CHECK(long_one.contents().units[0]->cut.slices() > 1);
+    CHECK(long_one.contents().recurrences[0]->cut.chunks() > 1);
+    CHECK(long_one.contents().recurrences[0]->cut.slices() > 1);
     const Tape<float> wide_one = core_forward<float>(network(kSmall[3], kCells[1], 32), result);
-    CHECK(wide_one.contents().units[0]->cut.chunks() > 1);
-    CHECK(wide_one.contents().units[0]->cut.slices() > 1);
+    CHECK(wide_one.contents().recurrences[0]->cut.chunks() > 1);
+    CHECK(wide_one.contents().recurrences[0]->cut.slices() > 1);
 }
 
-TEST_CASE("one Elman unit of any size is the textbook's") {
+TEST_CASE("one Elman recurrence of any size is the textbook's") {
     std::size_t turn = 0;
     for (const Shape& shape : kShapes)
         for (std::size_t i = 0; i < 4 * kTimes; ++i, ++turn) check(network(shape, kElman[turn % 4], turn * 13 % 32));
 }
 
-TEST_CASE("one unit of every cell and any size is the textbook's") {
+TEST_CASE("one recurrence of every cell and any size is the textbook's") {
     std::size_t turn = 0;
     for (const Shape& shape : kShapes)
         for (std::size_t i = 0; i < 2 * kTimes; ++i, ++turn) check(network(shape, kCells[1 + turn % 6], turn * 37 % kVariants));
@@ -212,7 +213,7 @@ TEST_CASE_TEMPLATE("NaN and infinity in one sample leave the other samples' stat
                         REQUIRE(got.output[i] == clean.output[i]);
                     if (b != bad) REQUIRE(got.hidden[i] == clean.hidden[i]);
                 }
-        CHECK(std::isnan(got.units[0].weight_hh[0]));
+        CHECK(std::isnan(got.recurrences[0].weight_hh[0]));
     }
 }
 
@@ -231,7 +232,7 @@ TEST_CASE_TEMPLATE("a tape holds what it says, and serves more than once", Real,
                 CHECK(tape.sizes().lengths == nullptr);
                 CHECK(tape.has_dense_input() == !n.tokens);
                 CHECK(tape.bytes() == core_tape_bytes<Real>(n));
-                if (!n.ragged) CHECK(tape.bytes() >= n.rows() * n.sizes.units() * shape.H * sizeof(Real));
+                if (!n.ragged) CHECK(tape.bytes() >= n.rows() * n.sizes.recurrences() * shape.H * sizeof(Real));
                 core_backward(tape, n, first);
                 core_backward(tape, n, again);
                 CHECK(difference(first, again, 0) == "");

@@ -9,26 +9,26 @@ public:
     using Id = Graph::Id;
 
     Textbook(const Network& network, const Limits& limits) : n(network), l(limits), eq(g, network.sizes.cell) {
-        for (const UnitValues& u : n.units)
+        for (const RecurrenceValues& u : n.recurrences)
             parameters.push_back({leaves(u.weight_ih), leaves(u.weight_hh), leaves(u.bias_ih, n.bias), leaves(u.bias_hh, n.bias),
                                   leaves(u.peephole)});
         x = leaves(n.x);
         h_0 = leaves(n.h, n.initial_state);
         c_0 = leaves(n.c, n.initial_state);
-        hidden.resize(units() * T * B);
-        cells.resize(units() * T * B);
-        final_h.resize(units() * B);
-        final_c.resize(units() * B);
+        hidden.resize(recurrences() * T * B);
+        cells.resize(recurrences() * T * B);
+        final_h.resize(recurrences() * B);
+        final_c.resize(recurrences() * B);
         copies.resize(T * B);
         std::vector<Id> rows(T * B);
         for (std::size_t i = 0; i < T * B; ++i) rows[i] = x + Id(i * D);
         for (std::size_t layer = 0; layer < n.sizes.layers; ++layer) {
-            for (std::size_t unit = layer * K; unit < (layer + 1) * K; ++unit)
-                for (std::size_t b = 0; b < B; ++b) run(unit, b, rows);
+            for (std::size_t recurrence = layer * K; recurrence < (layer + 1) * K; ++recurrence)
+                for (std::size_t b = 0; b < B; ++b) run(recurrence, b, rows);
             const bool masked = n.masked && layer + 1 < n.sizes.layers;
             for_each_step([&](std::size_t at) {
                 rows[at] = side_by_side(
-                    layer, [&](std::size_t unit) { return hidden[unit * T * B + at]; },
+                    layer, [&](std::size_t recurrence) { return hidden[recurrence * T * B + at]; },
                     masked ? n.mask.data() + (layer * T * B + at) * K * H : nullptr);
             });
         }
@@ -44,10 +44,10 @@ public:
             const std::size_t t = at / B + 1;
             if (!l.reach(t, n.length(at % B))) return;
             take(n.d_output, at, t, output[at], K * H);
-            for (std::size_t unit = 0; unit < units(); ++unit)
-                take(n.d_cells, unit * T * B + at, t, cells[unit * T * B + at], n.d_cells.empty() ? 0 : H);
+            for (std::size_t recurrence = 0; recurrence < recurrences(); ++recurrence)
+                take(n.d_cells, recurrence * T * B + at, t, cells[recurrence * T * B + at], n.d_cells.empty() ? 0 : H);
         });
-        for (std::size_t i = 0; i < units() * B; ++i) {
+        for (std::size_t i = 0; i < recurrences() * B; ++i) {
             take(n.d_h, i, n.length(i % B), final_h[i], H);
             take(n.d_c, i, n.length(i % B), final_c[i], n.d_c.empty() ? 0 : H);
         }
@@ -61,7 +61,8 @@ public:
         bias = leaves(n.output_bias, n.bias);
         if (!n.last_only) return for_each_step([&](std::size_t at) { take_loss(at, output[at]); });
         for (std::size_t b = 0; b < B; ++b)
-            take_loss(b, side_by_side(n.sizes.layers - 1, [&](std::size_t unit) { return final_h[unit * B + b]; }, nullptr));
+            take_loss(
+                b, side_by_side(n.sizes.layers - 1, [&](std::size_t recurrence) { return final_h[recurrence * B + b]; }, nullptr));
     }
 
     /// All derivatives, window by window.
@@ -85,26 +86,26 @@ public:
             return Values(sum.begin() + std::ptrdiff_t(first), sum.begin() + std::ptrdiff_t(first + count));
         };
         result.output.assign(T * B * K * H, 0);
-        result.hidden.assign(units() * T * B * H, 0);
-        result.cells.assign(n.c.empty() ? 0 : units() * T * B * H, 0);
+        result.hidden.assign(recurrences() * T * B * H, 0);
+        result.cells.assign(n.c.empty() ? 0 : recurrences() * T * B * H, 0);
         for_each_step([&](std::size_t at) {
             std::copy_n(g.value.data() + output[at], K * H, result.output.begin() + std::ptrdiff_t(at * K * H));
-            for (std::size_t i = at; i < units() * T * B; i += T * B) {
+            for (std::size_t i = at; i < recurrences() * T * B; i += T * B) {
                 std::copy_n(sum.data() + hidden[i], H, result.hidden.begin() + std::ptrdiff_t(i * H));
                 if (!n.c.empty()) std::copy_n(g.value.data() + cells[i], H, result.cells.begin() + std::ptrdiff_t(i * H));
             }
         });
-        for (std::size_t i = 0; i < units() * B; ++i)
+        for (std::size_t i = 0; i < recurrences() * B; ++i)
             for (std::size_t u = 0; u < H; ++u) {
                 result.final_h.push_back(g.value[final_h[i] + u]);
                 if (!n.c.empty()) result.final_c.push_back(g.value[final_c[i] + u]);
             }
-        for (std::size_t i = 0; i < units(); ++i) {
-            const UnitValues& of = n.units[i];
-            const Unit& at = parameters[i];
-            result.units.push_back({slopes(at.weight_ih, of.weight_ih.size()), slopes(at.weight_hh, of.weight_hh.size()),
-                                    slopes(at.bias_ih, of.bias_ih.size()), slopes(at.bias_hh, of.bias_hh.size()),
-                                    slopes(at.peephole, of.peephole.size())});
+        for (std::size_t i = 0; i < recurrences(); ++i) {
+            const RecurrenceValues& of = n.recurrences[i];
+            const Recurrence& at = parameters[i];
+            result.recurrences.push_back({slopes(at.weight_ih, of.weight_ih.size()), slopes(at.weight_hh, of.weight_hh.size()),
+                                          slopes(at.bias_ih, of.bias_ih.size()), slopes(at.bias_hh, of.bias_hh.size()),
+                                          slopes(at.peephole, of.peephole.size())});
         }
         result.x = slopes(x, n.x.size());
         result.h = slopes(h_0, n.h.size());
@@ -118,7 +119,7 @@ public:
     }
 
 private:
-    struct Unit {
+    struct Recurrence {
         Id weight_ih, weight_hh, bias_ih, bias_hh, peephole;
     };
 
@@ -140,7 +141,7 @@ private:
     }
 
     Id leaves(const Values& values, bool given = true) { return g.leaves(given ? values.data() : nullptr, values.size()); }
-    std::size_t units() const { return n.units.size(); }
+    std::size_t recurrences() const { return n.recurrences.size(); }
 
     /// visit(t B + b) for every step that is one.
     template <class Visit>
@@ -164,18 +165,18 @@ private:
         return first;
     }
 
-    /// One unit over one sample's steps.
-    void run(std::size_t unit, std::size_t b, const std::vector<Id>& rows) {
+    /// One recurrence over one sample's steps.
+    void run(std::size_t recurrence, std::size_t b, const std::vector<Id>& rows) {
         const std::size_t length = n.length(b);
-        Id h = h_0 + Id((unit * B + b) * H), c = c_0 + Id(n.c.empty() ? 0 : (unit * B + b) * H);
+        Id h = h_0 + Id((recurrence * B + b) * H), c = c_0 + Id(n.c.empty() ? 0 : (recurrence * B + b) * H);
         for (std::size_t s = 0; s < length; ++s) {
-            const std::size_t at = (unit % K == 1 ? length - 1 - s : s) * B + b;
-            step(unit, at, rows[at], h, c);
-            hidden[unit * T * B + at] = h;
-            cells[unit * T * B + at] = c;
+            const std::size_t at = (recurrence % K == 1 ? length - 1 - s : s) * B + b;
+            step(recurrence, at, rows[at], h, c);
+            hidden[recurrence * T * B + at] = h;
+            cells[recurrence * T * B + at] = c;
         }
-        final_h[unit * B + b] = h;
-        final_c[unit * B + b] = c;
+        final_h[recurrence * B + b] = h;
+        final_c[recurrence * B + b] = c;
     }
 
     /// What a step reads of the state before it.
@@ -186,14 +187,14 @@ private:
     }
 
     /// h and c become those after the step.
-    void step(std::size_t unit, std::size_t at, Id x_t, Id& h, Id& c) {
-        const Unit& p = parameters[unit];
+    void step(std::size_t recurrence, std::size_t at, Id x_t, Id& h, Id& c) {
+        const Recurrence& p = parameters[recurrence];
         h = through(at, h);
         if (!n.c.empty()) c = through(at, c);
-        const std::size_t inputs = n.inputs(unit);
+        const std::size_t inputs = n.inputs(recurrence);
         const auto from_input = [&](std::size_t gate, std::size_t u) {
             const Id row = Id(gate * H + u), weights = p.weight_ih + row * Id(inputs);
-            const bool selects = n.tokens && unit < K;
+            const bool selects = n.tokens && recurrence < K;
             return g.add(p.bias_ih + row, selects ? weights + Id(n.ids[at]) : g.dot(weights, x_t, inputs));
         };
         const auto from_hidden = [&](std::size_t gate, std::size_t u, Id state) {
@@ -262,7 +263,7 @@ private:
     const std::size_t Q = n.outputs;
     Graph g;
     Equations eq;
-    std::vector<Unit> parameters;
+    std::vector<Recurrence> parameters;
     Id x, h_0, c_0, weight = 0, bias = 0;
     std::vector<Id> hidden, cells;        // (L K, T, B): h_t and c_t
     std::vector<Id> final_h, final_c;     // (L K, B)

@@ -31,7 +31,7 @@ void run_backward(const Tape<Real>& tape, const LayerConfig& config, const Maybe
                   MaybeArray<Real>& input, MaybeArray<Real>& h_0, MaybeArray<Real>& c_0, MaybeArray<Real>& hidden,
                   const MaybeArray<Real>& factors, std::pair<std::size_t, std::size_t> windows, int clip, double clip_limit) {
     const RnnSizes& s = tape.sizes();
-    if (config.hidden != s.hidden || config.inputs != s.inputs || config.units() != s.units())
+    if (config.hidden != s.hidden || config.inputs != s.inputs || config.units() != s.recurrences())
         throw py::value_error("tape: expected one of this layer");
     const std::size_t state_size = config.state_size(s.batch), outputs = s.steps * s.batch * s.directions * s.hidden;
     const RnnUpstream<Real> upstream{read("d_output", d_output, outputs), read_state(d_h, d_c, state_size),

@@ -55,6 +55,23 @@ struct Rows {
     std::size_t operator[](std::size_t i) const { return index != nullptr ? index[i] : first + i; }
 };
 
+/// An array of rows with `leading` values from one to the next. Null data: there is none.
+template <class Real>
+struct UserRows {
+    Real* data = nullptr;
+    std::size_t leading = 0;
+    bool of_chunk = false;  ///< of a (T, B, ..) array it has the steps of the chunk at work alone, from row 0 on
+
+    explicit operator bool() const { return data != nullptr; }
+    /// The step that a chunk's first step is in this array.
+    std::size_t first_step(const Chunk& chunk) const { return of_chunk ? 0 : chunk.first_step; }
+    Matrix<Real> at(const Rows& rows) const {
+        Matrix<Real> m = row_major(data + rows.first * leading, leading);
+        m.index = rows.index;
+        return m;
+    }
+};
+
 class Cut {
 public:
     static constexpr std::size_t kChunkRows = 512, kLeastRows = 128;
@@ -62,7 +79,7 @@ public:
     static constexpr std::size_t kApart = 32;  // rows between slices in a buffer that is not a chunk's
 
     Cut() = default;
-    /// All of one unit: chunks of about `chunk_rows` rows.
+    /// All of one recurrence: chunks of about `chunk_rows` rows.
     Cut(const RnnSizes& sizes, bool reverse, std::size_t chunk_rows, std::size_t slices);
     /// For speed: chunks of kChunkRows rows, slices of some samples. `blocks`: of the cell. A short sequence is cut into
     /// ten, so that a chunk's dz takes no more than a tenth of the tape.

@@ -1,12 +1,12 @@
 // How the work of one call is divided among threads.
 //
 // A recurrence has two ways: each member of the team owns samples of the batch for the whole sequence (no waiting), or, when there
-// are few, units of h_t (a barrier a step). The bits of the result do not depend on it: every element is computed by the
+// are few, columns of h_t (a barrier a step). The bits of the result do not depend on it: every element is computed by the
 // same operations in the same order (kernels/gemm.hpp), so the choice below is one of speed alone.
 #pragma once
 
-#include "engine/tape.hpp"
-#include "runtime/threads.hpp"
+#include "engine/cut.hpp"
+#include "engine/member.hpp"
 
 namespace pybptt {
 
@@ -28,102 +28,148 @@ inline int threads_wanted(const RnnSizes& s, std::size_t multiplied_inputs, doub
     return int(std::clamp((flops + flops_beside) / kFlopsEach, 1.0, double(most)));
 }
 
+/// Among the members of a team, for one recurrence: chosen anew for every chunk.
 struct Division {
     /// A step of so few rows waits for its weights, if they are too large for the cache.
     static constexpr std::size_t kFewRows = 16;
 
-    int threads;
-    bool few_samples;    // for the threads
     bool by_columns;     // or by samples
     bool project_ahead;  // W_ih x_t for a whole chunk at once, or with each step
 
-    /// Of one unit.
-    Division(const RnnSizes& s, int team_size) : threads(team_size) {
+    ///   copies  of the samples' rows that go through a step together
+    Division(const RnnSizes& s, int team, std::size_t copies = 1) {
         constexpr std::size_t kSamplesEach = 4;
-        few_samples = s.batch < kSamplesEach * std::size_t(threads);
-        by_columns = threads > 1 && few_samples && columns_pay(s);
+        constexpr double kWorth = 1 << 22;  // a step's dz passes from one core's cache to the other's
+        const bool few_samples = s.batch < kSamplesEach * std::size_t(team);
+        const double work = double(s.cell.gates()) * double(s.batch) * double(copies) * double(s.hidden) * double(s.hidden);
+        by_columns = team > 1 && few_samples && (columns_pay(s) || work >= kWorth);
         // A step reads all its weights: with few rows, or many weights for the cache, it is better off without W_ih.
         constexpr std::size_t kManyWeights = 1 << 18;
         project_ahead = by_columns || s.batch <= 4 || std::size_t(s.cell.gates()) * (s.inputs + s.hidden) * s.hidden > kManyWeights;
     }
 };
 
-/// Samples of one slice that a member works on, all of them or some, and their rows in one chunk.
-struct Piece {
-    Slice slice;
-    Range positions;   // of the samples, whether they have begun to be padding or not
-    std::size_t size;  // those active at the chunk's first step
-
-    /// Of x and dz in a chunk of `steps` steps; with `steps` + 1, of h before step s.
-    std::size_t row(std::size_t steps, std::size_t s) const {
-        return steps * slice.begin + s * slice.size + (positions.begin - slice.first);
-    }
-    /// Its samples that have step `step`.
-    std::size_t active(const Cut& cut, std::size_t step) const {
-        const std::size_t before = positions.begin - slice.first, alive = cut.active(slice.index, step);
-        return alive <= before ? 0 : std::min(alive - before, positions.size());
-    }
-};
-
-/// Rows of a (T, B, ..) array with `leading` values from one row to the next. Null data: there is none.
+/// Some columns, whole panels, of a matrix or of each of its blocks.
 template <class Real>
-struct UserRows {
-    Real* data = nullptr;
-    std::size_t leading = 0;
-    bool of_chunk = false;  ///< it has the steps of the chunk at work alone, from row 0 on
+struct Columns {
+    Range panels;
+    std::size_t first, count;
 
-    explicit operator bool() const { return data != nullptr; }
-    /// The step that a chunk's first step is in this array.
-    std::size_t first_step(const Chunk& chunk) const { return of_chunk ? 0 : chunk.first_step; }
-    Matrix<Real> at(const Rows& rows) const {
-        Matrix<Real> m = row_major(data + rows.first * leading, leading);
-        m.index = rows.index;
-        return m;
+    Columns(std::size_t width, const Range& panels)
+        : panels(panels),
+          first(std::min(width, panels.begin * kLanes<Real>)),
+          count(std::min(width, panels.end * kLanes<Real>) - first) {}
+    template <class Value>
+    Matrix<Value> of(Matrix<Value> m) const {
+        return m.panels_from(panels.begin);
     }
 };
 
-/// A member's part of (samples of the batch) x (units of h_t).
+/// Some columns of rows of a (B, ..) array from a sample on, and 0 where there is no array.
+template <class Real>
+void read_samples(const Kernels<Real>& k, const Cut& cut, const UserRows<const Real>& array, std::size_t position,
+                  std::size_t count, const Columns<Real>& own, Matrix<Real> to) {
+    if (!array) return k.zero(count, own.count, to);
+    cut.for_each_sample_run(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
+        k.copy(n, own.count, own.of(array.at(Rows{sample})), to.rows_from(i));
+    });
+}
+template <class Real>
+void write_samples(const Kernels<Real>& k, const Cut& cut, const UserRows<Real>& array, std::size_t position, std::size_t count,
+                   const Columns<Real>& own, Matrix<const Real> from) {
+    if (!array) return;
+    cut.for_each_sample_run(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
+        k.copy(n, own.count, from.rows_from(i), own.of(array.at(Rows{sample})));
+    });
+}
+
+template <class Real>
+struct Piece;
+
+/// A member's part of (samples of the batch) x (columns of h_t and of the cell's blocks).
 template <class Real>
 struct Part {
-    Range samples, panels;  // positions; panels of H
-    std::size_t first_col, cols;
-    bool all_columns;
+    const Member& member;
+    const Division division;
+    const Range samples;  // positions
+    const Columns<Real> h, z;
 
-    Part(const RnnSizes& s, const Division& division, int member) {
-        const Range everything{0, s.batch};
-        panels = {0, panel_count<Real>(s.hidden)};
-        samples = division.by_columns ? everything : share(s.batch, 1, member, division.threads);
-        all_columns = !division.by_columns;
-        if (division.by_columns) panels = share(panels.end, 1, member, division.threads);
-        first_col = panels.begin * kLanes<Real>;
-        cols = std::min(s.hidden, panels.end * kLanes<Real>) - std::min(s.hidden, first_col);
+    Part(const RnnSizes& s, const Division& division, const Member& member)
+        : member(member),
+          division(division),
+          samples(division.by_columns ? Range{0, s.batch} : member.share(s.batch, 1)),
+          h(columns(s.hidden)),
+          z(columns(s.hidden)) {}
+
+    /// For whoever works on other columns of the same samples.
+    void wait() const {
+        if (division.by_columns) member.wait();
     }
-
+    /// visit(first position, count, slice): its samples of each slice, whether active or not.
     template <class Visit>
-    void for_each_piece(const Cut& cut, const Chunk& chunk, Visit visit) const {
+    void for_each_range(const Cut& cut, Visit visit) const {
         for (std::size_t i = 0; i < cut.slices(); ++i) {
-            const Slice slice = cut.slice(chunk, i);
-            const Range both{std::max(samples.begin, slice.first), std::min(samples.end, cut.first_position(i + 1))};
-            if (both.begin >= both.end) continue;
-            Piece piece{slice, both, 0};
-            piece.size = piece.active(cut, chunk.first_step);
-            if (piece.size != 0) visit(piece);
+            const Range both{std::max(samples.begin, cut.first_position(i)), std::min(samples.end, cut.first_position(i + 1))};
+            if (both.begin < both.end) visit(both.begin, both.size(), i);
         }
     }
-    /// Its columns of a matrix, from a row on.
-    Matrix<Real> of(Matrix<Real> m, std::size_t row) const { return m.rows_from(row).panels_from(panels.begin); }
-    /// Its columns of rows of a user's (.., H) array.
-    template <class Value>
-    Matrix<Value> of(const UserRows<Value>& array, const Rows& rows) const {
-        return array.at(rows).panels_from(panels.begin);
+    template <class Visit>
+    void for_each_piece(const Cut& cut, const Chunk& chunk, Visit visit) const {
+        for_each_range(cut, [&](std::size_t position, std::size_t count, std::size_t slice) {
+            const Piece<Real> piece(*this, cut, chunk, slice, {position, position + count});
+            if (piece.size != 0) visit(piece);
+        });
     }
     /// Columns, in whole panels, that products of a run of gates or blocks write, one call for all of them where they lie together:
     /// visit(block or gate after the first, panel after the first, cols).
     template <class Visit>
     void for_each_gate_run(int count, std::size_t hidden_panels, Visit visit) const {
-        if (cols == 0) return;
-        if (all_columns) return visit(0, std::size_t(count - 1) * hidden_panels * kLanes<Real> + cols);
-        for (int i = 0; i < count; ++i) visit(i, cols);
+        if (z.count == 0) return;
+        if (!division.by_columns) return visit(0, std::size_t(count - 1) * hidden_panels * kLanes<Real> + z.count);
+        for (int i = 0; i < count; ++i) visit(i, z.count);
+    }
+
+private:
+    Columns<Real> columns(std::size_t width) const {
+        const std::size_t panels = panel_count<Real>(width);
+        return {width, division.by_columns ? member.share(panels, 1) : Range{0, panels}};
+    }
+};
+
+/// What a member does at one stretch: samples of one slice, all of them or some, through the steps of one chunk. Steps are counted
+/// from the chunk's first one.
+template <class Real>
+struct Piece : Part<Real> {
+    const Cut& cut;
+    const Chunk chunk;
+    const Slice slice;
+    const Range positions;   // of the samples, whether they have begun to be padding or not
+    const std::size_t size;  // those active at the chunk's first step
+
+    Piece(const Part<Real>& part, const Cut& cut, const Chunk& chunk, std::size_t slice, const Range& positions)
+        : Part<Real>(part), cut(cut), chunk(chunk), slice(cut.slice(chunk, slice)), positions(positions), size(active(0)) {}
+
+    /// Its first row of x and dz at step s.
+    std::size_t row(std::size_t s) const { return row(chunk.steps, s); }
+    /// Of h and c before step s.
+    std::size_t state_row(std::size_t s) const { return row(chunk.steps + 1, s); }
+    /// Its samples that have step s.
+    std::size_t active(std::size_t s) const {
+        const std::size_t before = positions.begin - slice.first, alive = cut.active(slice.index, chunk.first_step + s);
+        return alive <= before ? 0 : std::min(alive - before, positions.size());
+    }
+    /// visit(i, count, rows): the rows of a (T, B, ..) array, if there is one, for the first n samples at step s, in as few
+    /// matrices as can be told; i is the first sample of each.
+    template <class Value, class Visit>
+    void for_each_row(const UserRows<Value>& array, std::size_t s, std::size_t n, Visit visit) const {
+        if (!array) return;
+        cut.for_each_user_run(array.first_step(chunk) + s, positions.begin, n,
+                              [&](std::size_t i, std::size_t count, const Rows& rows) { visit(i, count, array.at(rows)); });
+    }
+
+private:
+    std::size_t row(std::size_t steps, std::size_t s) const {
+        return steps * slice.begin + s * slice.size + (positions.begin - slice.first);
     }
 };
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "engine/division.hpp"
+#include "runtime/memory.hpp"
+#include "runtime/tier.hpp"
 
 namespace pybptt {
 
@@ -40,28 +42,27 @@ template <class Real>
 class Clipping {
 public:
     /// For up to `rows` rows of each member of a team.
-    Clipping(const SweepLimits<Real>& limits, const Division& division, std::size_t rows)
-        : k_(kernels<Real>()), kind_(limits.clip), limit_(limits.clip_limit), by_columns_(division.by_columns), rows_(rows) {
-        if (kind_ == HiddenClip::norm) factors_ = Buffer<Real>(checked_product(rows, std::size_t(division.threads)));
+    Clipping(const SweepLimits<Real>& limits, int team, std::size_t rows)
+        : k_(kernels<Real>()), kind_(limits.clip), limit_(limits.clip_limit), rows_(rows) {
+        if (kind_ == HiddenClip::norm) factors_ = Buffer<Real>(checked_product(rows, std::size_t(team)));
     }
 
-    /// A member's columns of `rows` rows of dh (all of its columns). A norm takes all members' columns.
-    void run(std::size_t rows, std::size_t hidden, const Part<Real>& part, Matrix<Real> dh, int member, Barrier& barrier) {
+    /// A member's columns of `rows` rows of dh (rows x width, all of its columns). A norm takes all members' columns.
+    void run(const Part<Real>& part, std::size_t rows, std::size_t width, Matrix<Real> dh) {
         if (kind_ == HiddenClip::none) return;
-        const Matrix<Real> own = dh.panels_from(part.panels.begin);
-        if (kind_ == HiddenClip::value) return k_.clip_values(rows, part.cols, limit_, own);
-        Real* factors = factors_.data() + std::size_t(member) * rows_;
-        if (by_columns_) barrier.wait();
-        k_.norm_factors(rows, hidden, limit_, dh, factors);
-        if (by_columns_) barrier.wait();
-        k_.scale_rows(rows, part.cols, row_major<const Real>(factors, 1), own);
+        const Matrix<Real> own = part.h.of(dh);
+        if (kind_ == HiddenClip::value) return k_.clip_values(rows, part.h.count, limit_, own);
+        Real* factors = factors_.data() + std::size_t(part.member.index) * rows_;
+        part.wait();
+        k_.norm_factors(rows, width, limit_, dh, factors);
+        part.wait();
+        k_.scale_rows(rows, part.h.count, row_major<const Real>(factors, 1), own);
     }
 
 private:
     const Kernels<Real>& k_;
     const HiddenClip kind_;
     const Real limit_;
-    const bool by_columns_;
     const std::size_t rows_;
     Buffer<Real> factors_;
 };

@@ -35,7 +35,7 @@ struct Top {
           final_state(wanted) {
         if (in_tape) return;
         if (last_only && wanted.h == nullptr) {
-            final_h = Buffer<Real>(checked_product(s.units() * s.batch, s.hidden));
+            final_h = Buffer<Real>(checked_product(s.recurrences() * s.batch, s.hidden));
             final_state.h = final_h.data();
         }
         array = Buffer<Real>(checked_product(array_rows, width));
@@ -43,7 +43,7 @@ struct Top {
     }
     RnnOutput<Real> output() const { return {last_only || in_tape ? nullptr : array.data(), final_state}; }
     OutputRows<Real> rows(const typename Tape<Real>::Contents& tape) const {
-        const UnitTape<Real>& last = *tape.units.back();
+        const RecurrenceTape<Real>& last = *tape.recurrences.back();
         if (in_tape) return OutputRows<Real>(last);
         std::vector<std::size_t> rows;
         if (last_only) {
@@ -58,14 +58,14 @@ struct Top {
         return OutputRows<Real>(array.data(), width, std::move(rows));
     }
     /// The final states of the last layer's directions, side by side.
-    void bring(const RnnSizes& s, int member, int threads, Barrier& barrier) const {
+    void bring(const RnnSizes& s, const Member& member) const {
         if (!last_only) return;
-        const Range own = share(s.batch, 1, member, threads);
+        const Range own = member.share(s.batch, 1);
         for (std::size_t b = own.begin; b < own.end; ++b)
             for (std::size_t k = 0; k < s.directions; ++k)
-                std::copy_n(final_state.h + ((s.units() - s.directions + k) * s.batch + b) * s.hidden, s.hidden,
+                std::copy_n(final_state.h + ((s.recurrences() - s.directions + k) * s.batch + b) * s.hidden, s.hidden,
                             array.data() + b * width + k * s.hidden);
-        barrier.wait();
+        member.wait();
     }
 };
 
@@ -80,17 +80,17 @@ struct LossAndGrad {
     OutputPass<Real> output;
     BackwardPass<Real> sweeps;
 
-    LossAndGrad(const RnnSizes& sizes, const typename Tape<Real>::Contents& tape, int threads,
-                const RnnParameters<Real>* parameters, const RnnInput<Real>& input, const RnnState<const Real>& state,
-                const OutputLayer<Real>& layer, const Targets<Real>& targets, const RnnState<Real>& final_state,
-                const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits)
+    LossAndGrad(const RnnSizes& sizes, const typename Tape<Real>::Contents& tape, int team, const RnnInput<Real>& input,
+                const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+                const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
+                const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits)
         : tape(tape),
           last_only(layer.last_only),
           top(sizes, last_only, final_state, true),
-          stack(tape, threads, parameters, input, state, top.output()),
+          stack(tape, input, state, top.output()),
           rows(top.rows(tape)),
-          output(rows, threads, layer, targets, &output_gradients, top.in_tape ? nullptr : top.d_array.data()),
-          sweeps(tape, threads, {last_only ? nullptr : top.d_array.data(), {}}, input.mask, gradients, limits,
+          output(rows, layer, targets, &output_gradients, top.in_tape ? nullptr : top.d_array.data()),
+          sweeps(tape, team, {last_only ? nullptr : top.d_array.data(), {}}, input.mask, gradients, limits,
                  last_only ? top.d_array.data() : nullptr) {}
 };
 
@@ -112,8 +112,8 @@ MemoryPlan plan_model_memory(const RnnSizes& sizes, bool tokens, bool input_grad
     const int threads = threads_for(sizes, some.input, layer, limits);  // the more there are, the more windows go back at a time
     return count_needs<Real>(sizes, some.input,
                              [&](const typename Tape<Real>::Contents& tape) {
-                                 LossAndGrad<Real>(sizes, tape, threads, some.parameters.data(), some.input, some.state, layer,
-                                                   targets, {}, some.gradients, {}, limits);
+                                 LossAndGrad<Real>(sizes, tape, threads, some.input, some.state, layer, targets, {}, some.gradients,
+                                                   {}, limits);
                              })
         .plan(limit);
 }
@@ -127,18 +127,17 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameter
     if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
     const typename Tape<Real>::Contents tape(sizes, input, true, plan);
     Team team(threads_for(sizes, input, layer, limits));
-    Barrier& barrier = team.barrier();
-    LossAndGrad<Real> call(sizes, tape, team.size(), parameters, input, state, layer, targets, final_state, gradients,
-                           output_gradients, limits);
+    LossAndGrad<Real> call(sizes, tape, team.size(), input, state, layer, targets, final_state, gradients, output_gradients,
+                           limits);
     Progress progress(report, forward_steps<Real>(tape) + backward_steps<Real>(tape));
-    team.run([&](int member) {
-        Steps steps(progress, member, barrier);
-        call.stack.prepare(member, barrier);
-        if (!call.stack.run(steps, member, barrier)) return;
-        call.top.bring(sizes, member, team.size(), barrier);
-        call.output.prepare(member, barrier);
-        if (!call.top.in_tape) call.output.run(member, barrier);
-        if (!call.sweeps.run(call.top.in_tape ? &call.output : nullptr, &call.stack, steps, member, barrier)) return;
+    run_team(team, [&](const Member& member) {
+        Steps steps(progress, member);
+        call.stack.prepare(parameters, member);
+        if (!call.stack.run(steps, member)) return;
+        call.top.bring(sizes, member);
+        call.output.prepare(member);
+        if (!call.top.in_tape) call.output.run(member);
+        if (!call.sweeps.run(call.top.in_tape ? &call.output : nullptr, &call.stack, steps, member)) return;
         call.output.finish(member);
     });
     return call.output.total();
@@ -150,21 +149,20 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
             const RnnState<Real>& final_state) {
     typename Tape<Real>::Contents tape(sizes, input, false);
     Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer)));
-    Barrier& barrier = team.barrier();
     const Top<Real> top(sizes, layer.last_only, final_state, false);
-    ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
+    ForwardStack<Real> stack(tape, input, state, top.output());
     const OutputRows<Real> rows = top.rows(tape);
-    OutputPass<Real> output(rows, team.size(), layer, targets, nullptr);
+    OutputPass<Real> output(rows, layer, targets, nullptr);
     Progress progress({}, 0);
-    team.run([&](int member) {
-        Steps steps(progress, member, barrier);
-        output.prepare(member, barrier);
-        stack.prepare(member, barrier);
-        stack.run(steps, member, barrier, [&](const Chunk& chunk) {
-            if (top.in_tape) output.record_losses(chunk, member, barrier);
+    run_team(team, [&](const Member& member) {
+        Steps steps(progress, member);
+        output.prepare(member);
+        stack.prepare(parameters, member);
+        stack.run(steps, member, [&](const Chunk& chunk) {
+            if (top.in_tape) output.record_losses(chunk, member);
         });
-        top.bring(sizes, member, team.size(), barrier);
-        if (!top.in_tape && rows.chunks() != 0) output.record_losses(rows.chunk(0), member, barrier);
+        top.bring(sizes, member);
+        if (!top.in_tape && rows.chunks() != 0) output.record_losses(rows.chunk(0), member);
     });
     return output.total();
 }
@@ -174,28 +172,27 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
              const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state) {
     typename Tape<Real>::Contents tape(sizes, input, false);
     Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer)));
-    Barrier& barrier = team.barrier();
     const Top<Real> top(sizes, layer.last_only, final_state, false);
-    ForwardStack<Real> stack(tape, team.size(), parameters, input, state, top.output());
+    ForwardStack<Real> stack(tape, input, state, top.output());
     const OutputRows<Real> rows = top.rows(tape);
     PredictPass<Real> pass(rows, team.size(), layer, output);
-    const Cut& cut = tape.units.back()->cut;
+    const Cut& cut = tape.recurrences.back()->cut;
     Progress progress({}, 0);
-    team.run([&](int member) {
-        Steps steps(progress, member, barrier);
-        pass.prepare(member, barrier);
+    run_team(team, [&](const Member& member) {
+        Steps steps(progress, member);
+        pass.prepare(member);
         if (!layer.last_only && cut.ragged()) {
-            const Range own = share(sizes.batch, 1, member, team.size());
+            const Range own = member.share(sizes.batch, 1);
             for (std::size_t position = own.begin; position < own.end; ++position)
                 for (std::size_t t = cut.length(position); t < sizes.steps; ++t)
                     std::fill_n(output + (t * sizes.batch + cut.sample(position)) * layer.outputs, layer.outputs, Real(0));
         }
-        stack.prepare(member, barrier);
-        stack.run(steps, member, barrier, [&](const Chunk& chunk) {
-            if (top.in_tape) pass.run(chunk, member, barrier);
+        stack.prepare(parameters, member);
+        stack.run(steps, member, [&](const Chunk& chunk) {
+            if (top.in_tape) pass.run(chunk, member);
         });
-        top.bring(sizes, member, team.size(), barrier);
-        if (!top.in_tape && rows.chunks() != 0) pass.run(rows.chunk(0), member, barrier);
+        top.bring(sizes, member);
+        if (!top.in_tape && rows.chunks() != 0) pass.run(rows.chunk(0), member);
     });
 }
 

@@ -9,16 +9,14 @@ namespace pybptt {
 template <class Real>
 struct SomeArrays {
     RnnInput<Real> input;
-    std::vector<RnnParameters<Real>> parameters;
     RnnState<const Real> state;
     std::vector<RnnParameterGradients<Real>> parameter_gradients;
     RnnGradients<Real> gradients;
 
     SomeArrays(const RnnSizes& s, bool tokens, bool input_gradient)
-        : input(some_input<Real>(tokens)), parameter_gradients(s.units()), gradients{parameter_gradients.data()} {
+        : input(some_input<Real>(tokens)), parameter_gradients(s.recurrences()), gradients{parameter_gradients.data()} {
         static Real nothing;
         const Real* const p = &nothing;
-        parameters.assign(s.units(), {p, p, p, p, s.cell.peephole ? p : nullptr});
         state = {p, s.cell.has_cell_state() ? p : nullptr};
         if (input_gradient && !tokens) gradients.input = &nothing;
     }
@@ -32,10 +30,10 @@ MemoryNeeds count_needs(const RnnSizes& sizes, const RnnInput<Real>& input, Buil
         const CountMemory counted;
         typename Tape<Real>::Contents tape(sizes, input, true, plan);
         build(tape);
-        const UnitTape<Real>& first = *tape.units.front();
+        const RecurrenceTape<Real>& first = *tape.recurrences.front();
         needs.chunks = first.cut.chunks();
         if (plan.limited())
-            for (const auto& unit : tape.units) unit->add_needs(needs);
+            for (const auto& recurrence : tape.recurrences) recurrence->add_needs(needs);
         return counted.bytes();
     };
     needs.all = count({});

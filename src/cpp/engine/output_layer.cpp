@@ -17,11 +17,10 @@ std::size_t rows_of_a_block(const OutputRows<Real>& rows, std::size_t outputs) {
 }  // namespace
 
 template <class Real>
-OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, int threads, const OutputLayer<Real>& layer,
-                             const Targets<Real>& targets, const OutputGradients<Real>* gradients, Real* d_array)
+OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+                             const OutputGradients<Real>* gradients, Real* d_array)
     : k_(kernels<Real>()),
       rows_(rows),
-      threads_(threads),
       layer_(layer),
       targets_(targets),
       d_array_(d_array),
@@ -54,14 +53,14 @@ OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, int threads, const Ou
 }
 
 template <class Real>
-void OutputPass<Real>::prepare(int member, Barrier& barrier) {
+void OutputPass<Real>::prepare(const Member& member) {
     const std::size_t H = rows_.width();
-    const Range own = share(layer_.outputs, kLanes<Real>, member, threads_);
+    const Range own = member.share(layer_.outputs, kLanes<Real>);
     k_.copy(own.size(), H, row_major(layer_.weight + own.begin * H, H), weight_.matrix().rows_from(own.begin));
     for (std::size_t q = own.begin; q < own.end; ++q) bias_[q] = layer_.bias != nullptr ? layer_.bias[q] : Real(0);
     std::fill_n(d_bias_.data() + own.begin, own.size(), Real(0));
     if (g_.weight != nullptr && losses_.size() == 0) std::fill_n(g_.weight + own.begin * H, own.size() * H, Real(0));
-    barrier.wait();
+    member.wait();
 }
 
 template <class Real>
@@ -72,10 +71,10 @@ void OutputPass<Real>::for_each_block(const Chunk& chunk, Visit visit) const {
 }
 
 template <class Real>
-void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int member, Barrier& barrier) {
+void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, const Member& member) {
     constexpr std::size_t L = kLanes<Real>;
     const std::size_t H = rows_.width(), Q = layer_.outputs;
-    const Range lanes = share(block.rows, L, member, threads_);
+    const Range lanes = member.share(block.rows, L);
     const std::size_t panel = lanes.begin / L;
     // h_t in the order of the rows of dz; 0 past a sequence's end
     std::size_t end = lanes.begin;
@@ -91,12 +90,12 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int mem
                        });
     zero_until(lanes.end);
     k_.transpose(lanes.size(), H, h_.matrix().rows_from(lanes.begin), h_t_.matrix().panels_from(panel));
-    barrier.wait();
+    member.wait();
     // o^T = W_ho h^T
-    const Range own = share(Q, L, member, threads_);
+    const Range own = member.share(Q, L);
     const Term<Real> term{weight_.matrix().rows_from(own.begin), h_t_.matrix(), H};
     k_.product(own.size(), block.rows, &term, 1, none<Real>(), o_t_.matrix().rows_from(own.begin), {});
-    barrier.wait();
+    member.wait();
     const std::size_t first = block.first_target + lanes.begin;
     const Matrix<Real> o = o_t_.matrix().panels_from(panel);
     if (targets_.loss == Loss::cross_entropy) {
@@ -113,20 +112,20 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, int mem
         k_.squared_error(Q, lanes.size(), bias_.data(), y, classes_.data() + first, Real(targets_.scale), o,
                          losses_.data() + first);
     }
-    barrier.wait();
+    member.wait();
 }
 
 template <class Real>
-void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& barrier, Matrix<Real> dz) {
+void OutputPass<Real>::run(const Chunk& chunk, const Member& member, Matrix<Real> space) {
     constexpr std::size_t L = kLanes<Real>;
     const std::size_t H = rows_.width(), Q = layer_.outputs;
-    barrier.wait();
+    member.wait();
     for_each_block(chunk, [&](const Block& block) {
-        losses_of(chunk, block, member, barrier);
+        losses_of(chunk, block, member);
         const bool first = chunk.index + 1 == rows_.chunks() && block.is_first;
-        const Range lanes = share(block.rows, L, member, threads_);
+        const Range lanes = member.share(block.rows, L);
         const Matrix<Real> upstream =
-            d_array_ != nullptr ? d_h_.matrix().rows_from(lanes.begin) : dz.rows_from(block.first_row + lanes.begin);
+            d_array_ != nullptr ? d_h_.matrix().rows_from(lanes.begin) : space.rows_from(block.first_row + lanes.begin);
         // Some classes at a time: their do and W_ho serve both products from the cache.
         for (std::size_t q = 0; q < Q; q += kClasses) {
             const std::size_t classes = std::min(kClasses, Q - q);
@@ -135,7 +134,7 @@ void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& ba
             const Term<Real> back{d_o.panels_from(lanes.begin / L), weight_.matrix().rows_from(q), classes};
             k_.product_transposed(lanes.size(), H, &back, 1, q == 0 ? none<Real>() : Matrix<const Real>(upstream), upstream);
             // dW_ho += do^T h,  db_o += sum do
-            const Range own = share(classes, L, member, threads_);
+            const Range own = member.share(classes, L);
             const Term<Real> term{d_o.rows_from(own.begin), h_.matrix(), block.rows};
             const Matrix<Real> dw = row_major(g_.weight + (q + own.begin) * H, H);
             k_.product(own.size(), H, &term, 1, first ? none<Real>() : Matrix<const Real>(dw), dw, {});
@@ -147,25 +146,20 @@ void OutputPass<Real>::prepare_chunk(const Chunk& chunk, int member, Barrier& ba
                                    k_.copy(n, H, d_h_.matrix().rows_from(row - block.first_row),
                                            UserRows<Real>{d_array_, H}.at(to));
                                });
-        barrier.wait();
+        member.wait();
     });
 }
 
 template <class Real>
-void OutputPass<Real>::run(int member, Barrier& barrier) {
-    if (rows_.chunks() != 0) prepare_chunk(rows_.chunk(0), member, barrier, {});
+void OutputPass<Real>::record_losses(const Chunk& chunk, const Member& member) {
+    member.wait();
+    for_each_block(chunk, [&](const Block& block) { losses_of(chunk, block, member); });
+    member.wait();
 }
 
 template <class Real>
-void OutputPass<Real>::record_losses(const Chunk& chunk, int member, Barrier& barrier) {
-    barrier.wait();
-    for_each_block(chunk, [&](const Block& block) { losses_of(chunk, block, member, barrier); });
-    barrier.wait();
-}
-
-template <class Real>
-void OutputPass<Real>::finish(int member) {
-    const Range own = share(layer_.outputs, kLanes<Real>, member, threads_);
+void OutputPass<Real>::finish(const Member& member) {
+    const Range own = member.share(layer_.outputs, kLanes<Real>);
     if (g_.bias != nullptr) std::copy_n(d_bias_.data() + own.begin, own.size(), g_.bias + own.begin);
 }
 

@@ -17,22 +17,23 @@ template <class Real>
 class OutputPass final : public Upstream<Real> {
 public:
     /// `gradients` is null for the loss alone. Rows of an array have their gradients written to the same rows of `d_array`.
-    OutputPass(const OutputRows<Real>& rows, int threads, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+    OutputPass(const OutputRows<Real>& rows, const OutputLayer<Real>& layer, const Targets<Real>& targets,
                const OutputGradients<Real>* gradients, Real* d_array = nullptr);
 
     /// Ends with a barrier.
-    void prepare(int member, Barrier& barrier);
+    void prepare(const Member& member);
     /// Upstream of the recurrence; adds to the layer's gradients and records the losses on the way. Begins and ends with a barrier.
-    void prepare_chunk(const Chunk& chunk, int member, Barrier& barrier, Matrix<Real> dz) override;
-    Matrix<const Real> at(const Chunk& chunk, std::size_t s, const Part<Real>& part, const Piece& piece,
-                          Matrix<Real> dz) const override {
-        return part.of(dz, piece.row(chunk.steps, s));
+    void prepare_chunk(const Chunk& chunk, const Part<Real>& part, Matrix<Real> space) override { run(chunk, part.member, space); }
+    Matrix<const Real> at(const Piece<Real>& piece, std::size_t s, Matrix<Real> space) const override {
+        return piece.h.of(space.rows_from(piece.row(s)));
     }
     /// The same for the rows of an array.
-    void run(int member, Barrier& barrier);
+    void run(const Member& member) {
+        if (rows_.chunks() != 0) run(rows_.chunk(0), member, {});
+    }
     /// Records the losses of a chunk alone. Begins and ends with a barrier.
-    void record_losses(const Chunk& chunk, int member, Barrier& barrier);
-    void finish(int member);
+    void record_losses(const Chunk& chunk, const Member& member);
+    void finish(const Member& member);
     /// The sum of all losses, times the scale: always in the same order.
     double total() const;
 
@@ -45,12 +46,12 @@ private:
     };
     template <class Visit>
     void for_each_block(const Chunk& chunk, Visit visit) const;
+    void run(const Chunk& chunk, const Member& member, Matrix<Real> space);
     /// o of the block, then its losses and do. Ends with a barrier.
-    void losses_of(const Chunk& chunk, const Block& block, int member, Barrier& barrier);
+    void losses_of(const Chunk& chunk, const Block& block, const Member& member);
 
     const Kernels<Real>& k_;
     const OutputRows<Real>& rows_;
-    const int threads_;
     const OutputLayer<Real> layer_;
     const Targets<Real> targets_;
     OutputGradients<Real> g_{nullptr, nullptr};

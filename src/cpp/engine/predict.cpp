@@ -3,35 +3,34 @@
 namespace pybptt {
 
 template <class Real>
-PredictPass<Real>::PredictPass(const OutputRows<Real>& rows, int threads, const OutputLayer<Real>& layer, Real* output)
+PredictPass<Real>::PredictPass(const OutputRows<Real>& rows, int team, const OutputLayer<Real>& layer, Real* output)
     : k_(kernels<Real>()),
       rows_(rows),
-      threads_(threads),
       layer_(layer),
       output_(output),
       block_rows_(std::min<std::size_t>(256, rows.most_rows())),
       weight_t_(rows.width(), layer.outputs),
-      h_(block_rows_, rows.width(), std::size_t(threads)),
-      o_(block_rows_, layer.outputs, std::size_t(threads)),
+      h_(block_rows_, rows.width(), std::size_t(team)),
+      o_(block_rows_, layer.outputs, std::size_t(team)),
       bias_(panel_count<Real>(layer.outputs) * kLanes<Real>) {}
 
 template <class Real>
-void PredictPass<Real>::prepare(int member, Barrier& barrier) {
+void PredictPass<Real>::prepare(const Member& member) {
     constexpr std::size_t L = kLanes<Real>;
     const std::size_t H = rows_.width(), Q = layer_.outputs;
-    const Range own = share(Q, L, member, threads_);
+    const Range own = member.share(Q, L);
     k_.transpose(own.size(), H, row_major(layer_.weight + own.begin * H, H), weight_t_.matrix().panels_from(own.begin / L));
     for (std::size_t q = own.begin; q < panel_count<Real>(own.end) * L; ++q)
         bias_[q] = q < own.end && layer_.bias != nullptr ? layer_.bias[q] : Real(0);
-    barrier.wait();
+    member.wait();
 }
 
 template <class Real>
-void PredictPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
+void PredictPass<Real>::run(const Chunk& chunk, const Member& member) {
     const std::size_t H = rows_.width(), Q = layer_.outputs;
-    const Range own = share(chunk.rows, 1, member, threads_);
-    const Matrix<Real> h = h_.matrix(std::size_t(member)), o = o_.matrix(std::size_t(member));
-    barrier.wait();
+    const Range own = member.share(chunk.rows, 1);
+    const Matrix<Real> h = h_.matrix(std::size_t(member.index)), o = o_.matrix(std::size_t(member.index));
+    member.wait();
     for (std::size_t first = own.begin; first < own.end; first += block_rows_) {
         const std::size_t rows = std::min(block_rows_, own.end - first);
         rows_.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real> from, const Rows&) {
@@ -43,7 +42,7 @@ void PredictPass<Real>::run(const Chunk& chunk, int member, Barrier& barrier) {
             k_.copy(n, Q, o.rows_from(row - first), UserRows<Real>{output_, Q}.at(to));
         });
     }
-    barrier.wait();
+    member.wait();
 }
 
 template class PredictPass<float>;

@@ -9,17 +9,16 @@ namespace pybptt {
 template <class Real>
 class PredictPass {
 public:
-    PredictPass(const OutputRows<Real>& rows, int threads, const OutputLayer<Real>& layer, Real* output);
+    PredictPass(const OutputRows<Real>& rows, int team, const OutputLayer<Real>& layer, Real* output);
 
     /// Ends with a barrier.
-    void prepare(int member, Barrier& barrier);
+    void prepare(const Member& member);
     /// Begins and ends with a barrier.
-    void run(const Chunk& chunk, int member, Barrier& barrier);
+    void run(const Chunk& chunk, const Member& member);
 
 private:
     const Kernels<Real>& k_;
     const OutputRows<Real>& rows_;
-    const int threads_;
     const OutputLayer<Real> layer_;
     Real* output_;
     std::size_t block_rows_;

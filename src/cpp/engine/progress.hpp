@@ -1,8 +1,10 @@
 // How far a call has come, told to whoever asked; and the end of the call, if that is the answer.
 #pragma once
 
+#include <atomic>
+
+#include "engine/member.hpp"
 #include "pybptt/rnn.hpp"
-#include "runtime/threads.hpp"
 
 namespace pybptt {
 
@@ -21,21 +23,20 @@ private:
 /// One member's way through the steps of a call, which are the same for all.
 class Steps {
 public:
-    Steps(Progress& progress, int member, Barrier& barrier) : progress_(progress), member_(member), barrier_(barrier) {}
+    Steps(Progress& progress, const Member& member) : progress_(progress), member_(member) {}
 
     /// After each step: whether to go on. Every member gets the same answer: a later one has a later step in it.
     bool next() {
         if (!progress_.report_) return true;
         ++done_;
-        if (member_ == 0 && !progress_.report_(done_, progress_.total_)) progress_.last_.store(done_);
-        barrier_.wait();
+        if (member_.index == 0 && !progress_.report_(done_, progress_.total_)) progress_.last_.store(done_);
+        member_.wait();
         return done_ < progress_.last_.load();
     }
 
 private:
     Progress& progress_;
-    const int member_;
-    Barrier& barrier_;
+    const Member& member_;
     std::size_t done_ = 0;
 };
 

@@ -42,9 +42,8 @@ MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, 
     return count_needs<Real>(sizes, some.input,
                              [&](typename Tape<Real>::Contents& tape) {
                                  if (tape.plan.limited())
-                                     tape.source =
-                                         std::make_unique<TapeSource<Real>>(sizes, some.parameters.data(), some.input, some.state);
-                                 ForwardStack<Real>(tape, 1, some.parameters.data(), some.input, some.state, {});
+                                     tape.source = std::make_unique<TapeSource<Real>>(sizes, some.input, some.state);
+                                 ForwardStack<Real>(tape, some.input, some.state, {});
                                  SweepStack<Real>(tape, 1, {}, nullptr, some.gradients, {});
                              })
         .plan(limit);
@@ -55,16 +54,17 @@ Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters,
                    const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan, const Report& report) {
     if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
     auto tape = std::make_unique<typename Tape<Real>::Contents>(sizes, input, true, plan);
-    if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, parameters, input, state);
+    if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, input, state);
     Team team(threads_for(sizes, input.tokens == nullptr));
-    ForwardStack<Real> stack(*tape, team.size(), parameters, input, state, output);
-    Barrier& barrier = team.barrier();
+    ForwardStack<Real> stack(*tape, input, state, output);
     Progress progress(report, forward_steps<Real>(*tape));
-    team.run([&](int member) {
-        Steps steps(progress, member, barrier);
-        stack.prepare(member, barrier);
-        stack.run(steps, member, barrier);
+    run_team(team, [&](const Member& member) {
+        Steps steps(progress, member);
+        stack.prepare(parameters, member);
+        stack.run(steps, member);
     });
+    if (!plan.limited())
+        for (const auto& recurrence : tape->recurrences) recurrence->weights->keep_for_sweep();
     return Tape<Real>(std::move(tape));
 }
 
@@ -73,13 +73,12 @@ void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const R
            const RnnState<const Real>& state, const RnnOutput<Real>& output) {
     const typename Tape<Real>::Contents tape(sizes, input, false);
     Team team(threads_for(sizes, input.tokens == nullptr));
-    ForwardStack<Real> stack(tape, team.size(), parameters, input, state, output);
-    Barrier& barrier = team.barrier();
+    ForwardStack<Real> stack(tape, input, state, output);
     Progress progress({}, 0);
-    team.run([&](int member) {
-        Steps steps(progress, member, barrier);
-        stack.prepare(member, barrier);
-        stack.run(steps, member, barrier);
+    run_team(team, [&](const Member& member) {
+        Steps steps(progress, member);
+        stack.prepare(parameters, member);
+        stack.run(steps, member);
     });
 }
 
@@ -97,19 +96,16 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
     if (source != nullptr) {
         RnnInput<Real> input = source->input;
         input.mask = mask;
-        again = std::make_unique<ForwardStack<Real>>(tape, team.size(), source->parameters.data(), input, source->state,
-                                                     RnnOutput<Real>{});
+        again = std::make_unique<ForwardStack<Real>>(tape, input, source->state, RnnOutput<Real>{});
         from_the_start = !source->as_forward_left_it;
     }
     BackwardPass<Real> pass(tape, team.size(), upstream, mask, gradients, limits);
-    Barrier& barrier = team.barrier();
     Progress progress(report, backward_steps<Real>(tape) + (from_the_start ? forward_steps<Real>(tape) : 0));
     if (source != nullptr) source->as_forward_left_it = false;
-    team.run([&](int member) {
-        Steps steps(progress, member, barrier);
-        if (again) again->prepare(member, barrier);
-        if (from_the_start && !again->run(steps, member, barrier)) return;
-        pass.run(nullptr, again.get(), steps, member, barrier);
+    run_team(team, [&](const Member& member) {
+        Steps steps(progress, member);
+        if (from_the_start && !again->run(steps, member)) return;
+        pass.run(nullptr, again.get(), steps, member);
     });
 }
 

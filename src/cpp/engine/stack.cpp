@@ -15,7 +15,7 @@ std::size_t between_size(const RnnSizes& s, const Cut& cut) {
     return checked_product(checked_product(steps, s.batch), s.directions * s.hidden);
 }
 
-/// Values from one unit, or one layer's outputs, to the next in an array.
+/// Values from one recurrence, or one layer's outputs, to the next in an array.
 struct Strides {
     std::size_t state, sequence, output;
 
@@ -28,17 +28,17 @@ struct Strides {
 }  // namespace
 
 template <class Real>
-ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, int threads, const RnnParameters<Real>* parameters,
-                                 const RnnInput<Real>& input, const RnnState<const Real>& state, const RnnOutput<Real>& output)
+ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, const RnnInput<Real>& input,
+                                 const RnnState<const Real>& state, const RnnOutput<Real>& output)
     : tape_(tape) {
     const RnnSizes& s = tape.sizes;
     const Strides stride(s);
     const std::size_t H = s.hidden, K = s.directions, width = K * H;
     const bool of_chunk = K == 1;
-    for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.units[0]->cut));
-    for (std::size_t i = 0; i < tape.units.size(); ++i) {
+    for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.recurrences[0]->cut));
+    for (std::size_t i = 0; i < tape.recurrences.size(); ++i) {
         const std::size_t layer = i / K, side = i % K * H;
-        UnitArrays<Real> a;
+        RecurrenceArrays<Real> a;
         if (layer == 0) {
             a.x = {input.dense, s.inputs};
         } else {
@@ -50,33 +50,32 @@ ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, int 
         a.output = {moved(last ? output.output : between_[layer % 2].data(), side), width, of_chunk && !last};
         a.final_state = {moved(output.final_state.h, i * stride.state), moved(output.final_state.c, i * stride.state)};
         a.cells = {moved(output.cells, i * stride.sequence), H};
-        RnnSizes work = tape.units[i]->sizes;
-        if (!tape.units[i]->dense) work.inputs = 0;  // tokens select, they do not multiply
-        passes_.push_back(std::make_unique<ForwardPass<Real>>(*tape.units[i], Division(work, threads), parameters[i], a));
+        passes_.push_back(std::make_unique<ForwardPass<Real>>(*tape.recurrences[i], a));
     }
 }
 
 template <class Real>
-UnitGradients<Real> unit_gradients(const typename Tape<Real>::Contents& tape, std::size_t unit, const RnnUpstream<Real>& upstream,
-                                   const RnnGradients<Real>& gradients, const Real* d_last) {
+RecurrenceGradients<Real> recurrence_gradients(const typename Tape<Real>::Contents& tape, std::size_t recurrence,
+                                               const RnnUpstream<Real>& upstream, const RnnGradients<Real>& gradients,
+                                               const Real* d_last) {
     const RnnSizes& s = tape.sizes;
     const Strides stride(s);
-    const std::size_t H = s.hidden, K = s.directions, layer = unit / K, direction = unit % K;
-    UnitGradients<Real> g;
-    g.d_h = {moved(upstream.final_state.h, unit * stride.state), H};
+    const std::size_t H = s.hidden, K = s.directions, layer = recurrence / K, direction = recurrence % K;
+    RecurrenceGradients<Real> g;
+    g.d_h = {moved(upstream.final_state.h, recurrence * stride.state), H};
     if (d_last != nullptr && layer + 1 == s.layers) g.d_h = {d_last + direction * H, K * H};
-    g.d_c = {moved(upstream.final_state.c, unit * stride.state), H};
-    g.d_cells = {moved(upstream.cells, unit * stride.sequence), H};
-    g.parameters = gradients.parameters[unit];
+    g.d_c = {moved(upstream.final_state.c, recurrence * stride.state), H};
+    g.d_cells = {moved(upstream.cells, recurrence * stride.sequence), H};
+    g.parameters = gradients.parameters[recurrence];
     if (layer == 0) g.input.rows = {gradients.input, s.inputs};
     g.input.add = direction != 0;
-    g.state = {moved(gradients.state.h, unit * stride.state), moved(gradients.state.c, unit * stride.state)};
-    g.hidden = {moved(gradients.hidden, unit * stride.sequence), H};
+    g.state = {moved(gradients.state.h, recurrence * stride.state), moved(gradients.state.c, recurrence * stride.state)};
+    g.hidden = {moved(gradients.hidden, recurrence * stride.sequence), H};
     return g;
 }
 
 template <class Real>
-SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int threads, const RnnUpstream<Real>& upstream,
+SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int team, const RnnUpstream<Real>& upstream,
                              const Real* mask, const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits,
                              const Real* d_last)
     : tape_(tape) {
@@ -84,46 +83,45 @@ SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int thre
     const Strides stride(s);
     const std::size_t H = s.hidden, K = s.directions, width = K * H;
     const bool of_chunk = K == 1;
-    for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.units[0]->cut));
-    const UnitTape<Real>& first = *tape.units.front();
+    for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.recurrences[0]->cut));
+    const RecurrenceTape<Real>& first = *tape.recurrences.front();
     space_.dz = PanelBuffer<Real>(first.cut.most_rows(), block_cols<Real>(first.cell.blocks, H));
     const std::size_t widest = std::max(gradients.input != nullptr ? s.inputs : 0, s.layers > 1 ? width : 0);
     if (widest != 0) space_.dx = PanelBuffer<Real>(first.cut.most_rows(), widest);
-    for (std::size_t i = 0; i < tape.units.size(); ++i) {
-        const UnitTape<Real>& unit = *tape.units[i];
+    for (std::size_t i = 0; i < tape.recurrences.size(); ++i) {
+        const RecurrenceTape<Real>& recurrence = *tape.recurrences[i];
         const std::size_t layer = i / K, direction = i % K;
-        UnitGradients<Real> g = unit_gradients(tape, i, upstream, gradients, d_last);
+        RecurrenceGradients<Real> g = recurrence_gradients(tape, i, upstream, gradients, d_last);
         if (layer != 0) {
             g.input.rows = {between_[(layer - 1) % 2].data(), width, of_chunk};
             g.input.mask = {moved(mask, (layer - 1) * stride.output), width};
         }
-        const Division division(unit.sizes, threads);
-        sweeps_.push_back(std::make_unique<Sweep<Real>>(unit, division, g, space_, limits));
+        sweeps_.push_back(std::make_unique<Sweep<Real>>(recurrence, team, g, space_, limits));
         const bool last = layer + 1 == s.layers;
         const Real* from = last ? upstream.output : between_[layer % 2].data();
-        upstreams_.emplace_back(unit, division, UserRows<const Real>{moved(from, direction * H), width, of_chunk && !last});
+        upstreams_.emplace_back(recurrence.cut, UserRows<const Real>{moved(from, direction * H), width, of_chunk && !last});
     }
 }
 
 template <class Real>
-bool SweepStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier) {
-    const std::size_t K = tape_.sizes.directions, units = sweeps_.size(), layers = tape_.sizes.layers;
+bool SweepStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) {
+    const std::size_t K = tape_.sizes.directions, recurrences = sweeps_.size(), layers = tape_.sizes.layers;
     for (const auto& sweep : sweeps_) sweep->start(member);
-    barrier.wait();  // what the second direction adds to is there
-    const auto run = [&](std::size_t unit, const Chunk& chunk) {
-        Upstream<Real>& given = upstreams_[unit];
-        sweeps_[unit]->run(chunk, unit + 1 == units && top != nullptr ? *top : given, member, barrier);
+    member.wait();  // what the second direction adds to is there
+    const auto run = [&](std::size_t recurrence, const Chunk& chunk) {
+        Upstream<Real>& given = upstreams_[recurrence];
+        sweeps_[recurrence]->run(chunk, recurrence + 1 == recurrences && top != nullptr ? *top : given, member);
     };
     if (K == 1) {
-        const bool complete = sweep_chunks<Real>(tape_, again, steps, member, barrier, [&](const Chunk& chunk) {
-            for (std::size_t i = units; i-- > 0;) run(i, chunk);
+        const bool complete = sweep_chunks<Real>(tape_, again, steps, member, [&](const Chunk& chunk) {
+            for (std::size_t i = recurrences; i-- > 0;) run(i, chunk);
         });
         if (!complete) return false;
     } else {
         for (std::size_t layer = layers; layer-- > 0;)
             for (std::size_t i = layer * K; i < (layer + 1) * K; ++i)
-                for (std::size_t c = tape_.units[i]->cut.chunks(); c-- > 0;) {
-                    run(i, tape_.units[i]->cut.chunk(c));
+                for (std::size_t c = tape_.recurrences[i]->cut.chunks(); c-- > 0;) {
+                    run(i, tape_.recurrences[i]->cut.chunk(c));
                     if (!steps.next()) return false;
                 }
     }
@@ -131,9 +129,9 @@ bool SweepStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps
     return true;
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                                                    \
-    template UnitGradients<Real> unit_gradients(const Tape<Real>::Contents&, std::size_t, const RnnUpstream<Real>&, \
-                                                const RnnGradients<Real>&, const Real*);
+#define PYBPTT_INSTANTIATE(Real)                                                                                                \
+    template RecurrenceGradients<Real> recurrence_gradients(const Tape<Real>::Contents&, std::size_t, const RnnUpstream<Real>&, \
+                                                            const RnnGradients<Real>&, const Real*);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)
 template class ForwardStack<float>;

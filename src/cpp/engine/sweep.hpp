@@ -12,9 +12,9 @@
 
 namespace pybptt {
 
-/// What the sweep of one unit reads beside the upstream, and where its results go. All but the parameters may be null.
+/// What the sweep of one recurrence reads beside the upstream, and where its results go. All but the parameters may be null.
 template <class Real>
-struct UnitGradients {
+struct RecurrenceGradients {
     UserRows<const Real> d_h, d_c;  // (B, H): derivatives by the final state alone
     UserRows<const Real> d_cells;   // (T, B, H): by c_t alone
     RnnParameterGradients<Real> parameters;
@@ -34,31 +34,27 @@ struct SweepSpace {
 template <class Real>
 class Sweep {
 public:
-    Sweep(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& gradients, const SweepSpace<Real>& space,
+    Sweep(const RecurrenceTape<Real>& tape, int team, const RecurrenceGradients<Real>& gradients, const SweepSpace<Real>& space,
           const SweepLimits<Real>& limits);
 
-    void start(int member);
+    void start(const Member& member);
     /// Begins where all members' part of the chunk after is complete; ends with a barrier.
-    void run(const Chunk& chunk, Upstream<Real>& upstream, int member, Barrier& barrier);
-    void finish(int member);
+    void run(const Chunk& chunk, Upstream<Real>& upstream, const Member& member);
+    void finish(const Member& member);
 
 private:
-    void sweep_piece(const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Piece& piece, int member,
-                     Barrier& barrier);
+    Part<Real> part(const Member& member) const { return {s_, Division(s_, member.team), member}; }
+    void sweep_piece(const Piece<Real>& piece, const Upstream<Real>& upstream);
     /// Rows of a (B, H) buffer with the slices apart.
-    Matrix<Real> apart(const PanelBuffer<Real>& buffer, const Part<Real>& part, std::size_t slice, std::size_t position) const {
-        return part.of(buffer.matrix(), tape_.cut.apart_row(slice, position));
+    Matrix<Real> apart(const PanelBuffer<Real>& buffer, const Columns<Real>& own, std::size_t slice, std::size_t position) const {
+        return own.of(buffer.matrix().rows_from(tape_.cut.apart_row(slice, position)));
     }
-    /// visit(first position, count, slice): a member's samples, whether active or not.
-    template <class Visit>
-    void for_each_range(const Part<Real>& part, Visit visit) const;
 
     const Kernels<Real>& k_;
-    const UnitTape<Real>& tape_;
+    const RecurrenceTape<Real>& tape_;
     const RnnSizes& s_;
     const Cell<Real>& cell_;
-    const Division division_;
-    const UnitGradients<Real> g_;
+    const RecurrenceGradients<Real> g_;
     WeightGradients<Real> weights_;
     const Factors<Real> factors_;
     Clipping<Real> clipping_;

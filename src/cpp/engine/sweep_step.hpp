@@ -1,79 +1,102 @@
-// One step of the sweep: the products that take dz_t to the state before and to the input, and what the cell reads.
+// One step of the sweep, with and without windows: the products that take dz_t to the state before and to the input, and the cell's
+// own arithmetic.
 #pragma once
 
 #include "engine/division.hpp"
+#include "engine/tape.hpp"
 
 namespace pybptt {
 
-/// At most so many terms make a product of dz_t.
-constexpr int kMostTerms = 4;
-
-/// Terms of dz W_hh, a member's columns of it, for the runs whose products read h_{t-1} (source -1) or a block.
-template <class Real, class Dz>
-int recurrent_terms(const UnitTape<Real>& tape, Matrix<Dz> dz, const Part<Real>& part, int source, Term<Real>* terms) {
-    const std::size_t H = tape.sizes.hidden, panels = tape.panels();
+/// to = start + dz W, some columns of it: W_ih or W_hh, the gates that `gate` names of the runs that `takes` accepts.
+template <class Real, class Takes>
+void multiply_back(const RecurrenceTape<Real>& tape, const PanelBuffer<Real>& w, int BlockRun::* gate, Takes takes,
+                   std::size_t rows, Matrix<const Real> dz, const Columns<Real>& own, Matrix<const Real> start, Matrix<Real> to,
+                   const Ahead<Real>& ahead = {}) {
+    constexpr int kMostTerms = 4;
+    const std::size_t H = tape.sizes.hidden;
     const bool together = H % kLanes<Real> == 0;  // then a run's blocks make one term
+    Term<Real> terms[kMostTerms];
     int count = 0;
     for (int r = 0; r < tape.cell.run_count; ++r) {
         const BlockRun& run = tape.cell.runs[r];
-        if (run.hidden_gate < 0 || run.source != source) continue;
-        for (int i = 0; i < (together ? 1 : run.count); ++i)
-            terms[count++] = {
-                dz.panels_from(std::size_t(run.block + i) * panels),
-                tape.weight_hh.matrix().rows_from(std::size_t(run.hidden_gate + i) * H).panels_from(part.panels.begin),
-                together ? std::size_t(run.count) * H : H};
-    }
-    return count;
-}
-
-/// Terms of dz W_ih, its columns from a panel on.
-template <class Real, class Dz>
-int input_terms(const UnitTape<Real>& tape, Matrix<Dz> dz, std::size_t panel, Term<Real>* terms) {
-    const std::size_t H = tape.sizes.hidden, panels = tape.panels();
-    const bool together = H % kLanes<Real> == 0;
-    int count = 0;
-    for (int r = 0; r < tape.cell.run_count; ++r) {
-        const BlockRun& run = tape.cell.runs[r];
-        for (int i = 0; run.input_gate >= 0 && i < (together ? 1 : run.count); ++i)
-            terms[count++] = {dz.panels_from(std::size_t(run.block + i) * panels),
-                              tape.weight_ih.matrix().rows_from(std::size_t(run.input_gate + i) * H).panels_from(panel),
+        for (int i = 0; run.*gate >= 0 && takes(run) && i < (together ? 1 : run.count); ++i)
+            terms[count++] = {dz.panels_from(std::size_t(run.block + i) * tape.panels()),
+                              own.of(w.matrix().rows_from(std::size_t(run.*gate + i) * H)),
                               together ? std::size_t(run.count) * H : H};
     }
-    return count;
+    tape.k.product(rows, own.count, terms, count, start, to, ahead);
+}
+/// To what the recurrent products read: h_{t-1} (source -1), or a block.
+template <class Real>
+void multiply_w_hh(const RecurrenceTape<Real>& tape, const Part<Real>& part, std::size_t rows, Matrix<const Real> dz, int source,
+                   Matrix<const Real> start, Matrix<Real> to, const Ahead<Real>& ahead = {}) {
+    multiply_back(
+        tape, tape.weights->w_hh, &BlockRun::hidden_gate, [&](const BlockRun& run) { return run.source == source; }, rows, dz,
+        source < 0 ? part.h : part.z, start, to, ahead);
+}
+/// dx_t = dz_t W_ih
+template <class Real>
+void multiply_w_ih(const RecurrenceTape<Real>& tape, std::size_t rows, Matrix<const Real> dz, const Columns<Real>& own,
+                   Matrix<Real> to) {
+    multiply_back(
+        tape, tape.weights->w_ih, &BlockRun::input_gate, [](const BlockRun&) { return true; }, rows, dz, own, none<Real>(), to);
 }
 
-/// What a piece's sweep reads of the tape at step s of a chunk; dz and the carry are to be filled in.
+/// What a piece's sweep reads of the tape at step s; dz and the carry are to be filled in.
 template <class Real>
-CellSweep<Real> cell_sweep(const UnitTape<Real>& tape, const Chunk& chunk, const Part<Real>& part, const Piece& piece,
-                           std::size_t s) {
-    const std::size_t S = chunk.steps;
+CellSweep<Real> cell_sweep(const RecurrenceTape<Real>& tape, const Piece<Real>& piece, std::size_t s) {
     CellSweep<Real> step{};
-    step.peephole = tape.peephole.data() + part.panels.begin * kLanes<Real>;
+    step.peephole = tape.weights->peephole.data() + piece.z.panels.begin * kLanes<Real>;
     step.peephole_stride = block_cols<Real>(1, tape.sizes.hidden);
     step.clip = Real(tape.sizes.cell.clip);
     if (tape.has_blocks()) {
-        const Matrix<Real> saved = tape.saved(chunk);
-        step.saved = part.of(saved, piece.row(S, s));
+        const Matrix<Real> saved = tape.saved(piece.chunk);
+        step.saved = piece.z.of(saved.rows_from(piece.row(s)));
         step.saved_stride = tape.panels() * saved.panel_stride;
     }
-    step.h_before = part.of(tape.h(chunk), piece.row(S + 1, s));
-    step.h = part.of(tape.h(chunk), piece.row(S + 1, s + 1));
+    const Matrix<Real> h = piece.h.of(tape.h(piece.chunk));
+    step.h_before = h.rows_from(piece.state_row(s));
+    step.h = h.rows_from(piece.state_row(s + 1));
     if (tape.has_cell_state()) {
-        step.c_before = part.of(tape.c(chunk), piece.row(S + 1, s));
-        step.c = part.of(tape.c(chunk), piece.row(S + 1, s + 1));
+        const Matrix<Real> c = piece.z.of(tape.c(piece.chunk));
+        step.c_before = c.rows_from(piece.state_row(s));
+        step.c = c.rows_from(piece.state_row(s + 1));
     }
     return step;
 }
 
 /// What the cell is about to read, and the upstream of the step before: to be brought into the cache by this step's product.
 template <class Real>
-Ahead<Real> ahead_of_sweep(const UnitTape<Real>& tape, const CellSweep<Real>& step, Matrix<const Real> upstream_before) {
+Ahead<Real> ahead_of_sweep(const RecurrenceTape<Real>& tape, const CellSweep<Real>& step, Matrix<const Real> upstream_before) {
     Ahead<Real> ahead;
     if (!tape.has_blocks()) ahead.matrix[0] = step.h_before;
     ahead.matrix[1] = upstream_before;
     for (int b = 0; tape.has_blocks() && b < tape.cell.blocks; ++b)
         ahead.matrix[2 + b] = step.saved.panels_from(std::size_t(b) * tape.panels());
     return ahead;
+}
+
+/// dz_t from dh_t in its place: dz (all columns of some rows). each(visit) calls visit(n, dz, carry) for every run of n active rows
+/// among them: a member's columns of dz and of what the cell carries.
+template <class Real, class Each>
+void sweep_cell(const RecurrenceTape<Real>& tape, const Piece<Real>& piece, CellSweep<Real> step, std::size_t rows, Matrix<Real> dz,
+                Each each) {
+    step.dz_stride = tape.panels() * dz.panel_stride;
+    for (int phase = tape.cell.phases; phase-- > 0;) {
+        each([&](std::size_t n, Matrix<Real> own_dz, Matrix<Real> carry) {
+            step.dz = own_dz;
+            step.carry = carry;
+            tape.cell.backward[phase](n, piece.z.panels.size(), step);
+        });
+        if (phase == 0) break;
+        piece.wait();
+        for (int r = 0; r < tape.cell.run_count; ++r) {
+            const int source = tape.cell.runs[r].source;
+            if (source < 0) continue;
+            multiply_w_hh<Real>(tape, piece, rows, dz, source, none<Real>(),
+                                piece.z.of(dz.panels_from(std::size_t(source) * tape.panels())));
+        }
+    }
 }
 
 }  // namespace pybptt

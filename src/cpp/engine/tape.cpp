@@ -34,69 +34,49 @@ Tokens::Tokens(const std::int64_t* ids, std::size_t vocabulary, const Cut& cut) 
 }
 
 template <class Real>
-const Cell<Real>& find_cell(const CellConfig& c) {
-    const Kernels<Real>& k = kernels<Real>();
-    const bool clipped = c.clip != 0;
-    switch (c.kind) {
-        case CellKind::lstm: return k.lstm[c.peephole][c.coupled][clipped];
-        case CellKind::gru: return k.gru[c.reset_after][clipped];
-        case CellKind::elman: break;
-    }
-    return k.elman[int(c.nonlinearity)][clipped];
-}
-
-template <class Real>
-UnitTape<Real>::UnitTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep, const MemoryPlan& plan)
-    : sizes(s), cell(find_cell<Real>(s.cell)), cut(std::move(c)), dense(ids == nullptr), moves_chunks(!keep || plan.limited()) {
+RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep, const MemoryPlan& plan)
+    : sizes(s),
+      k(kernels<Real>()),
+      cell(find_cell<Real>(s.cell)),
+      cut(std::move(c)),
+      dense(ids == nullptr),
+      moves_chunks(!keep || plan.limited()) {
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
-    const std::size_t weights = checked_product(std::size_t(s.cell.gates()), s.hidden);
     const std::size_t places = keep ? plan.places : 1;
-    hidden = ChunkBuffer<Real>(cut, true, s.hidden, places);
-    if (has_cell_state()) cells = ChunkBuffer<Real>(cut, true, s.hidden, places);
-    if (has_blocks()) blocks = ChunkBuffer<Real>(cut, false, block_cols<Real>(cell.blocks, s.hidden), places);
+    h = ChunkBuffer<Real>(cut, true, s.hidden, places);
+    if (has_cell_state()) this->c = ChunkBuffer<Real>(cut, true, s.hidden, places);
+    if (has_blocks()) saved = ChunkBuffer<Real>(cut, false, block_cols<Real>(cell.blocks, s.hidden), places);
     if (dense)
-        input = ChunkBuffer<Real>(cut, false, s.inputs, places);
+        x = ChunkBuffer<Real>(cut, false, s.inputs, places);
     else
         tokens = Tokens(ids, s.inputs, cut);
     if (cut.chunks() > 1) {
         states_h = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
         if (has_cell_state()) states_c = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
     }
-    if (keep) {
-        weight_hh = PanelBuffer<Real>(weights, s.hidden);
-        if (dense) weight_ih = PanelBuffer<Real>(weights, s.inputs);
-    }
-    peephole = Buffer<Real>(block_cols<Real>(s.cell.peepholes(), s.hidden));
+    weights = std::make_shared<PackedWeights<Real>>(sizes, dense, tokens.count, keep);
 }
 
 template <class Real>
-std::size_t UnitTape<Real>::bytes() const {
-    const std::size_t values = hidden.size() + cells.size() + blocks.size() + input.size() + states_h.size() + states_c.size() +
-                               weight_hh.size() + weight_ih.size() + peephole.size();
-    return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t);
+std::size_t RecurrenceTape<Real>::bytes() const {
+    const std::size_t values = h.size() + c.size() + saved.size() + x.size() + states_h.size() + states_c.size();
+    return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t) +
+           weights->bytes();
 }
 
 template <class Real>
-void UnitTape<Real>::add_needs(MemoryNeeds& needs) const {
-    for (const std::size_t values : {hidden.size(), cells.size(), blocks.size(), input.size()})
+void RecurrenceTape<Real>::add_needs(MemoryNeeds& needs) const {
+    for (const std::size_t values : {h.size(), c.size(), saved.size(), x.size()})
         if (values != 0) needs.chunk.push_back(values * sizeof(Real));
     for (const std::size_t values : {states_h.size(), states_c.size()})
         if (values != 0) needs.states.push_back(values * sizeof(Real));
 }
 
 template <class Real>
-TapeSource<Real>::TapeSource(const RnnSizes& s, const RnnParameters<Real>* given, const RnnInput<Real>& x,
-                             const RnnState<const Real>& h_0)
+TapeSource<Real>::TapeSource(const RnnSizes& s, const RnnInput<Real>& x, const RnnState<const Real>& h_0)
     : input{nullptr, nullptr} {
-    for (std::size_t i = 0; i < s.units(); ++i) {
-        const RnnParameters<Real>& from = given[i];
-        const std::size_t H = s.hidden, rows = checked_product(std::size_t(s.cell.gates()), H);
-        parameters.push_back({copy(from.weight_ih, checked_product(rows, unit_sizes(s, i).inputs)),
-                              copy(from.weight_hh, checked_product(rows, H)), copy(from.bias_ih, rows), copy(from.bias_hh, rows),
-                              copy(from.peephole, std::size_t(s.cell.peepholes()) * H)});
-    }
     input.dense = copy(x.dense, checked_product(checked_product(s.steps, s.batch), s.inputs));
-    const std::size_t state_size = checked_product(checked_product(s.units(), s.batch), s.hidden);
+    const std::size_t state_size = checked_product(checked_product(s.recurrences(), s.batch), s.hidden);
     state = {copy(h_0.h, state_size), copy(h_0.c, state_size)};
 }
 
@@ -118,20 +98,23 @@ std::size_t TapeSource<Real>::bytes() const {
 template <class Real>
 Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan)
     : sizes(s), plan(plan) {
-    for (std::size_t i = 0; i < s.units(); ++i) {
-        const RnnSizes one = unit_sizes(s, i);
+    for (std::size_t i = 0; i < s.recurrences(); ++i) {
+        const RnnSizes one = recurrence_sizes(s, i);
         const bool first_layer = i < s.directions;
-        units.push_back(std::make_unique<UnitTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks),
-                                                         first_layer ? input.tokens : nullptr, keep, plan));
+        recurrences.push_back(
+            std::make_unique<RecurrenceTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks),
+                                                   first_layer ? input.tokens : nullptr, keep, plan));
     }
-    if (!units.empty() && !CountMemory::active()) schedule = Schedule(units.front()->cut.chunks(), keep, plan);
+    if (!recurrences.empty() && !CountMemory::active()) schedule = Schedule(recurrences.front()->cut.chunks(), keep, plan);
     sizes.lengths = nullptr;
 }
 
 template <class Real>
 std::size_t tape_bytes(const RnnSizes& s, bool tokens) {
     const CountMemory count;
-    return Tape<Real>(std::make_unique<typename Tape<Real>::Contents>(s, some_input<Real>(tokens), true)).bytes();
+    auto tape = std::make_unique<typename Tape<Real>::Contents>(s, some_input<Real>(tokens), true);
+    for (const auto& recurrence : tape->recurrences) recurrence->weights->keep_for_sweep();
+    return Tape<Real>(std::move(tape)).bytes();
 }
 
 template <class Real>
@@ -152,19 +135,18 @@ const MemoryPlan& Tape<Real>::plan() const {
 }
 template <class Real>
 bool Tape<Real>::has_dense_input() const {
-    return contents_->units.front()->dense;
+    return contents_->recurrences.front()->dense;
 }
 template <class Real>
 std::size_t Tape<Real>::bytes() const {
     std::size_t sum = 0;
-    for (const auto& unit : contents_->units) sum += unit->bytes();
+    for (const auto& recurrence : contents_->recurrences) sum += recurrence->bytes();
     return sum + (contents_->source != nullptr ? contents_->source->bytes() : 0);
 }
 
 #define PYBPTT_INSTANTIATE(Real)                                  \
-    template const Cell<Real>& find_cell(const CellConfig&);      \
     template std::size_t tape_bytes<Real>(const RnnSizes&, bool); \
-    template struct UnitTape<Real>;                               \
+    template struct RecurrenceTape<Real>;                         \
     template struct TapeSource<Real>;                             \
     template class Tape<Real>;
 PYBPTT_INSTANTIATE(float)

@@ -3,24 +3,23 @@
 namespace pybptt {
 
 template <class Real>
-WeightGradients<Real>::WeightGradients(const UnitTape<Real>& tape, int threads, const RnnParameterGradients<Real>& gradients,
+WeightGradients<Real>::WeightGradients(const RecurrenceTape<Real>& tape, const RnnParameterGradients<Real>& gradients,
                                        const InputGradient<Real>& input, const PanelBuffer<Real>& dx)
     : k_(kernels<Real>()),
       tape_(tape),
       s_(tape.sizes),
       cell_(tape.cell),
-      threads_(threads),
       g_(gradients),
       input_(input),
       bias_(block_cols<Real>(cell_.blocks, s_.hidden)),
-      peephole_(tape.peephole.size()),
+      peephole_(tape.weights->peephole.size()),
       dx_(dx) {
     if (!tape.dense) token_row_ = PanelBuffer<Real>(tape.tokens.count, block_cols<Real>(s_.cell.gates(), s_.hidden));
 }
 
 template <class Real>
-void WeightGradients<Real>::prepare(int member) {
-    const Range own = units(member);
+void WeightGradients<Real>::prepare(const Member& member) {
+    const Range own = member.share(s_.hidden, kLanes<Real>);
     const std::size_t panel = own.begin / kLanes<Real>, padded = panel_count<Real>(own.size()) * kLanes<Real>;
     const std::size_t block = block_cols<Real>(1, s_.hidden);
     const bool empty = tape_.cut.chunks() == 0;  // otherwise the first chunk overwrites them
@@ -33,15 +32,15 @@ void WeightGradients<Real>::prepare(int member) {
     for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, Real(0));
     for (std::size_t at = own.begin; at < peephole_.size(); at += block) std::fill_n(peephole_.data() + at, padded, Real(0));
     if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
-    const Range samples = share(s_.batch, 1, member, threads_);
+    const Range samples = member.share(s_.batch, 1);
     for (std::size_t position = samples.begin; position < samples.end; ++position)
         for (std::size_t t = tape_.cut.length(position); t < s_.steps; ++t)
             std::fill_n(input_.rows.data + (t * s_.batch + tape_.cut.sample(position)) * input_.rows.leading, s_.inputs, Real(0));
 }
 
 template <class Real>
-void WeightGradients<Real>::add(const Chunk& chunk, Matrix<const Real> dz, int member) {
-    const Range own = units(member);
+void WeightGradients<Real>::add(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
+    const Range own = member.share(s_.hidden, kLanes<Real>);
     if (own.size() != 0) {
         for (int r = 0; r < cell_.run_count; ++r)
             for (int i = 0; i < cell_.runs[r].count; ++i) add_gate(chunk, dz, cell_.runs[r], i, own);
@@ -109,12 +108,11 @@ void WeightGradients<Real>::add_peepholes(const Chunk& chunk, Matrix<const Real>
 
 /// dx = dz W_ih
 template <class Real>
-void WeightGradients<Real>::add_input(const Chunk& chunk, Matrix<const Real> dz, int member) {
+void WeightGradients<Real>::add_input(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
     const std::size_t D = s_.inputs;
-    const Range own_rows = share(chunk.rows, 1, member, threads_);
-    Term<Real> terms[kMostTerms];
-    const int count = input_terms(tape_, dz.rows_from(own_rows.begin), 0, terms);
-    k_.product(own_rows.size(), D, terms, count, none<Real>(), dx_.matrix().rows_from(own_rows.begin), {});
+    const Range own_rows = member.share(chunk.rows, 1);
+    multiply_w_ih(tape_, own_rows.size(), dz.rows_from(own_rows.begin), Columns<Real>(D, {0, panel_count<Real>(D)}),
+                  dx_.matrix().rows_from(own_rows.begin));
     if (input_.mask)
         tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(),
                                [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
@@ -127,10 +125,10 @@ void WeightGradients<Real>::add_input(const Chunk& chunk, Matrix<const Real> dz,
 }
 
 template <class Real>
-void WeightGradients<Real>::finish(int member) {
+void WeightGradients<Real>::finish(const Member& member) {
     constexpr std::size_t L = kLanes<Real>;
     const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
-    const Range own = units(member);
+    const Range own = member.share(s_.hidden, kLanes<Real>);
     for (int p = 0; p < s_.cell.peepholes(); ++p)
         std::copy_n(peephole_.data() + std::size_t(p) * panels * L + own.begin, own.size(),
                     g_.peephole + std::size_t(p) * H + own.begin);

@@ -17,30 +17,28 @@ struct InputGradient {
     bool add = false;
 };
 
-/// Members own rows of the weight gradients (units of dz) over all of time: there is no reduction across threads.
+/// Members own rows of the weight gradients (columns of dz) over all of time: there is no reduction across threads.
 template <class Real>
 class WeightGradients {
 public:
     ///   dx  (chunk rows, D), to work in; needed if there are rows for dL/dx_t
-    WeightGradients(const UnitTape<Real>& tape, int threads, const RnnParameterGradients<Real>& gradients,
+    WeightGradients(const RecurrenceTape<Real>& tape, const RnnParameterGradients<Real>& gradients,
                     const InputGradient<Real>& input, const PanelBuffer<Real>& dx);
 
-    void prepare(int member);
+    void prepare(const Member& member);
     /// Adds one chunk, the last one first; every member's dz must be complete.
-    void add(const Chunk& chunk, Matrix<const Real> dz, int member);
-    void finish(int member);
+    void add(const Chunk& chunk, Matrix<const Real> dz, const Member& member);
+    void finish(const Member& member);
 
 private:
-    Range units(int member) const { return share(s_.hidden, kLanes<Real>, member, threads_); }
     void add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockRun& run, int i, const Range& own);
     void add_peepholes(const Chunk& chunk, Matrix<const Real> dz, const Range& own);
-    void add_input(const Chunk& chunk, Matrix<const Real> dz, int member);
+    void add_input(const Chunk& chunk, Matrix<const Real> dz, const Member& member);
 
     const Kernels<Real>& k_;
-    const UnitTape<Real>& tape_;
+    const RecurrenceTape<Real>& tape_;
     const RnnSizes& s_;
     const Cell<Real>& cell_;
-    const int threads_;
     const RnnParameterGradients<Real> g_;
     const InputGradient<Real> input_;
     Buffer<Real> bias_;      // db of each block, in whole panels

@@ -47,66 +47,65 @@ struct Windows {
 template <class Real>
 class WindowStack {
 public:
-    WindowStack(const typename Tape<Real>::Contents& tape, int threads, const RnnUpstream<Real>& upstream, const Real* mask,
+    WindowStack(const typename Tape<Real>::Contents& tape, int team, const RnnUpstream<Real>& upstream, const Real* mask,
                 const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits, const Real* d_last = nullptr);
 
     /// As a SweepStack's.
-    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier);
+    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member);
 
 private:
     /// One layer.
     struct Layer {
-        const UnitTape<Real>& tape;
-        UnitGradients<Real> g;
+        const RecurrenceTape<Real>& tape;
+        RecurrenceGradients<Real> g;
         WeightGradients<Real> weights;
         PanelBuffer<Real> dz_sum;          // of a chunk: sum_w dz_t^w
         PanelBuffer<Real> dz[2];           // (rows of some copies, blocks): dz_t^w and dz_{t+1}^w
         PanelBuffer<Real> carry_h, carry;  // (rows of all copies, H): as Sweep's, at the end of a chunk
         Clipping<Real> clipping;
 
-        Layer(const UnitTape<Real>& tape, const Division& division, const UnitGradients<Real>& g, const SweepSpace<Real>& space,
+        Layer(const RecurrenceTape<Real>& tape, int team, const RecurrenceGradients<Real>& g, const SweepSpace<Real>& space,
               const SweepLimits<Real>& limits, std::size_t copies, std::size_t some);
     };
-    /// Copies [first, end) of a member's samples of one slice: row j of copy c is row first_row + (c - first) size + j of a buffer
-    /// for some copies.
+    /// Copies [first, end) of a piece's samples: row j of copy c is row first_row + (c - first) size + j of a buffer for some
+    /// copies.
     struct Copies {
-        std::size_t first, end;
-        Piece piece;
-        std::size_t first_row;
+        std::size_t first, end, first_row;
+        std::size_t size;  // of the piece
 
-        std::size_t rows() const { return (end - first) * piece.size; }
+        std::size_t rows() const { return (end - first) * size; }
+        std::size_t row(std::size_t copy) const { return (copy - first) * size; }
         /// Some of them.
-        Copies of(const Range& some) const { return {some.begin, some.end, piece, first_row + (some.begin - first) * piece.size}; }
+        Copies of(const Range& some) const { return {some.begin, some.end, first_row + row(some.begin), size}; }
     };
 
-    void start(Layer& layer, const Part<Real>& part, int member);
-    void sweep(std::size_t layer, const Chunk& chunk, const Upstream<Real>& upstream, const Part<Real>& part, const Copies& copies,
-               int member, Barrier& barrier);
+    Part<Real> part(const Member& member) const {
+        const RnnSizes& s = tape_.recurrences.front()->sizes;
+        return {s, Division(s, member.team, windows_.copies), member};
+    }
+    void start(Layer& layer, const Part<Real>& part);
+    void sweep(std::size_t layer, const Piece<Real>& piece, const Upstream<Real>& upstream, const Copies& copies);
     /// A range of the copies that has all whose windows are over step t.
-    Range alive(const Copies& copies, std::size_t t, std::size_t n) const;
-    void add_upstream(Layer& layer, bool is_top, const Chunk& chunk, std::size_t s, std::size_t n, Matrix<const Real> upstream_t,
-                      const Part<Real>& part, const Copies& copies, Matrix<Real> dh);
-    void add_hidden(Layer& layer, std::size_t step, std::size_t n, const Part<Real>& part, const Copies& copies, Matrix<Real> dh);
-    void finish(Layer& layer, const Part<Real>& part, int member);
-    /// The first sample's row of a copy in a layer's carries.
-    std::size_t carry_row(std::size_t copy, const Piece& piece) const {
-        return copy * cut_.apart_rows() + cut_.apart_row(piece.slice.index, piece.positions.begin);
+    Range alive(const Piece<Real>& piece, const Copies& copies, std::size_t t, std::size_t n) const;
+    void add_upstream(Layer& layer, bool is_top, const Piece<Real>& piece, std::size_t s, std::size_t n,
+                      Matrix<const Real> upstream_t, const Copies& copies, Matrix<Real> dh);
+    void finish(Layer& layer, const Part<Real>& part);
+    /// The rows of a member's samples in a layer's carries.
+    Matrix<Real> carry_of(const PanelBuffer<Real>& buffer, const Columns<Real>& own, std::size_t copy, std::size_t slice,
+                          std::size_t position) const {
+        return own.of(buffer.matrix().rows_from(copy * cut_.apart_rows() + cut_.apart_row(slice, position)));
     }
     /// Where a chunk's upstream may lie: if all copies go at once, a step's sum takes its place when it has been used.
     Matrix<Real> upstream_space() const { return some_ < windows_.copies ? space_.dz.matrix() : layers_.back()->dz_sum.matrix(); }
     std::size_t between_row(std::size_t s, const Copies& copies) const {
         return s * (some_ * tape_.sizes.batch + cut_.slices() * Cut::kApart) + copies.first_row;
     }
-    /// visit(first position, count, row in the carries of copy 0): a member's samples, whether active or not.
-    template <class Visit>
-    void for_each_range(const Part<Real>& part, Visit visit) const;
 
     const Kernels<Real>& k_;
     const typename Tape<Real>::Contents& tape_;
     const Cut& cut_;  // the same for all layers
     const Windows windows_;
-    const std::size_t some_;  // copies taken at a time
-    const Division division_;
+    const std::size_t some_;           // copies taken at a time
     const UserRows<const Real> mask_;  // (L - 1, T, B, H); may be null
     SweepSpace<Real> space_;           // its dz may hold the upstream of a chunk
     PanelBuffer<Real> between_;        // (steps of a chunk, rows of some copies, H): dz_t^w W_ih of the layer above
@@ -118,15 +117,15 @@ private:
 template <class Real>
 class BackwardPass {
 public:
-    BackwardPass(const typename Tape<Real>::Contents& tape, int threads, const RnnUpstream<Real>& upstream, const Real* mask,
+    BackwardPass(const typename Tape<Real>::Contents& tape, int team, const RnnUpstream<Real>& upstream, const Real* mask,
                  const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits, const Real* d_last = nullptr) {
         if (limits.k2 != 0)
-            windows_.emplace(tape, threads, upstream, mask, gradients, limits, d_last);
+            windows_.emplace(tape, team, upstream, mask, gradients, limits, d_last);
         else
-            sweeps_.emplace(tape, threads, upstream, mask, gradients, limits, d_last);
+            sweeps_.emplace(tape, team, upstream, mask, gradients, limits, d_last);
     }
-    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, int member, Barrier& barrier) {
-        return windows_ ? windows_->run(top, again, steps, member, barrier) : sweeps_->run(top, again, steps, member, barrier);
+    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) {
+        return windows_ ? windows_->run(top, again, steps, member) : sweeps_->run(top, again, steps, member);
     }
 
 private:

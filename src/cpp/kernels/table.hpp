@@ -92,15 +92,15 @@ struct Ahead {
     bool backwards = false;
 };
 
-/// Blocks of z (units H each) that the same products make. A cell's z_t is cut into blocks of H columns, each whole panels; block b
-/// receives the input's gate input_gate + i and the recurrence's gate hidden_gate + i, for b = block + i; -1: neither.
+/// Blocks of z (H columns each) that the same products make. A cell's z_t is cut into blocks of H columns, each whole panels; block
+/// b receives the input's gate input_gate + i and the recurrence's gate hidden_gate + i, for b = block + i; -1: neither.
 struct BlockRun {
     int block, count;
     int input_gate, hidden_gate;
     int source;  ///< what the recurrent product reads: -1 for h_{t-1}, or a block that the cell's first phase has made
 };
 
-/// One step of a cell, forward: views of rows x unit panels. Block b of z is `z` moved by b * block_stride.
+/// One step of a cell, forward: views of rows x panels. Block b of z is `z` moved by b * block_stride.
 template <class Real>
 struct CellStep {
     Matrix<Real> z;  ///< z_t; becomes what the tape keeps

@@ -2,7 +2,7 @@
 //
 // Words (the same in Python, tests and documents)
 //   T, B, D, H   time steps, batch, input size, hidden size
-//   L, K         layers, and directions of each (1 or 2); a UNIT is one direction of one layer. Units are in PyTorch's order: layer
+//   L, K         layers, and directions of each (1 or 2); a RECURRENCE is one direction of one layer, in PyTorch's order: layer
 //                0 forward, layer 0 reverse, layer 1 forward, ..
 //   G            gates: 1 (Elman), 4 (LSTM, order i f g o; coupled 3: i g o), 3 (GRU, order r z n)
 //   x_t          input, (B, D); or token ids, (B,), which select columns of W_ih. A layer above the first reads (B, K H)
@@ -36,10 +36,10 @@ struct RnnSizes {
     /// one at its own end, the reverse direction starts there, and whatever the caller's arrays hold there is not read.
     const std::int64_t* lengths = nullptr;
 
-    std::size_t units() const { return layers * directions; }
+    std::size_t recurrences() const { return layers * directions; }
 };
 
-/// Of one unit; PyTorch's names, shapes and order. Both biases may be null: then they are zero.
+/// Of one recurrence; PyTorch's names, shapes and order. Both biases may be null: then they are zero.
 template <class Real>
 struct RnnParameters {
     const Real* weight_ih;           // (G H, D), or (G H, K H) above the first layer
@@ -69,7 +69,7 @@ struct RnnState {
 template <class Real>
 struct RnnOutput {
     Real* output;                // (T, B, K H): h_1 .. h_T of the last layer, directions side by side
-    RnnState<Real> final_state;  // h_T, c_T of each unit
+    RnnState<Real> final_state;  // h_T, c_T of each recurrence
     Real* cells = nullptr;       // (L K, T, B, H): c_t, LSTM alone
 };
 
@@ -81,7 +81,7 @@ struct RnnUpstream {
     const Real* cells = nullptr;       // (L K, T, B, H)
 };
 
-/// Where one unit's gradients go; they are overwritten. The biases may be null: then they are not computed.
+/// Where one recurrence's gradients go; they are overwritten. The biases may be null: then they are not computed.
 template <class Real>
 struct RnnParameterGradients {
     Real* weight_ih;
@@ -94,7 +94,7 @@ struct RnnParameterGradients {
 /// Any may be null: then it is not computed.
 template <class Real>
 struct RnnGradients {
-    const RnnParameterGradients<Real>* parameters;  // of each unit; not null
+    const RnnParameterGradients<Real>* parameters;  // of each recurrence; not null
     Real* input = nullptr;                          // (T, B, D): dL/dx_t; dense input only
     RnnState<Real> state{};                         // (L K, B, H): dL/dh_0, dL/dc_0
     Real* hidden = nullptr;                         // (L K, T, B, H): dL/dh_t
@@ -178,7 +178,7 @@ template <class Real>
 MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t limit);
 
 /// Runs the network over all T steps.
-///   parameters  of each unit
+///   parameters  of each recurrence
 ///   plan        of plan_memory for these sizes
 template <class Real>
 Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,

@@ -1,0 +1,84 @@
+// Owned matrices in panels.
+#pragma once
+
+#include "engine/cut.hpp"
+#include "runtime/memory.hpp"
+
+namespace pybptt {
+
+/// Columns of a matrix with `blocks` blocks of H, each in whole panels.
+template <class Real>
+std::size_t block_cols(int blocks, std::size_t hidden) {
+    return std::size_t(blocks) * panel_count<Real>(hidden) * kLanes<Real>;
+}
+
+/// An owned matrix in panels, or several of the same size.
+template <class Real>
+class PanelBuffer {
+public:
+    PanelBuffer() = default;
+    PanelBuffer(std::size_t rows, std::size_t cols, std::size_t copies = 1)
+        : stride_(stride(rows)), size_(size_of(rows, cols)), values_(checked_product(size_, copies)) {}
+
+    Matrix<Real> matrix(std::size_t copy = 0) const { return in_panels(values_.data() + copy * size_, stride_); }
+    std::size_t size() const { return values_.size(); }
+    /// From one panel to the next; an odd number of cache lines: panels don't fall into the same cache sets.
+    static std::size_t stride(std::size_t rows) { return (rows | 1) * kLanes<Real>; }
+    /// Values in a buffer of that shape.
+    static std::size_t size_of(std::size_t rows, std::size_t cols) {
+        return checked_product(stride(rows), panel_count<Real>(cols));
+    }
+
+private:
+    std::size_t stride_ = 0, size_ = 0;
+    Buffer<Real> values_;
+};
+
+/// A matrix of a tape, chunk by chunk: of the rows of x and dz, or of those of h and c. There is a place for every chunk, or
+/// there are some that any chunk fits.
+template <class Real>
+class ChunkBuffer {
+public:
+    ChunkBuffer() = default;
+    ///   places  of the latter kind, or MemoryPlan::kEveryChunk
+    ChunkBuffer(const Cut& cut, bool of_state, std::size_t cols, std::size_t places)
+        : rows_(of_state ? cut.most_state_rows() : cut.most_rows()),
+          size_(PanelBuffer<Real>::size_of(rows_, cols)),
+          values_(total(cut, of_state, cols, places)) {
+        if (places != MemoryPlan::kEveryChunk || !cut.ragged()) return;
+        for (std::size_t i = 0, at = 0; i < cut.chunks(); ++i) {
+            const std::size_t rows = chunk_rows(cut, of_state, i);
+            places_.push_back({at, PanelBuffer<Real>::stride(rows)});
+            at += PanelBuffer<Real>::size_of(rows, cols);
+        }
+    }
+
+    Matrix<Real> operator()(const Chunk& chunk) const {
+        if (!places_.empty()) return in_panels(values_.data() + places_[chunk.place].begin, places_[chunk.place].stride);
+        return in_panels(values_.data() + chunk.place * size_, PanelBuffer<Real>::stride(rows_));
+    }
+    std::size_t size() const { return values_.size(); }
+
+private:
+    static std::size_t total(const Cut& cut, bool of_state, std::size_t cols, std::size_t places) {
+        const std::size_t most = of_state ? cut.most_state_rows() : cut.most_rows();
+        if (places != MemoryPlan::kEveryChunk || !cut.ragged())
+            return checked_product(PanelBuffer<Real>::size_of(most, cols), std::min(places, cut.chunks()));
+        std::size_t sum = 0;
+        for (std::size_t i = 0; i < cut.chunks(); ++i) sum += PanelBuffer<Real>::size_of(chunk_rows(cut, of_state, i), cols);
+        return sum;
+    }
+    static std::size_t chunk_rows(const Cut& cut, bool of_state, std::size_t index) {
+        const Chunk chunk = cut.chunk(index);
+        return chunk.rows + (of_state ? chunk.rows / chunk.steps : 0);
+    }
+
+    struct Place {
+        std::size_t begin, stride;
+    };
+    std::size_t rows_ = 0, size_ = 0;
+    Buffer<Real> values_;
+    std::vector<Place> places_;  // of a ragged batch, whose chunks differ
+};
+
+}  // namespace pybptt

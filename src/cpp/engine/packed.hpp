@@ -1,0 +1,44 @@
+// The parameters of one recurrence in the layouts that its products read. They are packed once, and read by any number of steps and
+// calls.
+#pragma once
+
+#include "engine/buffers.hpp"
+#include "engine/member.hpp"
+#include "runtime/tier.hpp"
+
+namespace pybptt {
+
+template <class Real>
+const Cell<Real>& find_cell(const CellConfig& config);
+
+template <class Real>
+struct PackedWeights {
+    // Of the forward pass
+    PanelBuffer<Real> w_hh_t;      // W_hh^T (H, blocks of G)
+    PanelBuffer<Real> w_ih_t;      // W_ih^T (D, blocks of G); if dense
+    PanelBuffer<Real> token_rows;  // otherwise b + W_ih's column, a row a token (count, blocks)
+    Buffer<Real> bias;             // b of each block, in whole panels
+    // Of the sweep, if there is to be one
+    PanelBuffer<Real> w_hh;  // (G H, H), for dz_t W_hh
+    PanelBuffer<Real> w_ih;  // (G H, D), for dz_t W_ih; if dense
+    // Of both
+    Buffer<Real> peephole;  // rows of whole panels
+
+    ///   sizes   of this recurrence
+    ///   tokens  how many have a row
+    PackedWeights(const RnnSizes& sizes, bool dense, std::size_t tokens, bool for_sweep);
+
+    /// A member's share; they are complete after a barrier.
+    ///   tokens  ids that have a row
+    void pack(const RnnParameters<Real>& parameters, const std::int64_t* tokens, const Member& member);
+    /// Frees what the forward pass alone reads.
+    void keep_for_sweep();
+    std::size_t bytes() const;
+
+private:
+    std::size_t hidden_, inputs_, tokens_;
+    CellConfig config_;
+    bool dense_;
+};
+
+}  // namespace pybptt
