@@ -62,6 +62,22 @@ def test_threadpoolctl_finds_the_core_whichever_is_imported_first(order):
     assert run_python(program) == "1\n"
 
 
+def test_threadpoolctl_may_be_looked_for_before_it_is_imported():
+    """As programs do that can use it, if it is there."""
+    assert (
+        run_python("""
+            import importlib.util, sys, pybptt
+            for _ in range(2):
+                assert importlib.util.find_spec("threadpoolctl") is not None
+            finders = len(sys.meta_path)
+            import threadpoolctl
+            print(sum(info["user_api"] == "pybptt" for info in threadpoolctl.threadpool_info()))
+            assert len(sys.meta_path) == finders - 1
+        """)
+        == "1\n"
+    )
+
+
 def test_a_threadpoolctl_that_takes_no_controllers():
     """Up to 3.2 it had no `register`."""
     stand_in = "import sys, types; sys.modules['threadpoolctl'] = types.ModuleType('threadpoolctl'); "
