@@ -30,7 +30,7 @@ Network& Network::fill(std::uint64_t seed) {
         u.weight_hh = values(G * H * H, fan_in(H));
         u.bias_ih = values(G * H, 0.5);
         u.bias_hh = values(G * H, 0.5);
-        u.peephole = values(std::size_t(cell.peepholes()) * H, 0.7);
+        u.peephole = values(std::size_t(cell.vectors()) * H, 0.7);
         recurrences.push_back(std::move(u));
     }
     if (tokens)
@@ -214,7 +214,7 @@ struct RecurrenceFences {
           weight_hh(std::size_t(cell.gates()) * H * H),
           bias_ih(std::size_t(cell.gates()) * H),
           bias_hh(std::size_t(cell.gates()) * H),
-          peephole(std::size_t(cell.peepholes()) * H) {}
+          peephole(std::size_t(cell.vectors()) * H) {}
 
     Fenced<Real> weight_ih, weight_hh, bias_ih, bias_hh, peephole;
 };

@@ -40,14 +40,6 @@ std::vector<Variant> variants() {
     }
     return all;
 }
-template <class Real>
-const Cell<Real>& cell_of(const Kernels<Real>& k, const CellConfig& c) {
-    const bool clipped = c.clip != 0;
-    if (c.kind == CellKind::lstm) return k.lstm[c.peephole][c.coupled][clipped];
-    if (c.kind == CellKind::gru) return k.gru[c.reset_after][clipped];
-    return k.elman[int(c.nonlinearity)][clipped];
-}
-
 /// One unit of one sample: what goes in, and what its equations make of it.
 struct Element {
     // in
@@ -125,8 +117,8 @@ struct Step {
         step.h = h.view().panels_from(first);
         step.c_before = c_before.view().panels_from(first);
         step.c = c.view().panels_from(first);
-        step.peephole = peephole.data() + first * L;
-        step.peephole_stride = stride;
+        step.vectors = peephole.data() + first * L;
+        step.vector_stride = stride;
         step.clip = Real(config.clip);
         return step;
     }
@@ -142,8 +134,8 @@ struct Step {
         step.dz = dz.view().panels_from(first);
         step.dz_stride = panels * dz.view().panel_stride;
         step.carry = carry.view().panels_from(first);
-        step.peephole = made.peephole;
-        step.peephole_stride = stride;
+        step.vectors = made.vectors;
+        step.vector_stride = stride;
         step.clip = made.clip;
         return step;
     }
@@ -181,7 +173,7 @@ TEST_CASE_TEMPLATE("every cell's step and its way back are its equations", Real,
             for_each_tier<Real>([&](const Kernels<Real>& k) {
                 CAPTURE(variant.name);
                 CAPTURE(part.rows);
-                const Cell<Real>& cell = cell_of(k, config);
+                const Cell<Real>& cell = k.cell(config);
                 const Step<Real> step(part.rows, part.panels, cell.blocks);
                 const auto at = [&](std::size_t r, std::size_t u) -> const Element& { return elements[r * cols + u]; };
                 const auto set = [&](const TestMatrix<Real>& m, auto value) {
@@ -254,7 +246,7 @@ TEST_CASE_TEMPLATE("a value at the bound of clipping has no derivative, and a Na
         if (variant.config.clip == 0) continue;
         for_each_tier<Real>([&](const Kernels<Real>& k) {
             CAPTURE(variant.name);
-            const Cell<Real>& cell = cell_of(k, variant.config);
+            const Cell<Real>& cell = k.cell(variant.config);
             const Step<Real> step(1, 1, cell.blocks);
             const bool is_elman = cell.blocks == 1;
             const bool is_after = variant.config.kind == CellKind::gru && variant.config.reset_after;

@@ -70,7 +70,7 @@ TEST_CASE("no two windows over a step share a copy, and every window has one") {
     const auto holds = [](std::size_t T, const std::vector<std::int64_t>& lengths, std::size_t k1, std::size_t k2) {
         RnnSizes sizes{T, lengths.size(), 1, 1};
         sizes.lengths = lengths.data();
-        const Windows windows(Cut::of(sizes, false, 1), lengths.size(), k1, k2);
+        const Windows windows(Cut::of(sizes, false, find_cell<float>(sizes.cell)), lengths.size(), k1, k2);
         bool good = windows.copies >= 1, even = true;
         std::size_t most = 0;  // windows over a step
         for (const std::int64_t n : lengths) {

@@ -182,7 +182,7 @@ struct LayerConfig {
         std::size_t count = 0;
         for (std::size_t i = 0; i < units(); ++i)
             count +=
-                hidden * (std::size_t(cell.gates()) * (unit_inputs(i) + hidden + (bias ? 2 : 0)) + std::size_t(cell.peepholes()));
+                hidden * (std::size_t(cell.gates()) * (unit_inputs(i) + hidden + (bias ? 2 : 0)) + std::size_t(cell.vectors()));
         return count;
     }
 };
@@ -203,7 +203,7 @@ std::vector<Unit> units_in(Value* flat, const LayerConfig& c) {
         unit.weight_hh = take(rows * c.hidden);
         unit.bias_ih = take(c.bias ? rows : 0);
         unit.bias_hh = take(c.bias ? rows : 0);
-        unit.peephole = take(std::size_t(c.cell.peepholes()) * c.hidden);
+        unit.vectors = take(std::size_t(c.cell.vectors()) * c.hidden);
         units.push_back(unit);
     }
     return units;

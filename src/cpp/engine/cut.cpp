@@ -59,11 +59,11 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
     }
 }
 
-Cut Cut::of(const RnnSizes& s, bool reverse, int blocks) {
-    const std::size_t kept = blocks == 1 ? 1 : std::size_t(blocks) + (s.cell.has_cell_state() ? 2 : 1);  // blocks a step
+Cut Cut::of(const RnnSizes& s, bool reverse, const CellShape& cell) {
+    const int kept = (cell.keeps_z ? cell.blocks : 0) + (cell.has_c ? 2 : 1);  // blocks a step
     double rows = double(s.steps) * double(s.batch);
     if (s.lengths != nullptr) rows = std::accumulate(s.lengths, s.lengths + s.batch, 0.0);
-    const double tenth = rows * double(kept) / (10.0 * blocks);
+    const double tenth = rows * kept / (10.0 * cell.blocks);
     const std::size_t chunk_rows = std::size_t(std::clamp(tenth, double(kLeastRows), double(kChunkRows)));
     // A slice's step reads all of W_hh, so samples share it; but some members of a team should have slices of their own.
     const std::size_t least = s.batch >= 8 ? 2 : 1;

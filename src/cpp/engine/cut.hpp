@@ -76,14 +76,15 @@ class Cut {
 public:
     static constexpr std::size_t kChunkRows = 512, kLeastRows = 128;
     static constexpr std::size_t kSliceSamples = 32, kMostSlices = 16;
-    static constexpr std::size_t kApart = 32;  // rows between slices in a buffer that is not a chunk's
+    static_assert(kMostSlices <= std::size_t{kMaxTerms});  // a weight gradient's product has one each
+    static constexpr std::size_t kApart = 32;              // rows between slices in a buffer that is not a chunk's
 
     Cut() = default;
     /// All of one recurrence: chunks of about `chunk_rows` rows.
     Cut(const RnnSizes& sizes, bool reverse, std::size_t chunk_rows, std::size_t slices);
-    /// For speed: chunks of kChunkRows rows, slices of some samples. `blocks`: of the cell. A short sequence is cut into
+    /// For speed: chunks of kChunkRows rows, slices of some samples. A short sequence is cut into
     /// ten, so that a chunk's dz takes no more than a tenth of the tape.
-    static Cut of(const RnnSizes& sizes, bool reverse, int blocks);
+    static Cut of(const RnnSizes& sizes, bool reverse, const CellShape& cell);
 
     std::size_t chunks() const { return ragged() ? chunks_.size() : (steps_ + chunk_steps_ - 1) / chunk_steps_; }
     Chunk chunk(std::size_t index) const {

@@ -120,10 +120,10 @@ struct Part {
             if (piece.size != 0) visit(piece);
         });
     }
-    /// Columns, in whole panels, that products of a run of gates or blocks write, one call for all of them where they lie together:
-    /// visit(block or gate after the first, panel after the first, cols).
+    /// Columns, in whole panels, that products of a group of blocks write, one call for all of them where they lie together:
+    /// visit(block after the first, cols).
     template <class Visit>
-    void for_each_gate_run(int count, std::size_t hidden_panels, Visit visit) const {
+    void for_each_block(int count, std::size_t hidden_panels, Visit visit) const {
         if (z.count == 0) return;
         if (!division.by_columns) return visit(0, std::size_t(count - 1) * hidden_panels * kLanes<Real> + z.count);
         for (int i = 0; i < count; ++i) visit(i, z.count);

@@ -45,7 +45,7 @@ void ForwardPass<Real>::bring_state(const Piece<Real>& piece, std::size_t from) 
         k_.copy(n, own.count, own.of(states.matrix(from).rows_from(first)), to);
     };
     bring(tape_.h, tape_.states_h, a_.state.h, piece.h);
-    if (tape_.has_cell_state()) bring(tape_.c, tape_.states_c, a_.state.c, piece.z);
+    if (cell_.has_c) bring(tape_.c, tape_.states_c, a_.state.c, piece.z);
 }
 
 /// The state after the chunk.
@@ -57,7 +57,7 @@ void ForwardPass<Real>::keep_state(const Piece<Real>& piece, std::size_t to) {
                 own.of(states.matrix(to).rows_from(piece.positions.begin)));
     };
     keep(tape_.h, tape_.states_h, piece.h);
-    if (tape_.has_cell_state()) keep(tape_.c, tape_.states_c, piece.z);
+    if (cell_.has_c) keep(tape_.c, tape_.states_c, piece.z);
 }
 
 /// x_t into the tape, and what can be said of z_t before the recurrence runs.
@@ -66,7 +66,7 @@ void ForwardPass<Real>::bring_input(const Piece<Real>& piece) {
     const std::size_t D = s_.inputs, S = piece.chunk.steps, panels = tape_.panels();
     if (!tape_.dense) {
         for (std::size_t s = 0; s < S; ++s)
-            piece.for_each_gate_run(cell_.blocks, panels, [&](int block, std::size_t cols) {
+            piece.for_each_block(cell_.blocks, panels, [&](int block, std::size_t cols) {
                 const std::size_t panel = std::size_t(block) * panels + piece.z.panels.begin;
                 k_.gather_rows(piece.active(s), cols, tape_.slots(piece.chunk) + piece.row(s),
                                w_.token_rows.matrix().panels_from(panel), z_at(piece, s).panels_from(panel));
@@ -100,12 +100,12 @@ void ForwardPass<Real>::project(const Piece<Real>& piece) {
     const std::size_t some = whole ? panel_count<Real>(block_cols<Real>(cell_.blocks, s_.hidden))
                                    : std::max<std::size_t>(4, kBytes / (std::max<std::size_t>(1, D) * kPanelBytes));
     const Matrix<Real> x = tape_.x(piece.chunk);
-    for (int r = 0; r < cell_.run_count; ++r) {
-        const BlockRun& run = cell_.runs[r];
-        if (run.input_gate < 0) continue;
-        piece.for_each_gate_run(run.count, panels, [&](int i, std::size_t all_cols) {
-            const std::size_t to = std::size_t(run.block + i) * panels + piece.z.panels.begin;
-            const std::size_t from = std::size_t(run.input_gate + i) * panels + piece.z.panels.begin;
+    for (int g = 0; g < cell_.group_count; ++g) {
+        const BlockGroup& group = cell_.groups[g];
+        if (group.input_gate < 0) continue;
+        piece.for_each_block(group.count, panels, [&](int i, std::size_t all_cols) {
+            const std::size_t to = std::size_t(group.block + i) * panels + piece.z.panels.begin;
+            const std::size_t from = std::size_t(group.input_gate + i) * panels + piece.z.panels.begin;
             for (std::size_t panel = 0; panel * L < all_cols; panel += some) {
                 const std::size_t cols = std::min(some * L, all_cols - panel * L);
                 for (std::size_t s = 0; s < (whole ? 1 : S); ++s) {
@@ -125,32 +125,32 @@ void ForwardPass<Real>::make_z(const Piece<Real>& piece, std::size_t s, std::siz
     const std::size_t panels = tape_.panels();
     const Matrix<Real> z = z_at(piece, s);
     const bool projected = !tape_.dense || piece.division.project_ahead;
-    for (int r = 0; r < cell_.run_count; ++r) {
-        const BlockRun& run = cell_.runs[r];
-        if ((run.source < 0 ? 0 : 1) != phase) continue;
-        const bool with_input = run.input_gate >= 0 && !projected;
-        if (!with_input && run.hidden_gate < 0) continue;
-        const Matrix<const Real> before =
-            run.source < 0 ? tape_.h(piece.chunk).rows_from(piece.state_row(s)) : z.panels_from(std::size_t(run.source) * panels);
-        piece.for_each_gate_run(run.count, panels, [&](int i, std::size_t cols) {
-            const std::size_t to = std::size_t(run.block + i) * panels + piece.z.panels.begin;
+    for (int g = 0; g < cell_.group_count; ++g) {
+        const BlockGroup& group = cell_.groups[g];
+        if ((group.source < 0 ? 0 : 1) != phase) continue;
+        const bool with_input = group.input_gate >= 0 && !projected;
+        if (!with_input && group.hidden_gate < 0) continue;
+        const Matrix<const Real> before = group.source < 0 ? tape_.h(piece.chunk).rows_from(piece.state_row(s))
+                                                           : z.panels_from(std::size_t(group.source) * panels);
+        piece.for_each_block(group.count, panels, [&](int i, std::size_t cols) {
+            const std::size_t to = std::size_t(group.block + i) * panels + piece.z.panels.begin;
             Term<Real> terms[2];
             int count = 0;
             if (with_input)
                 terms[count++] = {tape_.x(piece.chunk).rows_from(piece.row(s)),
-                                  w_.w_ih_t.matrix().panels_from(std::size_t(run.input_gate + i) * panels + piece.z.panels.begin),
+                                  w_.w_ih_t.matrix().panels_from(std::size_t(group.input_gate + i) * panels + piece.z.panels.begin),
                                   s_.inputs};
-            if (run.hidden_gate >= 0)
-                terms[count++] = {before,
-                                  w_.w_hh_t.matrix().panels_from(std::size_t(run.hidden_gate + i) * panels + piece.z.panels.begin),
-                                  s_.hidden};
-            const bool begun = !tape_.dense || (projected && run.input_gate >= 0);
+            if (group.hidden_gate >= 0)
+                terms[count++] = {
+                    before, w_.w_hh_t.matrix().panels_from(std::size_t(group.hidden_gate + i) * panels + piece.z.panels.begin),
+                    s_.hidden};
+            const bool begun = !tape_.dense || (projected && group.input_gate >= 0);
             const Matrix<Real> z_t = z.panels_from(to);
             Ahead<Real> ahead;
             ahead.to_write = true;
             ahead.backwards = s % 2 != 0 && n <= Division::kFewRows;
             if (s + 1 < piece.chunk.steps) ahead.matrix[0] = z_at(piece, s + 1).panels_from(to);
-            if (!tape_.has_blocks() && a_.output && !tape_.cut.ragged())
+            if (!cell_.keeps_z && a_.output && !tape_.cut.ragged())
                 ahead.matrix[1] = piece.h.of(
                     a_.output.at(Rows{tape_.cut.user_row(a_.output.first_step(piece.chunk) + s, piece.positions.begin)}));
             k_.product(n, cols, terms, count, begun ? Matrix<const Real>(z_t) : every_row<Real>(w_.bias.data() + to * L), z_t,
@@ -172,12 +172,12 @@ void ForwardPass<Real>::run_piece(const Piece<Real>& piece) {
         step.block_stride = tape_.panels() * z.panel_stride;
         step.h_before = h.rows_from(before);
         step.h = h.rows_from(after);
-        if (tape_.has_cell_state()) {
+        if (cell_.has_c) {
             step.c_before = c.rows_from(before);
             step.c = c.rows_from(after);
         }
-        step.peephole = w_.peephole.data() + piece.z.panels.begin * kLanes<Real>;
-        step.peephole_stride = block_cols<Real>(1, s_.hidden);
+        step.vectors = w_.vectors.data() + piece.z.panels.begin * kLanes<Real>;
+        step.vector_stride = block_cols<Real>(1, s_.hidden);
         step.clip = Real(s_.cell.clip);
         for (int phase = 0; phase < cell_.phases; ++phase) {
             if (phase != 0) piece.wait();
@@ -194,8 +194,8 @@ void ForwardPass<Real>::run_piece(const Piece<Real>& piece) {
         if (n != piece.size) {  // what has ended is 0 to the weight gradients
             const std::size_t ended = piece.size - n;
             k_.zero(ended, piece.h.count, step.h.rows_from(n));
-            if (tape_.has_cell_state()) k_.zero(ended, piece.z.count, step.c.rows_from(n));
-            for (int b = 0; tape_.has_blocks() && b < cell_.blocks; ++b)
+            if (cell_.has_c) k_.zero(ended, piece.z.count, step.c.rows_from(n));
+            for (int b = 0; cell_.keeps_z && b < cell_.blocks; ++b)
                 k_.zero(ended, piece.z.count, z.rows_from(n).panels_from(std::size_t(b) * tape_.panels()));
         }
         piece.wait();
@@ -219,7 +219,7 @@ void ForwardPass<Real>::write_final_state(const Piece<Real>& piece) {
             });
     };
     write(tape_.h, a_.final_state.h, piece.h);
-    if (tape_.has_cell_state()) write(tape_.c, a_.final_state.c, piece.z);
+    if (cell_.has_c) write(tape_.c, a_.final_state.c, piece.z);
 }
 
 template class ForwardPass<float>;

@@ -41,8 +41,8 @@ private:
     void write_final_state(const Piece<Real>& piece);
     /// z of step s of a piece, all its blocks.
     Matrix<Real> z_at(const Piece<Real>& piece, std::size_t s) const {
-        return tape_.has_blocks() ? tape_.saved(piece.chunk).rows_from(piece.row(s))
-                                  : tape_.h(piece.chunk).rows_from(piece.state_row(s + 1));
+        return cell_.keeps_z ? tape_.saved(piece.chunk).rows_from(piece.row(s))
+                             : tape_.h(piece.chunk).rows_from(piece.state_row(s + 1));
     }
 
     const Kernels<Real>& k_;

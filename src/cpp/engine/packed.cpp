@@ -4,31 +4,19 @@
 
 namespace pybptt {
 
-template <class Real>
-const Cell<Real>& find_cell(const CellConfig& c) {
-    const Kernels<Real>& k = kernels<Real>();
-    const bool clipped = c.clip != 0;
-    switch (c.kind) {
-        case CellKind::lstm: return k.lstm[c.peephole][c.coupled][clipped];
-        case CellKind::gru: return k.gru[c.reset_after][clipped];
-        case CellKind::elman: break;
-    }
-    return k.elman[int(c.nonlinearity)][clipped];
-}
+int CellConfig::gates() const { return find_cell<float>(*this).gates; }
+int CellConfig::vectors() const { return find_cell<float>(*this).vector_count; }
+bool CellConfig::has_cell_state() const { return find_cell<float>(*this).has_c; }
 
 template <class Real>
 PackedWeights<Real>::PackedWeights(const RnnSizes& s, bool dense, std::size_t tokens, bool for_sweep)
-    : w_hh_t(s.hidden, block_cols<Real>(s.cell.gates(), s.hidden)),
-      bias(block_cols<Real>(find_cell<Real>(s.cell).blocks, s.hidden)),
-      peephole(block_cols<Real>(s.cell.peepholes(), s.hidden)),
-      hidden_(s.hidden),
-      inputs_(s.inputs),
-      tokens_(tokens),
-      config_(s.cell),
-      dense_(dense) {
-    const std::size_t rows = checked_product(std::size_t(s.cell.gates()), s.hidden);
+    : cell_(find_cell<Real>(s.cell)), hidden_(s.hidden), inputs_(s.inputs), tokens_(tokens), dense_(dense) {
+    const std::size_t rows = checked_product(std::size_t(cell_.gates), s.hidden), cols = block_cols<Real>(cell_.gates, s.hidden);
+    w_hh_t = PanelBuffer<Real>(s.hidden, cols);
+    bias = Buffer<Real>(block_cols<Real>(cell_.blocks, s.hidden));
+    vectors = Buffer<Real>(block_cols<Real>(cell_.vector_count, s.hidden));
     if (dense)
-        w_ih_t = PanelBuffer<Real>(s.inputs, block_cols<Real>(s.cell.gates(), s.hidden));
+        w_ih_t = PanelBuffer<Real>(s.inputs, cols);
     else
         token_rows = PanelBuffer<Real>(tokens, bias.size());
     if (!for_sweep) return;
@@ -41,12 +29,11 @@ template <class Real>
 void PackedWeights<Real>::pack(const RnnParameters<Real>& p, const std::int64_t* tokens, const Member& member) {
     constexpr std::size_t L = kLanes<Real>;
     const Kernels<Real>& k = kernels<Real>();
-    const Cell<Real>& cell = find_cell<Real>(config_);
     const std::size_t H = hidden_, D = inputs_, panels = panel_count<Real>(H);
     const Range own = member.share(H, L);
     if (own.size() == 0) return;
     const std::size_t panel = own.begin / L, padded_end = panel_count<Real>(own.end) * L;
-    for (std::size_t g = 0; g < std::size_t(config_.gates()); ++g) {
+    for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g) {
         const auto bring = [&](const Real* w, std::size_t cols, const PanelBuffer<Real>& transposed,
                                const PanelBuffer<Real>& copy) {
             const std::size_t row = g * H + own.begin;
@@ -57,27 +44,26 @@ void PackedWeights<Real>::pack(const RnnParameters<Real>& p, const std::int64_t*
         bring(p.weight_hh, H, w_hh_t, w_hh);
         if (dense_) bring(p.weight_ih, D, w_ih_t, w_ih);
     }
-    for (int i = 0; i < config_.peepholes(); ++i)
-        for (std::size_t u = own.begin; u < padded_end; ++u)
-            peephole[std::size_t(i) * panels * L + u] = u < H ? p.peephole[std::size_t(i) * H + u] : Real(0);
-    for (std::size_t b = 0; b < std::size_t(cell.blocks); ++b)
+    for (std::size_t v = 0; v < std::size_t(cell_.vector_count); ++v)
+        for (std::size_t u = own.begin; u < padded_end; ++u) vectors[v * panels * L + u] = u < H ? p.vectors[v * H + u] : Real(0);
+    for (std::size_t b = 0; b < std::size_t(cell_.blocks); ++b)
         std::fill_n(bias.data() + b * panels * L + own.begin, padded_end - own.begin, Real(0));
-    for (int r = 0; r < cell.run_count; ++r) {
-        const BlockRun& run = cell.runs[r];
-        for (int i = 0; i < run.count; ++i) {
-            Real* to = bias.data() + std::size_t(run.block + i) * panels * L;
+    for (int g = 0; g < cell_.group_count; ++g) {
+        const BlockGroup& group = cell_.groups[g];
+        for (int i = 0; i < group.count; ++i) {
+            Real* to = bias.data() + std::size_t(group.block + i) * panels * L;
             const auto add = [&](const Real* from, int gate) {
                 if (from == nullptr || gate < 0) return;
                 for (std::size_t u = own.begin; u < own.end; ++u) to[u] += from[std::size_t(gate + i) * H + u];
             };
-            add(p.bias_ih, run.input_gate);
-            add(p.bias_hh, run.hidden_gate);
+            add(p.bias_ih, group.input_gate);
+            add(p.bias_hh, group.hidden_gate);
             if (dense_) continue;
             const Matrix<Real> rows = token_rows.matrix();
             for (std::size_t u = own.begin; u < padded_end; ++u) {
-                Real* value = rows.data + (std::size_t(run.block + i) * panels + u / L) * rows.panel_stride + u % L;
-                const bool with_input = u < H && run.input_gate >= 0;
-                const Real* w = with_input ? p.weight_ih + (std::size_t(run.input_gate + i) * H + u) * D : nullptr;
+                Real* value = rows.data + (std::size_t(group.block + i) * panels + u / L) * rows.panel_stride + u % L;
+                const bool with_input = u < H && group.input_gate >= 0;
+                const Real* w = with_input ? p.weight_ih + (std::size_t(group.input_gate + i) * H + u) * D : nullptr;
                 for (std::size_t t = 0; t < tokens_; ++t) value[t * L] = with_input ? to[u] + w[std::size_t(tokens[t])] : to[u];
             }
         }
@@ -93,13 +79,10 @@ void PackedWeights<Real>::keep_for_sweep() {
 template <class Real>
 std::size_t PackedWeights<Real>::bytes() const {
     return sizeof(Real) *
-           (w_hh_t.size() + w_ih_t.size() + token_rows.size() + bias.size() + w_hh.size() + w_ih.size() + peephole.size());
+           (w_hh_t.size() + w_ih_t.size() + token_rows.size() + bias.size() + w_hh.size() + w_ih.size() + vectors.size());
 }
 
-#define PYBPTT_INSTANTIATE(Real)                             \
-    template const Cell<Real>& find_cell(const CellConfig&); \
-    template struct PackedWeights<Real>;
-PYBPTT_INSTANTIATE(float)
-PYBPTT_INSTANTIATE(double)
+template struct PackedWeights<float>;
+template struct PackedWeights<double>;
 
 }  // namespace pybptt

@@ -9,7 +9,9 @@
 namespace pybptt {
 
 template <class Real>
-const Cell<Real>& find_cell(const CellConfig& config);
+const Cell<Real>& find_cell(const CellConfig& config) {
+    return kernels<Real>().cell(config);
+}
 
 template <class Real>
 struct PackedWeights {
@@ -22,7 +24,7 @@ struct PackedWeights {
     PanelBuffer<Real> w_hh;  // (G H, H), for dz_t W_hh
     PanelBuffer<Real> w_ih;  // (G H, D), for dz_t W_ih; if dense
     // Of both
-    Buffer<Real> peephole;  // rows of whole panels
+    Buffer<Real> vectors;  // the cell's, each in whole panels
 
     ///   sizes   of this recurrence
     ///   tokens  how many have a row
@@ -36,8 +38,8 @@ struct PackedWeights {
     std::size_t bytes() const;
 
 private:
+    const Cell<Real>& cell_;
     std::size_t hidden_, inputs_, tokens_;
-    CellConfig config_;
     bool dense_;
 };
 

@@ -15,7 +15,7 @@ Sweep<Real>::Sweep(const RecurrenceTape<Real>& tape, int team, const RecurrenceG
       clipping_(limits, team, s_.batch),
       dz_(space.dz),
       carry_h_(tape.cut.apart_rows(), s_.hidden) {
-    if (tape.has_blocks()) carry_ = PanelBuffer<Real>(tape.cut.apart_rows(), s_.hidden);
+    if (tape.cell.carry != Carry::nothing) carry_ = PanelBuffer<Real>(tape.cut.apart_rows(), s_.hidden);
 }
 
 /// The carries hold the final state's own gradients: a sample meets them at its last step.
@@ -25,7 +25,7 @@ void Sweep<Real>::start(const Member& member) {
     weights_.prepare(member);
     part.for_each_range(tape_.cut, [&](std::size_t position, std::size_t count, std::size_t slice) {
         read_samples(k_, tape_.cut, g_.d_h, position, count, part.h, apart(carry_h_, part.h, slice, position));
-        if (tape_.has_blocks())
+        if (cell_.carry != Carry::nothing)
             read_samples(k_, tape_.cut, g_.d_c, position, count, part.z, apart(carry_, part.z, slice, position));
     });
 }
@@ -36,9 +36,9 @@ void Sweep<Real>::finish(const Member& member) {
     weights_.finish(member);
     part.for_each_range(tape_.cut, [&](std::size_t position, std::size_t count, std::size_t slice) {
         const Matrix<Real> d_h = apart(carry_h_, part.h, slice, position);
-        if (cell_.carries_hidden) k_.add(count, part.h.count, apart(carry_, part.h, slice, position), d_h);
+        if (cell_.carry == Carry::part_of_d_h) k_.add(count, part.h.count, apart(carry_, part.h, slice, position), d_h);
         write_samples<Real>(k_, tape_.cut, {g_.state.h, s_.hidden}, position, count, part.h, d_h);
-        if (tape_.has_cell_state())
+        if (cell_.has_c)
             write_samples<Real>(k_, tape_.cut, {g_.state.c, s_.hidden}, position, count, part.z,
                                 apart(carry_, part.z, slice, position));
         if (!g_.hidden) return;
@@ -64,7 +64,7 @@ void Sweep<Real>::sweep_piece(const Piece<Real>& piece, const Upstream<Real>& up
     const std::size_t S = piece.chunk.steps, panels = tape_.panels(), first = piece.positions.begin, cols = piece.h.count;
     const Matrix<Real> all = dz_.matrix();
     const Matrix<Real> carry_h = apart(carry_h_, piece.h, piece.slice.index, first);
-    const Matrix<Real> carry = tape_.has_blocks() ? apart(carry_, piece.z, piece.slice.index, first) : Matrix<Real>{};
+    const Matrix<Real> carry = cell_.carry != Carry::nothing ? apart(carry_, piece.z, piece.slice.index, first) : Matrix<Real>{};
     std::size_t later = 0;  // samples that have the step after
     for (std::size_t s = S; s-- > 0;) {
         const std::size_t t = piece.chunk.first_step + s, n = piece.active(s);
@@ -95,7 +95,7 @@ void Sweep<Real>::sweep_piece(const Piece<Real>& piece, const Upstream<Real>& up
                        dz_t.rows_from(done), {});
             k_.add(n - done, cols, carry_h.rows_from(done), dz_t.rows_from(done));
         }
-        if (cell_.carries_hidden) k_.add(n, cols, carry, dz_t);
+        if (cell_.carry == Carry::part_of_d_h) k_.add(n, cols, carry, dz_t);
         clipping_.run(piece, n, s_.hidden, dz);
         piece.for_each_row(g_.d_cells, s, n, [&](std::size_t i, std::size_t count, Matrix<const Real> from) {
             k_.add(count, piece.z.count, piece.z.of(from), carry.rows_from(i));
@@ -104,7 +104,7 @@ void Sweep<Real>::sweep_piece(const Piece<Real>& piece, const Upstream<Real>& up
             k_.copy(count, cols, dz_t.rows_from(i), piece.h.of(to));
         });
         sweep_cell(tape_, piece, step, n, dz, [&](auto visit) { visit(n, dz_t, carry); });
-        if (tape_.has_blocks()) factors_.scale(k_, t, first, n, piece.z.count, carry);
+        if (cell_.carry != Carry::nothing) factors_.scale(k_, t, first, n, piece.z.count, carry);
         for (int b = 0; n != piece.size && b < cell_.blocks; ++b)
             k_.zero(piece.size - n, piece.z.count, dz_t.rows_from(n).panels_from(std::size_t(b) * panels));
         piece.wait();

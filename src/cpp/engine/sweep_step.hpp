@@ -7,22 +7,21 @@
 
 namespace pybptt {
 
-/// to = start + dz W, some columns of it: W_ih or W_hh, the gates that `gate` names of the runs that `takes` accepts.
+/// to = start + dz W, some columns of it: W_ih or W_hh, the gates that `gate` names of the groups that `takes` accepts.
 template <class Real, class Takes>
-void multiply_back(const RecurrenceTape<Real>& tape, const PanelBuffer<Real>& w, int BlockRun::* gate, Takes takes,
+void multiply_back(const RecurrenceTape<Real>& tape, const PanelBuffer<Real>& w, int BlockGroup::* gate, Takes takes,
                    std::size_t rows, Matrix<const Real> dz, const Columns<Real>& own, Matrix<const Real> start, Matrix<Real> to,
                    const Ahead<Real>& ahead = {}) {
-    constexpr int kMostTerms = 4;
     const std::size_t H = tape.sizes.hidden;
-    const bool together = H % kLanes<Real> == 0;  // then a run's blocks make one term
-    Term<Real> terms[kMostTerms];
+    const bool together = H % kLanes<Real> == 0;  // then a group's blocks make one term
+    Term<Real> terms[kMostBlocks];
     int count = 0;
-    for (int r = 0; r < tape.cell.run_count; ++r) {
-        const BlockRun& run = tape.cell.runs[r];
-        for (int i = 0; run.*gate >= 0 && takes(run) && i < (together ? 1 : run.count); ++i)
-            terms[count++] = {dz.panels_from(std::size_t(run.block + i) * tape.panels()),
-                              own.of(w.matrix().rows_from(std::size_t(run.*gate + i) * H)),
-                              together ? std::size_t(run.count) * H : H};
+    for (int g = 0; g < tape.cell.group_count; ++g) {
+        const BlockGroup& group = tape.cell.groups[g];
+        for (int i = 0; group.*gate >= 0 && takes(group) && i < (together ? 1 : group.count); ++i)
+            terms[count++] = {dz.panels_from(std::size_t(group.block + i) * tape.panels()),
+                              own.of(w.matrix().rows_from(std::size_t(group.*gate + i) * H)),
+                              together ? std::size_t(group.count) * H : H};
     }
     tape.k.product(rows, own.count, terms, count, start, to, ahead);
 }
@@ -31,25 +30,25 @@ template <class Real>
 void multiply_w_hh(const RecurrenceTape<Real>& tape, const Part<Real>& part, std::size_t rows, Matrix<const Real> dz, int source,
                    Matrix<const Real> start, Matrix<Real> to, const Ahead<Real>& ahead = {}) {
     multiply_back(
-        tape, tape.weights->w_hh, &BlockRun::hidden_gate, [&](const BlockRun& run) { return run.source == source; }, rows, dz,
-        source < 0 ? part.h : part.z, start, to, ahead);
+        tape, tape.weights->w_hh, &BlockGroup::hidden_gate, [&](const BlockGroup& group) { return group.source == source; }, rows,
+        dz, source < 0 ? part.h : part.z, start, to, ahead);
 }
 /// dx_t = dz_t W_ih
 template <class Real>
 void multiply_w_ih(const RecurrenceTape<Real>& tape, std::size_t rows, Matrix<const Real> dz, const Columns<Real>& own,
                    Matrix<Real> to) {
     multiply_back(
-        tape, tape.weights->w_ih, &BlockRun::input_gate, [](const BlockRun&) { return true; }, rows, dz, own, none<Real>(), to);
+        tape, tape.weights->w_ih, &BlockGroup::input_gate, [](const BlockGroup&) { return true; }, rows, dz, own, none<Real>(), to);
 }
 
 /// What a piece's sweep reads of the tape at step s; dz and the carry are to be filled in.
 template <class Real>
 CellSweep<Real> cell_sweep(const RecurrenceTape<Real>& tape, const Piece<Real>& piece, std::size_t s) {
     CellSweep<Real> step{};
-    step.peephole = tape.weights->peephole.data() + piece.z.panels.begin * kLanes<Real>;
-    step.peephole_stride = block_cols<Real>(1, tape.sizes.hidden);
+    step.vectors = tape.weights->vectors.data() + piece.z.panels.begin * kLanes<Real>;
+    step.vector_stride = block_cols<Real>(1, tape.sizes.hidden);
     step.clip = Real(tape.sizes.cell.clip);
-    if (tape.has_blocks()) {
+    if (tape.cell.keeps_z) {
         const Matrix<Real> saved = tape.saved(piece.chunk);
         step.saved = piece.z.of(saved.rows_from(piece.row(s)));
         step.saved_stride = tape.panels() * saved.panel_stride;
@@ -57,7 +56,7 @@ CellSweep<Real> cell_sweep(const RecurrenceTape<Real>& tape, const Piece<Real>& 
     const Matrix<Real> h = piece.h.of(tape.h(piece.chunk));
     step.h_before = h.rows_from(piece.state_row(s));
     step.h = h.rows_from(piece.state_row(s + 1));
-    if (tape.has_cell_state()) {
+    if (tape.cell.has_c) {
         const Matrix<Real> c = piece.z.of(tape.c(piece.chunk));
         step.c_before = c.rows_from(piece.state_row(s));
         step.c = c.rows_from(piece.state_row(s + 1));
@@ -69,9 +68,9 @@ CellSweep<Real> cell_sweep(const RecurrenceTape<Real>& tape, const Piece<Real>& 
 template <class Real>
 Ahead<Real> ahead_of_sweep(const RecurrenceTape<Real>& tape, const CellSweep<Real>& step, Matrix<const Real> upstream_before) {
     Ahead<Real> ahead;
-    if (!tape.has_blocks()) ahead.matrix[0] = step.h_before;
+    if (!tape.cell.keeps_z) ahead.matrix[0] = step.h_before;
     ahead.matrix[1] = upstream_before;
-    for (int b = 0; tape.has_blocks() && b < tape.cell.blocks; ++b)
+    for (int b = 0; tape.cell.keeps_z && b < tape.cell.blocks; ++b)
         ahead.matrix[2 + b] = step.saved.panels_from(std::size_t(b) * tape.panels());
     return ahead;
 }
@@ -90,8 +89,8 @@ void sweep_cell(const RecurrenceTape<Real>& tape, const Piece<Real>& piece, Cell
         });
         if (phase == 0) break;
         piece.wait();
-        for (int r = 0; r < tape.cell.run_count; ++r) {
-            const int source = tape.cell.runs[r].source;
+        for (int g = 0; g < tape.cell.group_count; ++g) {
+            const int source = tape.cell.groups[g].source;
             if (source < 0) continue;
             multiply_w_hh<Real>(tape, piece, rows, dz, source, none<Real>(),
                                 piece.z.of(dz.panels_from(std::size_t(source) * tape.panels())));

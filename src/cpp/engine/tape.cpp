@@ -44,15 +44,15 @@ RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
     const std::size_t places = keep ? plan.places : 1;
     h = ChunkBuffer<Real>(cut, true, s.hidden, places);
-    if (has_cell_state()) this->c = ChunkBuffer<Real>(cut, true, s.hidden, places);
-    if (has_blocks()) saved = ChunkBuffer<Real>(cut, false, block_cols<Real>(cell.blocks, s.hidden), places);
+    if (cell.has_c) this->c = ChunkBuffer<Real>(cut, true, s.hidden, places);
+    if (cell.keeps_z) saved = ChunkBuffer<Real>(cut, false, block_cols<Real>(cell.blocks, s.hidden), places);
     if (dense)
         x = ChunkBuffer<Real>(cut, false, s.inputs, places);
     else
         tokens = Tokens(ids, s.inputs, cut);
     if (cut.chunks() > 1) {
         states_h = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
-        if (has_cell_state()) states_c = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
+        if (cell.has_c) states_c = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
     }
     weights = std::make_shared<PackedWeights<Real>>(sizes, dense, tokens.count, keep);
 }
@@ -101,9 +101,8 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, b
     for (std::size_t i = 0; i < s.recurrences(); ++i) {
         const RnnSizes one = recurrence_sizes(s, i);
         const bool first_layer = i < s.directions;
-        recurrences.push_back(
-            std::make_unique<RecurrenceTape<Real>>(one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell).blocks),
-                                                   first_layer ? input.tokens : nullptr, keep, plan));
+        recurrences.push_back(std::make_unique<RecurrenceTape<Real>>(
+            one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell)), first_layer ? input.tokens : nullptr, keep, plan));
     }
     if (!recurrences.empty() && !CountMemory::active()) schedule = Schedule(recurrences.front()->cut.chunks(), keep, plan);
     sizes.lengths = nullptr;

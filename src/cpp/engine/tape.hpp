@@ -40,7 +40,7 @@ struct RecurrenceTape {
     bool dense;
     bool moves_chunks;                     // from place to place: there is not one for each
     ChunkBuffer<Real> h, c;                // c if the cell has one
-    ChunkBuffer<Real> saved;               // the cell's blocks, if it has more than h
+    ChunkBuffer<Real> saved;               // z's blocks, if the cell keeps them
     ChunkBuffer<Real> x;                   // if dense
     Tokens tokens;                         // otherwise
     PanelBuffer<Real> states_h, states_c;  // (B, H): states between chunks; the last one is carried along
@@ -49,8 +49,6 @@ struct RecurrenceTape {
     /// `tokens` is null for dense input. `keep`: for a sweep; otherwise all chunks take the same place.
     RecurrenceTape(const RnnSizes& sizes, Cut cut, const std::int64_t* tokens, bool keep, const MemoryPlan& plan = {});
 
-    bool has_blocks() const { return cell.blocks > 1; }
-    bool has_cell_state() const { return sizes.cell.has_cell_state(); }
     const std::int32_t* slots(const Chunk& chunk) const { return tokens.slot.data() + chunk.first_row; }
     /// Panels of H.
     std::size_t panels() const { return panel_count<Real>(sizes.hidden); }

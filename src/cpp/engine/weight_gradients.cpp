@@ -12,9 +12,9 @@ WeightGradients<Real>::WeightGradients(const RecurrenceTape<Real>& tape, const R
       g_(gradients),
       input_(input),
       bias_(block_cols<Real>(cell_.blocks, s_.hidden)),
-      peephole_(tape.weights->peephole.size()),
+      vectors_(tape.weights->vectors.size()),
       dx_(dx) {
-    if (!tape.dense) token_row_ = PanelBuffer<Real>(tape.tokens.count, block_cols<Real>(s_.cell.gates(), s_.hidden));
+    if (!tape.dense) token_row_ = PanelBuffer<Real>(tape.tokens.count, block_cols<Real>(cell_.gates, s_.hidden));
 }
 
 template <class Real>
@@ -23,14 +23,14 @@ void WeightGradients<Real>::prepare(const Member& member) {
     const std::size_t panel = own.begin / kLanes<Real>, padded = panel_count<Real>(own.size()) * kLanes<Real>;
     const std::size_t block = block_cols<Real>(1, s_.hidden);
     const bool empty = tape_.cut.chunks() == 0;  // otherwise the first chunk overwrites them
-    for (std::size_t g = 0; g < std::size_t(s_.cell.gates()); ++g) {
+    for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g) {
         const std::size_t row = g * s_.hidden + own.begin;
         if (empty) std::fill_n(g_.weight_hh + row * s_.hidden, own.size() * s_.hidden, Real(0));
         if (empty || !tape_.dense) std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
         if (!tape_.dense) k_.zero(tape_.tokens.count, own.size(), token_row_.matrix().panels_from(g * tape_.panels() + panel));
     }
     for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, Real(0));
-    for (std::size_t at = own.begin; at < peephole_.size(); at += block) std::fill_n(peephole_.data() + at, padded, Real(0));
+    for (std::size_t at = own.begin; at < vectors_.size(); at += block) std::fill_n(vectors_.data() + at, padded, Real(0));
     if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
     const Range samples = member.share(s_.batch, 1);
     for (std::size_t position = samples.begin; position < samples.end; ++position)
@@ -42,39 +42,39 @@ template <class Real>
 void WeightGradients<Real>::add(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
     const Range own = member.share(s_.hidden, kLanes<Real>);
     if (own.size() != 0) {
-        for (int r = 0; r < cell_.run_count; ++r)
-            for (int i = 0; i < cell_.runs[r].count; ++i) add_gate(chunk, dz, cell_.runs[r], i, own);
-        if (s_.cell.peephole) add_peepholes(chunk, dz, own);
+        for (int g = 0; g < cell_.group_count; ++g)
+            for (int i = 0; i < cell_.groups[g].count; ++i) add_gate(chunk, dz, cell_.groups[g], i, own);
+        for (int v = 0; v < cell_.vector_count; ++v) add_vector(chunk, dz, v, own);
     }
     if (input_.rows && tape_.dense) add_input(chunk, dz, member);
 }
 
 template <class Real>
-void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockRun& run, int i, const Range& own) {
+void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockGroup& group, int i, const Range& own) {
     const std::size_t H = s_.hidden, D = s_.inputs, S = chunk.steps, panels = tape_.panels();
-    const std::size_t block = std::size_t(run.block + i), panel = block * panels + own.begin / kLanes<Real>;
+    const std::size_t block = std::size_t(group.block + i), panel = block * panels + own.begin / kLanes<Real>;
     const Matrix<const Real> own_dz = dz.panels_from(panel);
     const bool first = chunk.index + 1 == tape_.cut.chunks();  // the sweep begins with the last chunk
     const auto sum_so_far = [&](Matrix<const Real> dw) { return first ? none<Real>() : dw; };
-    if (run.hidden_gate >= 0) {
+    if (group.hidden_gate >= 0) {
         // dW_hh += dz^T h_{t-1}, a term a slice; or of the block that the product read
-        const std::size_t row = std::size_t(run.hidden_gate + i) * H + own.begin;
+        const std::size_t row = std::size_t(group.hidden_gate + i) * H + own.begin;
         const Matrix<Real> dw_hh = row_major(g_.weight_hh + row * H, H);
         Term<Real> terms[Cut::kMostSlices];
         int count = 0;
-        if (run.source < 0)
+        if (group.source < 0)
             for (std::size_t k = 0; k < tape_.cut.slices(); ++k) {
                 const Slice slice = tape_.cut.slice(chunk, k);
                 terms[count++] = {own_dz.rows_from(S * slice.begin), tape_.h(chunk).rows_from((S + 1) * slice.begin),
                                   S * slice.size};
             }
         else
-            terms[count++] = {own_dz, tape_.saved(chunk).panels_from(std::size_t(run.source) * panels), chunk.rows};
+            terms[count++] = {own_dz, tape_.saved(chunk).panels_from(std::size_t(group.source) * panels), chunk.rows};
         k_.product_transposed(own.size(), H, terms, count, sum_so_far(dw_hh), dw_hh);
     }
-    if (run.input_gate >= 0) {
+    if (group.input_gate >= 0) {
         // dW_ih += dz^T x; a token's x is one-hot
-        const std::size_t gate = std::size_t(run.input_gate + i);
+        const std::size_t gate = std::size_t(group.input_gate + i);
         if (tape_.dense) {
             const Term<Real> term{own_dz, tape_.x(chunk), chunk.rows};
             const Matrix<Real> dw_ih = row_major(g_.weight_ih + (gate * H + own.begin) * D, D);
@@ -88,21 +88,18 @@ void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, 
     k_.sum_rows(chunk.rows, own.size(), own_dz, bias_.data() + panel * kLanes<Real>);
 }
 
-/// dp_i += sum_t dz_i c_{t-1},  dp_f += sum_t dz_f c_{t-1},  dp_o += sum_t dz_o c_t
+/// dp += sum_t dz c_{t-1}, or dz c_t, of the block that the cell declares
 template <class Real>
-void WeightGradients<Real>::add_peepholes(const Chunk& chunk, Matrix<const Real> dz, const Range& own) {
+void WeightGradients<Real>::add_vector(const Chunk& chunk, Matrix<const Real> dz, int v, const Range& own) {
+    const CellVector& vector = cell_.vectors[v];
     const std::size_t S = chunk.steps, panel = own.begin / kLanes<Real>, panels = tape_.panels();
-    const int rows = s_.cell.peepholes();
     for (std::size_t k = 0; k < tape_.cut.slices(); ++k) {
         const Slice slice = tape_.cut.slice(chunk, k);
-        const Matrix<const Real> c_before = tape_.c(chunk).rows_from((S + 1) * slice.begin).panels_from(panel);
-        for (int p = 0; p < rows; ++p) {
-            const bool of_output = p + 1 == rows;
-            const std::size_t block = of_output ? std::size_t(cell_.blocks - 1) : std::size_t(p);
-            k_.sum_products(S * slice.size, own.size(), dz.rows_from(S * slice.begin).panels_from(block * panels + panel),
-                            of_output ? c_before.rows_from(slice.size) : c_before,
-                            peephole_.data() + (std::size_t(p) * panels + panel) * kLanes<Real>);
-        }
+        const std::size_t state_row = (S + 1) * slice.begin + (vector.factor == CellVector::c ? slice.size : 0);
+        k_.sum_products(S * slice.size, own.size(),
+                        dz.rows_from(S * slice.begin).panels_from(std::size_t(vector.block) * panels + panel),
+                        tape_.c(chunk).rows_from(state_row).panels_from(panel),
+                        vectors_.data() + (std::size_t(v) * panels + panel) * kLanes<Real>);
     }
 }
 
@@ -129,22 +126,21 @@ void WeightGradients<Real>::finish(const Member& member) {
     constexpr std::size_t L = kLanes<Real>;
     const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
     const Range own = member.share(s_.hidden, kLanes<Real>);
-    for (int p = 0; p < s_.cell.peepholes(); ++p)
-        std::copy_n(peephole_.data() + std::size_t(p) * panels * L + own.begin, own.size(),
-                    g_.peephole + std::size_t(p) * H + own.begin);
-    for (int r = 0; r < cell_.run_count; ++r) {
-        const BlockRun& run = cell_.runs[r];
-        for (int i = 0; i < run.count; ++i) {
-            const Real* db = bias_.data() + std::size_t(run.block + i) * panels * L + own.begin;
-            if (g_.bias_ih != nullptr && run.input_gate >= 0)
-                std::copy_n(db, own.size(), g_.bias_ih + std::size_t(run.input_gate + i) * H + own.begin);
-            if (g_.bias_hh != nullptr && run.hidden_gate >= 0)
-                std::copy_n(db, own.size(), g_.bias_hh + std::size_t(run.hidden_gate + i) * H + own.begin);
+    for (std::size_t v = 0; v < std::size_t(cell_.vector_count); ++v)
+        std::copy_n(vectors_.data() + v * panels * L + own.begin, own.size(), g_.vectors + v * H + own.begin);
+    for (int g = 0; g < cell_.group_count; ++g) {
+        const BlockGroup& group = cell_.groups[g];
+        for (int i = 0; i < group.count; ++i) {
+            const Real* db = bias_.data() + std::size_t(group.block + i) * panels * L + own.begin;
+            if (g_.bias_ih != nullptr && group.input_gate >= 0)
+                std::copy_n(db, own.size(), g_.bias_ih + std::size_t(group.input_gate + i) * H + own.begin);
+            if (g_.bias_hh != nullptr && group.hidden_gate >= 0)
+                std::copy_n(db, own.size(), g_.bias_hh + std::size_t(group.hidden_gate + i) * H + own.begin);
         }
     }
     if (tape_.dense) return;
     const Matrix<Real> rows = token_row_.matrix();
-    for (std::size_t g = 0; g < std::size_t(s_.cell.gates()); ++g)
+    for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g)
         for (std::size_t u = own.begin; u < own.end; ++u) {
             const Real* from = rows.data + (g * panels + u / L) * rows.panel_stride + u % L;
             for (std::size_t i = 0; i < tape_.tokens.count; ++i)

@@ -31,8 +31,8 @@ public:
     void finish(const Member& member);
 
 private:
-    void add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockRun& run, int i, const Range& own);
-    void add_peepholes(const Chunk& chunk, Matrix<const Real> dz, const Range& own);
+    void add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockGroup& group, int i, const Range& own);
+    void add_vector(const Chunk& chunk, Matrix<const Real> dz, int v, const Range& own);
     void add_input(const Chunk& chunk, Matrix<const Real> dz, const Member& member);
 
     const Kernels<Real>& k_;
@@ -41,8 +41,8 @@ private:
     const Cell<Real>& cell_;
     const RnnParameterGradients<Real> g_;
     const InputGradient<Real> input_;
-    Buffer<Real> bias_;      // db of each block, in whole panels
-    Buffer<Real> peephole_;  // dp, likewise
+    Buffer<Real> bias_;     // db of each block, in whole panels
+    Buffer<Real> vectors_;  // dp of each of the cell's vectors, likewise
     const PanelBuffer<Real>& dx_;
     PanelBuffer<Real> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
 };

@@ -42,7 +42,8 @@ WindowStack<Real>::Layer::Layer(const RecurrenceTape<Real>& tape, int team, cons
       clipping(limits, team, checked_product(some, tape.sizes.batch)) {
     const std::size_t rows = some_rows(tape.cut, tape.sizes.batch, some);
     for (PanelBuffer<Real>& step : dz) step = PanelBuffer<Real>(rows, block_cols<Real>(tape.cell.blocks, tape.sizes.hidden));
-    if (tape.has_blocks()) carry = PanelBuffer<Real>(checked_product(copies, tape.cut.apart_rows()), tape.sizes.hidden);
+    if (tape.cell.carry != Carry::nothing)
+        carry = PanelBuffer<Real>(checked_product(copies, tape.cut.apart_rows()), tape.sizes.hidden);
 }
 
 template <class Real>
@@ -92,12 +93,12 @@ bool WindowStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Step
 /// Nothing comes from behind the end. A sequence without steps has its initial state for its final one.
 template <class Real>
 void WindowStack<Real>::start(Layer& layer, const Part<Real>& part) {
-    const bool blocks = layer.tape.has_blocks();
+    const bool carries = layer.tape.cell.carry != Carry::nothing;
     layer.weights.prepare(part.member);
     part.for_each_range(cut_, [&](std::size_t position, std::size_t count, std::size_t slice) {
         for (std::size_t copy = 0; copy < windows_.copies; ++copy) {
             k_.zero(count, part.h.count, carry_of(layer.carry_h, part.h, copy, slice, position));
-            if (blocks) k_.zero(count, part.z.count, carry_of(layer.carry, part.z, copy, slice, position));
+            if (carries) k_.zero(count, part.z.count, carry_of(layer.carry, part.z, copy, slice, position));
         }
         for (std::size_t at = position; at < position + count; ++at) {
             const UserRows<Real>& hidden = layer.g.hidden;  // a sum
@@ -106,7 +107,7 @@ void WindowStack<Real>::start(Layer& layer, const Part<Real>& part) {
                             part.h.count, Real(0));
             if (cut_.length(at) != 0) continue;
             read_samples(k_, cut_, layer.g.d_h, at, 1, part.h, carry_of(layer.carry_h, part.h, 0, slice, at));
-            if (blocks) read_samples(k_, cut_, layer.g.d_c, at, 1, part.z, carry_of(layer.carry, part.z, 0, slice, at));
+            if (carries) read_samples(k_, cut_, layer.g.d_c, at, 1, part.z, carry_of(layer.carry, part.z, 0, slice, at));
         }
     });
 }
@@ -124,10 +125,10 @@ void WindowStack<Real>::finish(Layer& layer, const Part<Real>& part) {
             return sum;
         };
         const Matrix<Real> d_h = all(layer.carry_h, part.h);
-        if (tape.has_blocks()) {
+        if (tape.cell.carry != Carry::nothing) {
             const Matrix<Real> carried = all(layer.carry, part.z);
-            if (tape.cell.carries_hidden) k_.add(count, part.h.count, carried, d_h);
-            if (tape.has_cell_state())
+            if (tape.cell.carry == Carry::part_of_d_h) k_.add(count, part.h.count, carried, d_h);
+            if (tape.cell.has_c)
                 write_samples<Real>(k_, cut_, {layer.g.state.c, tape.sizes.hidden}, position, count, part.z, carried);
         }
         write_samples<Real>(k_, cut_, {layer.g.state.h, tape.sizes.hidden}, position, count, part.h, d_h);
@@ -152,18 +153,18 @@ template <class Real>
 void WindowStack<Real>::add_upstream(Layer& layer, bool is_top, const Piece<Real>& piece, std::size_t s, std::size_t n,
                                      Matrix<const Real> upstream_t, const Copies& copies, Matrix<Real> dh) {
     const std::size_t t = piece.chunk.first_step + s + 1, first = piece.positions.begin;
-    const bool blocks = layer.tape.has_blocks();
+    const bool carries = layer.tape.cell.carry != Carry::nothing;
     const Columns<Real>&h = piece.h, &z = piece.z;
     for (std::size_t copy = copies.first; copy < copies.end; ++copy) {
         const Matrix<Real> dh_w = dh.rows_from(copies.row(copy));
-        const Matrix<Real> carry = blocks ? carry_of(layer.carry, z, copy, piece.slice.index, first) : Matrix<Real>{};
+        const Matrix<Real> carry = carries ? carry_of(layer.carry, z, copy, piece.slice.index, first) : Matrix<Real>{};
         const std::size_t w = windows_.window_of(copy, t);
         for (std::size_t j = 0, end; j < n; j = end) {
             const Windows::At at = windows_.at(w, t, cut_.length(first + j));
             for (end = cut_.ragged() ? j + 1 : n; end < n && windows_.at(w, t, cut_.length(first + end)) == at;) ++end;
             if (at == Windows::At::inside) continue;
             k_.zero(end - j, h.count, dh_w.rows_from(j));
-            if (blocks) k_.zero(end - j, z.count, carry.rows_from(j));
+            if (carries) k_.zero(end - j, z.count, carry.rows_from(j));
             for (std::size_t i = j; at == Windows::At::boundary && i < end; ++i) {
                 if (cut_.length(first + i) != t) continue;  // the final state is this sequence's last step's
                 const Rows sample{cut_.sample(first + i)};
@@ -177,7 +178,7 @@ void WindowStack<Real>::add_upstream(Layer& layer, bool is_top, const Piece<Real
                 k_.add(count, z.count, z.of(from), carry.rows_from(i));
             });
         }
-        if (layer.tape.cell.carries_hidden) k_.add(n, h.count, carry, dh_w);
+        if (layer.tape.cell.carry == Carry::part_of_d_h) k_.add(n, h.count, carry, dh_w);
     }
     if (!is_top) k_.add(copies.rows(), h.count, h.of(between_.matrix().rows_from(between_row(s, copies))), dh);
 }
@@ -227,12 +228,13 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
         const Matrix<Real> own = piece.z.of(dz);
         sweep_cell(tape, piece, step, copies.rows(), dz, [&](auto visit) {
             for (std::size_t copy = copies.first; copy < copies.end; ++copy)
-                visit(n, own.rows_from(copies.row(copy)), tape.has_blocks() ? carry(layer.carry, piece.z, copy) : Matrix<Real>{});
+                visit(n, own.rows_from(copies.row(copy)),
+                      tape.cell.carry != Carry::nothing ? carry(layer.carry, piece.z, copy) : Matrix<Real>{});
         });
         if (tape.cell.phases > 1) piece.wait();  // others have read the rows that are made 0 below
         // dz_t = sum_w dz_t^w
         const Matrix<Real> sum = piece.z.of(layer.dz_sum.matrix().rows_from(piece.row(s)));
-        piece.for_each_gate_run(tape.cell.blocks, panels, [&](int block, std::size_t cols) {
+        piece.for_each_block(tape.cell.blocks, panels, [&](int block, std::size_t cols) {
             const std::size_t panel = std::size_t(block) * panels;
             bool first = all.first == 0;
             if (alone && n != size) k_.zero(size - n, cols, own.panels_from(panel).rows_from(n));
@@ -266,7 +268,7 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
             k_.copy(size, piece.h.count, before.rows_from(copies.row(copy)), carry(layer.carry_h, piece.h, copy));
         } else {
             k_.zero(size, piece.h.count, carry(layer.carry_h, piece.h, copy));
-            if (tape.has_blocks()) k_.zero(size, piece.z.count, carry(layer.carry, piece.z, copy));
+            if (tape.cell.carry != Carry::nothing) k_.zero(size, piece.z.count, carry(layer.carry, piece.z, copy));
         }
     }
     piece.wait();

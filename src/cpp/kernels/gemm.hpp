@@ -50,7 +50,6 @@ struct Operands {
     size_t depth;
     const Real* b_next;  ///< to be fetched
 };
-constexpr int kMaxTerms = 16;
 
 /// What a tile starts from and where it goes: rows (at most the tile's) and, of its last panel, columns that exist. Of each panel's
 /// depth of what comes next, it fetches the lines [fetch_begin, fetch_end) of every kLanes.

@@ -69,6 +69,8 @@ struct Term {
     size_t depth;
 };
 
+constexpr int kMaxTerms = 16;  // of one product
+
 /// No matrix: as a product's start, zero.
 template <class Real>
 Matrix<const Real> none() {
@@ -80,25 +82,82 @@ Matrix<const Real> every_row(const Real* row) {
     return {row, 0, kPanelBytes / sizeof(Real), true};
 }
 
+// Every array that a cell's declaration is spread over has this room; a cell that needs more does not compile (see sound).
+constexpr int kMostBlocks = 4, kMostGroups = 3, kMostVectors = 3, kMostPhases = 2;
+static_assert(kMostBlocks <= kMaxTerms);
+
 /// Matrices of the shape of a product's target that will be wanted soon: they are brought into the L2 cache, tile by tile, while
 /// the product computes. Null data: none. A sequence longer than the caches is otherwise read and written at their misses' pace.
 template <class Real>
 struct Ahead {
-    static constexpr int kMost = 6;
-    Matrix<const Real> matrix[kMost] = {none<Real>(), none<Real>(), none<Real>(), none<Real>(), none<Real>(), none<Real>()};
+    static constexpr int kMost = 2 + kMostBlocks;
+    Matrix<const Real> matrix[kMost];
     bool to_write = false;  ///< so that no other core keeps a copy
     /// From the last panel to the first: steps that take turns find in the cache what the one before used last, when the weights
     /// are too large for it. Of use to rows of one tile alone, whose product takes the whole depth at once.
     bool backwards = false;
+
+    Ahead() {
+        for (Matrix<const Real>& none_yet : matrix) none_yet = none<Real>();
+    }
 };
 
 /// Blocks of z (H columns each) that the same products make. A cell's z_t is cut into blocks of H columns, each whole panels; block
 /// b receives the input's gate input_gate + i and the recurrence's gate hidden_gate + i, for b = block + i; -1: neither.
-struct BlockRun {
+struct BlockGroup {
     int block, count;
     int input_gate, hidden_gate;
     int source;  ///< what the recurrent product reads: -1 for h_{t-1}, or a block that the cell's first phase has made
 };
+
+/// A parameter vector of H values, whose gradient is the sum over time of dz of a block times a state, elementwise.
+struct CellVector {
+    int block;
+    enum { c_before, c } factor;
+};
+
+/// What a step sends to the one before beside its products.
+enum class Carry { nothing, d_c, part_of_d_h };
+
+/// All that the engine knows of a cell.
+struct CellShape {
+    int gates;     ///< G
+    int blocks;    ///< of z
+    bool keeps_z;  ///< on the tape; otherwise its only block lies in the place of h_t, and becomes it
+    bool has_c;    ///< a cell state beside h
+    Carry carry;
+    int group_count;
+    BlockGroup groups[kMostGroups];
+    int vector_count;
+    CellVector vectors[kMostVectors];
+    int phases;  ///< the second one's groups have a source
+};
+
+/// Whether a declaration keeps to what the engine has room for.
+constexpr bool sound(const CellShape& cell) {
+    if (cell.blocks < 1 || cell.blocks > kMostBlocks || cell.group_count > kMostGroups || cell.vector_count > kMostVectors)
+        return false;
+    if (cell.phases < 1 || cell.phases > kMostPhases || (!cell.keeps_z && cell.blocks != 1)) return false;
+    for (int g = 0; g < cell.group_count; ++g) {
+        const BlockGroup& group = cell.groups[g];
+        if (group.count < 1 || group.block < 0 || group.block + group.count > cell.blocks || group.source >= cell.blocks)
+            return false;
+        if (group.input_gate + group.count > cell.gates || group.hidden_gate + group.count > cell.gates) return false;
+        if (group.source >= 0 && cell.phases == 1) return false;
+        for (int before = 0; before < g; ++before)  // a block is made once: so many terms does a product have at most
+            if (cell.groups[before].block + cell.groups[before].count > group.block) return false;
+    }
+    for (int v = 0; v < cell.vector_count; ++v)
+        if (cell.vectors[v].block < 0 || cell.vectors[v].block >= cell.blocks || !cell.has_c) return false;
+    return (cell.carry == Carry::d_c) == cell.has_c;
+}
+/// The same of an array of cells, of any dimensions.
+template <class Cells, size_t n>
+constexpr bool sound(const Cells (&cells)[n]) {
+    for (const Cells& some : cells)
+        if (!sound(some)) return false;
+    return true;
+}
 
 /// One step of a cell, forward: views of rows x panels. Block b of z is `z` moved by b * block_stride.
 template <class Real>
@@ -109,8 +168,8 @@ struct CellStep {
     Matrix<Real> h;
     Matrix<const Real> c_before;
     Matrix<Real> c;
-    const Real* peephole;  ///< p_i, p_f, p_o (coupled: p_i, p_o), peephole_stride apart
-    size_t peephole_stride;
+    const Real* vectors;  ///< the cell's parameter vectors, vector_stride apart
+    size_t vector_stride;
     Real clip;
 };
 
@@ -123,21 +182,16 @@ struct CellSweep {
     Matrix<Real> dz;  ///< its block 0 holds dh_t before; dz_t after, of every block
     size_t dz_stride;
     Matrix<Real> carry;  ///< what goes to step t-1 beside the products: see the cell's file
-    const Real* peephole;
-    size_t peephole_stride;
+    const Real* vectors;
+    size_t vector_stride;
     Real clip;
 };
 
-/// A cell: how its z_t is made, and its arithmetic at one step, elementwise; its file in kernels/cells has the equations.
+/// A cell: its declaration, and its arithmetic at one step, elementwise; its file in kernels/cells has the equations.
 template <class Real>
-struct Cell {
-    int blocks;  ///< of z, and on the tape; an Elman cell's only block is h_t itself
-    int run_count;
-    BlockRun runs[3];
-    bool carries_hidden;  ///< `carry` is a part of dh_{t-1} (GRU) rather than dc_{t-1} (LSTM)
-    int phases;           ///< the second one's runs have a source
-    void (*forward[2])(size_t rows, size_t panels, const CellStep<Real>& step);
-    void (*backward[2])(size_t rows, size_t panels, const CellSweep<Real>& step);  ///< called in the opposite order
+struct Cell : CellShape {
+    void (*forward[kMostPhases])(size_t rows, size_t panels, const CellStep<Real>& step);
+    void (*backward[kMostPhases])(size_t rows, size_t panels, const CellSweep<Real>& step);  ///< called in the opposite order
 };
 
 /// Room that a linear recurrence asks for: 256 KB, so that rows up to that size are read whole.
@@ -209,9 +263,7 @@ struct Kernels {
     /// The linear recurrence and its gradient; its file has the equations.
     void (*scan)(const Scan<Real>& arrays);
     void (*scan_backward)(const ScanBack<Real>& arrays);
-    Cell<Real> elman[kNonlinearities][2];  ///< [nonlinearity][clipped]
-    Cell<Real> lstm[2][2][2];              ///< [peephole][coupled][clipped]
-    Cell<Real> gru[2][2];                  ///< [reset after][clipped]
+    const Cell<Real>& (*cell)(const CellConfig& config);
     /// The activations alone, in place on `count` values at 64-byte alignment (rounded up to whole panels).
     void (*activate)(Nonlinearity nonlinearity, size_t count, Real* values);
 };

@@ -28,15 +28,15 @@ void activate(Nonlinearity nonlinearity, size_t count, Real* values) {
     }
 }
 
-template <class Real, template <class> class Phi>
-constexpr void register_elman(Kernels<Real>& k, Nonlinearity phi) {
-    k.elman[int(phi)][false] = elman_cell<Real, Phi, false>();
-    k.elman[int(phi)][true] = elman_cell<Real, Phi, true>();
-}
-template <class Real, bool peephole, bool coupled>
-constexpr void register_lstm(Kernels<Real>& k) {
-    k.lstm[peephole][coupled][false] = lstm_cell<Real, peephole, coupled, false>();
-    k.lstm[peephole][coupled][true] = lstm_cell<Real, peephole, coupled, true>();
+/// Every cell's file, registered.
+template <class Real>
+const Cell<Real>& find_cell(const CellConfig& config) {
+    switch (config.kind) {
+        case CellKind::elman: break;
+        case CellKind::lstm: return lstm_cell<Real>(config);
+        case CellKind::gru: return gru_cell<Real>(config);
+    }
+    return elman_cell<Real>(config);
 }
 
 template <class Real>
@@ -61,18 +61,7 @@ constexpr Kernels<Real> make_kernels() {
     k.squared_error = squared_error<Real>;
     k.scan = scan<Real>;
     k.scan_backward = scan_backward<Real>;
-    register_elman<Real, Tanh>(k, Nonlinearity::tanh);
-    register_elman<Real, Relu>(k, Nonlinearity::relu);
-    register_elman<Real, Sigmoid>(k, Nonlinearity::sigmoid);
-    register_elman<Real, Identity>(k, Nonlinearity::identity);
-    register_lstm<Real, false, false>(k);
-    register_lstm<Real, false, true>(k);
-    register_lstm<Real, true, false>(k);
-    register_lstm<Real, true, true>(k);
-    k.gru[false][false] = gru_before_cell<Real, false>();
-    k.gru[false][true] = gru_before_cell<Real, true>();
-    k.gru[true][false] = gru_after_cell<Real, false>();
-    k.gru[true][true] = gru_after_cell<Real, true>();
+    k.cell = find_cell<Real>;
     k.activate = activate<Real>;
     return k;
 }

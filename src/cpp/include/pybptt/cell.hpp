@@ -1,4 +1,4 @@
-// Which cell a layer is made of. Its equations are in kernels/cells.
+// Which cell a layer is made of. Its equations, and all else that it declares, are in kernels/cells.
 #pragma once
 
 namespace pybptt {
@@ -8,6 +8,7 @@ enum class Nonlinearity { tanh, relu, sigmoid, identity };
 constexpr int kNonlinearities = 4;
 
 enum class CellKind { elman, lstm, gru };
+constexpr int kCellKinds = 3;
 
 struct CellConfig {
     CellKind kind = CellKind::elman;
@@ -17,19 +18,13 @@ struct CellConfig {
     bool reset_after = true;                         // of gru: r after W_hn (PyTorch, cuDNN) or before it (Cho 2014)
     double clip = 0;                                 // bound of what activations receive; 0: none
 
-    /// G: rows of the weights are G runs of H.
-    int gates() const {
-        switch (kind) {
-            case CellKind::elman: return 1;
-            case CellKind::lstm: return coupled ? 3 : 4;
-            case CellKind::gru: return 3;
-        }
-        return 0;
-    }
-    /// Rows of the peephole weights: i, f, o, or i, o.
-    int peepholes() const { return !peephole ? 0 : coupled ? 2 : 3; }
+    // What the cell declares in its own file.
+    /// G: rows of the weights are G times H.
+    int gates() const;
+    /// Parameter vectors of H values: an LSTM's peepholes i f o (coupled: i o).
+    int vectors() const;
     /// Whether there is a cell state c_t beside h_t.
-    bool has_cell_state() const { return kind == CellKind::lstm; }
+    bool has_cell_state() const;
 };
 
 }  // namespace pybptt

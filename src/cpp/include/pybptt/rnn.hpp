@@ -42,11 +42,11 @@ struct RnnSizes {
 /// Of one recurrence; PyTorch's names, shapes and order. Both biases may be null: then they are zero.
 template <class Real>
 struct RnnParameters {
-    const Real* weight_ih;           // (G H, D), or (G H, K H) above the first layer
-    const Real* weight_hh;           // (G H, H)
-    const Real* bias_ih;             // (G H,)
-    const Real* bias_hh;             // (G H,)
-    const Real* peephole = nullptr;  // LSTM with peephole: (3, H), rows i f o; coupled (2, H): i o
+    const Real* weight_ih;          // (G H, D), or (G H, K H) above the first layer
+    const Real* weight_hh;          // (G H, H)
+    const Real* bias_ih;            // (G H,)
+    const Real* bias_hh;            // (G H,)
+    const Real* vectors = nullptr;  // of cells that have any. LSTM with peephole: (3, H), rows i f o; coupled (2, H): i o
 };
 
 /// One of the two is null.
@@ -88,7 +88,7 @@ struct RnnParameterGradients {
     Real* weight_hh;
     Real* bias_ih;
     Real* bias_hh;
-    Real* peephole = nullptr;
+    Real* vectors = nullptr;
 };
 
 /// Any may be null: then it is not computed.

@@ -31,15 +31,27 @@ void elman_backward(size_t rows, size_t panels, const CellSweep<Real>& a) {
 }
 
 template <class Real, template <class> class Phi, bool clipped>
-constexpr Cell<Real> elman_cell() {
+constexpr Cell<Real> elman() {
     Cell<Real> cell{};
-    cell.blocks = 1;
-    cell.run_count = 1;
-    cell.runs[0] = {0, 1, 0, 0, -1};
+    cell.gates = cell.blocks = 1;
+    cell.group_count = 1;
+    cell.groups[0] = {0, 1, 0, 0, -1};
     cell.phases = 1;
     cell.forward[0] = elman_forward<Real, Phi, clipped>;
     cell.backward[0] = elman_backward<Real, Phi, clipped>;
     return cell;
+}
+
+template <class Real>
+const Cell<Real>& elman_cell(const CellConfig& c) {
+    static constexpr Cell<Real> cells[kNonlinearities][2] = {
+        {elman<Real, Tanh, false>(), elman<Real, Tanh, true>()},
+        {elman<Real, Relu, false>(), elman<Real, Relu, true>()},
+        {elman<Real, Sigmoid, false>(), elman<Real, Sigmoid, true>()},
+        {elman<Real, Identity, false>(), elman<Real, Identity, true>()},
+    };
+    static_assert(sound(cells));
+    return cells[int(c.nonlinearity)][c.clip != 0];
 }
 
 }  // namespace

@@ -120,14 +120,16 @@ void gru_before_reset_backward(size_t rows, size_t panels, const CellSweep<Real>
 }
 
 template <class Real, bool clipped>
-constexpr Cell<Real> gru_after_cell() {
+constexpr Cell<Real> gru_after() {
     Cell<Real> cell{};
+    cell.gates = 3;
     cell.blocks = 4;
-    cell.run_count = 3;
-    cell.runs[0] = {0, 2, 0, 0, -1};   // r, z
-    cell.runs[1] = {2, 1, -1, 2, -1};  // m
-    cell.runs[2] = {3, 1, 2, -1, -1};  // n
-    cell.carries_hidden = true;
+    cell.keeps_z = true;
+    cell.carry = Carry::part_of_d_h;
+    cell.group_count = 3;
+    cell.groups[0] = {0, 2, 0, 0, -1};   // r, z
+    cell.groups[1] = {2, 1, -1, 2, -1};  // m
+    cell.groups[2] = {3, 1, 2, -1, -1};  // n
     cell.phases = 1;
     cell.forward[0] = gru_after_forward<Real, clipped>;
     cell.backward[0] = gru_after_backward<Real, clipped>;
@@ -135,19 +137,29 @@ constexpr Cell<Real> gru_after_cell() {
 }
 
 template <class Real, bool clipped>
-constexpr Cell<Real> gru_before_cell() {
+constexpr Cell<Real> gru_before() {
     Cell<Real> cell{};
+    cell.gates = 3;
     cell.blocks = 4;
-    cell.run_count = 2;
-    cell.runs[0] = {0, 2, 0, 0, -1};  // r, z
-    cell.runs[1] = {2, 1, 2, 2, 3};   // n, from q
-    cell.carries_hidden = true;
+    cell.keeps_z = true;
+    cell.carry = Carry::part_of_d_h;
+    cell.group_count = 2;
+    cell.groups[0] = {0, 2, 0, 0, -1};  // r, z
+    cell.groups[1] = {2, 1, 2, 2, 3};   // n, from q
     cell.phases = 2;
     cell.forward[0] = gru_before_reset<Real, clipped>;
     cell.forward[1] = gru_before_forward<Real, clipped>;
     cell.backward[0] = gru_before_reset_backward<Real, clipped>;
     cell.backward[1] = gru_before_backward<Real, clipped>;
     return cell;
+}
+
+template <class Real>
+const Cell<Real>& gru_cell(const CellConfig& c) {
+    static constexpr Cell<Real> cells[2][2] = {{gru_before<Real, false>(), gru_before<Real, true>()},
+                                               {gru_after<Real, false>(), gru_after<Real, true>()}};
+    static_assert(sound(cells));
+    return cells[c.reset_after][c.clip != 0];
 }
 
 }  // namespace

@@ -24,8 +24,8 @@ namespace {
 /// Where each gate's block lies; without coupling f is a block of its own.
 template <bool coupled>
 struct LstmGates {
-    static constexpr size_t i = 0, f = coupled ? 0 : 1, g = coupled ? 1 : 2, o = coupled ? 2 : 3;
-    static constexpr size_t p_i = 0, p_f = 1, p_o = coupled ? 1 : 2;
+    static constexpr int i = 0, f = coupled ? 0 : 1, g = coupled ? 1 : 2, o = coupled ? 2 : 3;
+    static constexpr int p_i = 0, p_f = 1, p_o = coupled ? 1 : 2;
 };
 
 template <class Real, bool peephole, bool coupled, bool clipped>
@@ -36,21 +36,21 @@ void lstm_forward(size_t rows, size_t panels, const CellStep<Real>& a) {
         Real* z = a.z.data + panel * a.z.panel_stride + at;
         const Vec<Real> c_before = load(a.c_before.data + panel * a.c_before.panel_stride + at);
         Vec<Real> z_i = load(z + At::i * block), z_o = load(z + At::o * block);
-        [[maybe_unused]] const Real* p = a.peephole + panel * kLanes<Real> + at % kLanes<Real>;
-        if constexpr (peephole) z_i = fma(load(p + At::p_i * a.peephole_stride), c_before, z_i);
+        [[maybe_unused]] const Real* p = a.vectors + panel * kLanes<Real> + at % kLanes<Real>;
+        if constexpr (peephole) z_i = fma(load(p + At::p_i * a.vector_stride), c_before, z_i);
         const Vec<Real> i = sigmoid<Real>(limit<clipped>(z_i, a.clip));
         Vec<Real> f;
         if constexpr (coupled) {
             f = splat(Real(1)) - i;
         } else {
             Vec<Real> z_f = load(z + At::f * block);
-            if constexpr (peephole) z_f = fma(load(p + At::p_f * a.peephole_stride), c_before, z_f);
+            if constexpr (peephole) z_f = fma(load(p + At::p_f * a.vector_stride), c_before, z_f);
             f = sigmoid<Real>(limit<clipped>(z_f, a.clip));
             store(z + At::f * block, f);
         }
         const Vec<Real> g = tanh<Real>(limit<clipped>(load(z + At::g * block), a.clip));
         const Vec<Real> c = fma(f, c_before, i * g);
-        if constexpr (peephole) z_o = fma(load(p + At::p_o * a.peephole_stride), c, z_o);
+        if constexpr (peephole) z_o = fma(load(p + At::p_o * a.vector_stride), c, z_o);
         const Vec<Real> o = sigmoid<Real>(limit<clipped>(z_o, a.clip));
         store(z + At::i * block, i);
         store(z + At::g * block, g);
@@ -80,15 +80,15 @@ void lstm_backward(size_t rows, size_t panels, const CellSweep<Real>& a) {
         const Vec<Real> tanh_c = tanh<Real>(limit<clipped>(c, a.clip));
         const Vec<Real> dz_o = sigma(o, dh * tanh_c * fma(-o, o, o));
         Vec<Real> dc = load(carry) + tanh_of(tanh_c, dh * o * fma(-tanh_c, tanh_c, one));
-        [[maybe_unused]] const Real* p = a.peephole + panel * kLanes<Real> + at % kLanes<Real>;
-        if constexpr (peephole) dc = fma(load(p + At::p_o * a.peephole_stride), dz_o, dc);
+        [[maybe_unused]] const Real* p = a.vectors + panel * kLanes<Real> + at % kLanes<Real>;
+        if constexpr (peephole) dc = fma(load(p + At::p_o * a.vector_stride), dz_o, dc);
         const Vec<Real> dz_i = sigma(i, dc * (coupled ? g - c_before : g) * fma(-i, i, i));
         const Vec<Real> dz_g = tanh_of(g, dc * i * fma(-g, g, one));
         Vec<Real> before = dc * f;
-        if constexpr (peephole) before = fma(load(p + At::p_i * a.peephole_stride), dz_i, before);
+        if constexpr (peephole) before = fma(load(p + At::p_i * a.vector_stride), dz_i, before);
         if constexpr (!coupled) {
             const Vec<Real> dz_f = sigma(f, dc * c_before * fma(-f, f, f));
-            if constexpr (peephole) before = fma(load(p + At::p_f * a.peephole_stride), dz_f, before);
+            if constexpr (peephole) before = fma(load(p + At::p_f * a.vector_stride), dz_f, before);
             store(dz + At::f * block, dz_f);
         }
         store(dz + At::i * block, dz_i);
@@ -99,15 +99,34 @@ void lstm_backward(size_t rows, size_t panels, const CellSweep<Real>& a) {
 }
 
 template <class Real, bool peephole, bool coupled, bool clipped>
-constexpr Cell<Real> lstm_cell() {
+constexpr Cell<Real> lstm() {
+    using At = LstmGates<coupled>;
     Cell<Real> cell{};
-    cell.blocks = coupled ? 3 : 4;
-    cell.run_count = 1;
-    cell.runs[0] = {0, cell.blocks, 0, 0, -1};
+    cell.gates = cell.blocks = coupled ? 3 : 4;
+    cell.keeps_z = cell.has_c = true;
+    cell.carry = Carry::d_c;
+    cell.group_count = 1;
+    cell.groups[0] = {0, cell.blocks, 0, 0, -1};
+    if (peephole) {  // dp_i = sum_t dz_i c_{t-1},  dp_f = sum_t dz_f c_{t-1},  dp_o = sum_t dz_o c_t
+        cell.vector_count = coupled ? 2 : 3;
+        cell.vectors[At::p_i] = {At::i, CellVector::c_before};
+        if (!coupled) cell.vectors[At::p_f] = {At::f, CellVector::c_before};
+        cell.vectors[At::p_o] = {At::o, CellVector::c};
+    }
     cell.phases = 1;
     cell.forward[0] = lstm_forward<Real, peephole, coupled, clipped>;
     cell.backward[0] = lstm_backward<Real, peephole, coupled, clipped>;
     return cell;
+}
+
+template <class Real>
+const Cell<Real>& lstm_cell(const CellConfig& c) {
+    static constexpr Cell<Real> cells[2][2][2] = {{{lstm<Real, false, false, false>(), lstm<Real, false, false, true>()},
+                                                   {lstm<Real, false, true, false>(), lstm<Real, false, true, true>()}},
+                                                  {{lstm<Real, true, false, false>(), lstm<Real, true, false, true>()},
+                                                   {lstm<Real, true, true, false>(), lstm<Real, true, true, true>()}}};
+    static_assert(sound(cells));
+    return cells[c.peephole][c.coupled][c.clip != 0];
 }
 
 }  // namespace
