@@ -354,7 +354,7 @@ def folder(tmp_path_factory):
         ("--load {}/cut.npz", "not a whole .npz"),
         ("--load {}/damaged.npz", "not a whole .npz"),
         ("--load {}/resized.npz", r"\(11, 12\).*\(12, 12\)"),
-        ("--load {}/optimiser.npz", "m must have shape"),
+        ("--load {}/optimiser.npz --text {}/good.txt", "m must have shape"),
         ("--load {}/settings.npz", "settings"),
         ("--load {}/future.npz", "format 99"),
         ("--load {}/good.npz --hidden 13", "--hidden 13 .* 12"),

@@ -7,9 +7,8 @@ import pytest
 
 from pybptt import reference
 from pybptt.__main__ import main
-from pybptt.cli import checkpoint
 from pybptt.cli.text import Corpus, read_text
-from pybptt.cli.training import Settings, Training
+from pybptt.cli.training import Settings, Training, load_run
 
 SMALL = ["train", "--hidden", "8", "--batch", "4", "--window", "10", "--sample", "0"]
 
@@ -57,9 +56,9 @@ def test_a_saved_run_goes_on_bit_for_bit(cell, text, tmp_path):
     for _ in range(20):
         half.advance()
     half.save(path)
-    arrays, facts = checkpoint.load(path)
-    assert ("state.c" in arrays) == (cell == "lstm")
-    rest.restore(arrays, facts, path)
+    saved = load_run(path)
+    assert ("state.c" in saved.arrays) == (cell == "lstm")
+    rest.restore(saved, path)
     for _ in range(20):
         rest.advance()
     assert np.array_equal(rest.model.flat, whole.model.flat)

@@ -87,7 +87,7 @@ def test_a_trained_model(cell, text, tmp_path, capsys):
     train = ["train", "--text", text, "--cell", cell, "--layers", "2", *SMALL, "--steps", "20"]
     assert main([*train, "--save", saved]) == 0
     capsys.readouterr()
-    options = ["--load", saved, "--steps", "40", "--batch", "3"]
+    options = ["--load", saved, "--text", text, "--steps", "40", "--batch", "3"]
     assert main(["flow", *options, "--plot", "trained.png"]) == 0
     output = capsys.readouterr().out
     assert "20 training steps" in output

@@ -70,7 +70,7 @@ def test_going_on_after_ctrl_c_is_as_if_never_stopped(stops, text, tmp_path, mon
             assert main([*options, "--save", part]) == 130
         assert number(r"([\d,]+) steps", capsys.readouterr().out) == stop + 1
         assert checkpoint.load(part)[1]["step"] == stop + 1
-        options = ["train", "--load", part, "--sample", "20"]  # the rest is in the file
+        options = ["train", "--load", part, "--text", text, "--sample", "20"]  # the rest is in the file
     assert main([*options, "--save", part]) == 0
     same_run(part, tmp_path / "whole.npz")
     found = capsys.readouterr().out
@@ -79,13 +79,25 @@ def test_going_on_after_ctrl_c_is_as_if_never_stopped(stops, text, tmp_path, mon
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_loaded_run_finds_its_text_from_anywhere(tmp_path, monkeypatch):
+def test_a_loaded_run_reads_no_file_that_it_names(text, tmp_path, monkeypatch, capsys):
+    """It may be anyone's: `--text` says that it is to be read, from wherever."""
+    path = str(tmp_path / "run.npz")
+    assert main(["train", "--text", text, *SMALL, "--steps", "2", "--save", path]) == 0
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "text.txt").write_text("abacad\n" * 1000)
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "--text", "text.txt", *SMALL, "--steps", "2", "--save", "run.npz"]) == 0
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert main(["train", "--load", "../run.npz", "--steps", "3"]) == 0
+    capsys.readouterr()
+    for command in (["train", "--steps", "3"], ["flow", "--steps", "9"]):
+        assert main([*command, "--load", path]) == 2
+        error = f"{path} was trained on {text!r}; to have that read, pass --text PATH"
+        assert capsys.readouterr() == ("", f"pybptt {command[0]}: error: {error}\n")
+        assert main([*command, "--load", path, "--text", os.path.relpath(text)]) == 0
+        capsys.readouterr()
+
+
+def test_a_run_on_the_standard_library_goes_on_by_itself(tmp_path):
+    path = str(tmp_path / "run.npz")
+    assert main(["train", *SMALL, "--steps", "2", "--save", path]) == 0
+    assert main(["train", "--load", path, "--steps", "3", "--sample", "0"]) == 0
 
 
 def test_a_run_by_time_goes_on_by_steps_and_back(text, tmp_path, capsys):
@@ -93,9 +105,9 @@ def test_a_run_by_time_goes_on_by_steps_and_back(text, tmp_path, capsys):
     options = ["--sample", "0", "--save", path]
     assert main(["train", "--text", text, *SMALL, *options, "--minutes", "0.001"]) == 0
     steps = checkpoint.load(path)[1]["step"]
-    assert main(["train", "--load", path, *options, "--steps", str(steps + 5)]) == 0
+    assert main(["train", "--load", path, "--text", text, *options, "--steps", str(steps + 5)]) == 0
     assert checkpoint.load(path)[1]["step"] == steps + 5
-    assert main(["train", "--load", path, *options, "--minutes", "0.004"]) == 0
+    assert main(["train", "--load", path, "--text", text, *options, "--minutes", "0.004"]) == 0
     assert checkpoint.load(path)[1]["step"] > steps + 5
 
 
@@ -103,9 +115,11 @@ def test_a_finished_run_can_be_looked_at_and_prolonged(text, tmp_path, capsys):
     path = str(tmp_path / "run.npz")
     assert main(["train", "--text", text, *SMALL, "--steps", "20", "--save", path]) == 0
     first = capsys.readouterr().out
-    assert main(["train", "--load", path, "--sample", "20"]) == 0
+    assert main(["train", "--load", path, "--text", text, "--sample", "20"]) == 0
     assert capsys.readouterr().out == first
-    assert main(["train", "--load", path, "--steps", "30", "--lr", "0.01", "--save", path]) == 0
+    assert (
+        main(["train", "--load", path, "--text", text, "--steps", "30", "--lr", "0.01", "--save", path]) == 0
+    )
     facts = checkpoint.load(path)[1]
     assert (facts["step"], facts["settings"]["lr"], facts["settings"]["steps"]) == (30, 0.01, 30)
 
@@ -168,6 +182,8 @@ def test_a_run_that_diverges_ends_with_a_word_and_keeps_the_last_good_file(text,
     path = str(tmp_path / "run.npz")
     options = [*SMALL, "--nonlinearity", "identity", "--save", path]
     assert main(["train", "--text", text, *options, "--steps", "20"]) == 0
-    assert main(["train", "--load", path, "--steps", "100", "--lr", "1e30", "--save", path]) == 1
+    assert (
+        main(["train", "--load", path, "--text", text, "--steps", "100", "--lr", "1e30", "--save", path]) == 1
+    )
     assert "--lr" in capsys.readouterr().err.splitlines()[-1]
     assert np.isfinite(checkpoint.load(path)[0]["weight_hh_l0"]).all()

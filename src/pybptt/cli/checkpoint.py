@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from .common import CommandError
+from .common import CommandError, open_regular
 
 __all__ = ["load", "require_writable", "save"]
 
@@ -55,15 +55,33 @@ def load(path: str) -> tuple[_Arrays, dict[str, Any]]:
     CommandError
         If it can't be read, or isn't such a file.
     """
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as entries:
-            arrays: _Arrays = dict(entries)
-        facts = json.loads(str(arrays.pop(FACTS)))
-        version = facts["format"]
-    except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise CommandError(f"{path} is not a whole .npz file written by --save") from None
+    with open_regular(path) as file:
+        try:
+            arrays, facts = _read(file)
+            version = facts["format"]
+            if type(version) is not int:
+                raise ValueError
+        except Exception:  # zipfile's and NumPy's parsers raise nearly anything
+            raise CommandError(f"{path} is not a whole .npz file written by --save") from None
     if version != FORMAT:
         raise CommandError(f"{path} has format {version}; this version of pybptt reads format {FORMAT}")
+    return arrays, facts
+
+
+def _read(file: BinaryIO) -> tuple[_Arrays, dict[str, Any]]:
+    """Arrays and facts. No more memory than the file has bytes, as `save` compresses nothing."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError
+    if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
+        raise ValueError
+    file.seek(0)
+    with warnings.catch_warnings(), np.load(file, allow_pickle=False) as saved:
+        warnings.simplefilter("error")  # of headers that `save` does not write
+        arrays: _Arrays = dict(saved)
+    facts = json.loads(str(arrays.pop(FACTS)[()]))
+    for array in arrays.values():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError
     return arrays, facts

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import stat
 from collections.abc import Iterable, Sequence
+from typing import BinaryIO
 
 __all__ = [
     "CommandError",
     "natural",
     "non_negative",
+    "open_regular",
     "positive",
     "print_table",
     "probability",
@@ -26,19 +30,32 @@ class CommandError(Exception):
         self.code = code
 
 
+def open_regular(path: str) -> BinaryIO:
+    """The file, to be read; devices and pipes, which may have no end, are a CommandError."""
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes to would wait.
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CommandError(f"cannot read {path}: it is not a regular file")
+    return file
+
+
 def whole(text: str) -> int:
     """Option type: an integer of at least 0."""
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    if not 0 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 2^63, got {text}")
     return value
 
 
 def natural(text: str) -> int:
     """Option type: an integer of at least 1."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    if not 1 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"must be at least 1 and below 2^63, got {text}")
     return value
 
 

@@ -8,8 +8,8 @@ steps. With --memory 0 everything is drawn at random as in PyTorch, these gates 
 gradient vanishes in all three networks: gates help because they can stay open, not by being there.
 
 With --text the networks read characters of a text in place of the adding problem, and with --load it is the
-model of a saved `train --save` that reads the end of its text, which was held out; what is asked for is the
-character that comes next after the last one.
+model of a saved `train --save` that reads the end of its text (give its --text again), which was held out;
+what is asked for is the character that comes next after the last one.
 
 dh_T/dh_t, and the verdict by its largest singular value, are those of the first sequence. Vanishing: its rate
 makes it less than 1/100 from the last step back to the first. Exploding: more than 100. Else healthy.
@@ -30,7 +30,7 @@ from .. import GradientFlow, SequenceModel, gradient_flow, set_num_threads
 from . import checkpoint
 from .common import CommandError, natural, print_table, threads, whole
 from .text import HELD_OUT, Alphabet, read_text
-from .training import Settings, new_layer
+from .training import Settings, load_run, new_layer, text_of
 
 __all__ = ["add_arguments", "run"]
 
@@ -133,13 +133,12 @@ def _fresh(args: argparse.Namespace) -> _Problems:
 
 def _trained(args: argparse.Namespace) -> _Problems:
     """The model of a saved run, with a loss at the last step alone."""
-    arrays, facts = checkpoint.load(args.load)
+    saved = load_run(args.load)
+    settings, alphabet = saved.settings, Alphabet(saved.alphabet)
+    symbols = len(alphabet)
+    model: SequenceModel[Any] = SequenceModel(new_layer(settings, symbols), symbols, last_only=True)
     try:
-        settings = Settings(**facts["settings"])
-        alphabet = Alphabet(facts["alphabet"])
-        symbols = len(alphabet)
-        model: SequenceModel[Any] = SequenceModel(new_layer(settings, symbols), symbols, last_only=True)
-        model.load_parameters({name: arrays[name] for name in model.parameters})
+        model.load_parameters({name: saved.arrays[name] for name in model.parameters})
     except (KeyError, TypeError, ValueError) as error:
         raise CommandError(f"{args.load} doesn't fit its own settings: {error}") from None
     for name in TRAINED:
@@ -149,11 +148,11 @@ def _trained(args: argparse.Namespace) -> _Problems:
             )
     if args.memory is not None:
         raise CommandError("--memory is for new networks; the biases of a trained one are what they are")
-    text = read_text(args.text or settings.text)
+    text = text_of(settings, args.text, args.load)
     held_out = alphabet.encode(text[len(text) - int(len(text) * HELD_OUT) :])
     x, y = _characters(held_out, args)
     print(
-        f"{args.load}, {int(facts.get('step', 0)):,} training steps; {args.batch} stretches of {args.steps} "
+        f"{args.load}, {saved.step:,} training steps; {args.batch} stretches of {args.steps} "
         "characters of the held-out text; the loss is at the last step alone"
     )
     yield settings.cell, model, x, y

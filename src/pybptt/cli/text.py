@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import sysconfig
 import zlib
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from .common import CommandError
+from .common import CommandError, open_regular
 
 __all__ = ["Alphabet", "Corpus", "bigram_loss", "read_standard_library", "read_text", "unigram_loss"]
 
@@ -33,9 +34,8 @@ def read_text(path: str | None) -> str:
     if path is None:
         return read_standard_library()
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror}") from None
+        with TextIOWrapper(open_regular(path), encoding="utf-8") as file:
+            return file.read()
     except UnicodeDecodeError as error:
         raise CommandError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
 

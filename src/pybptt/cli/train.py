@@ -8,7 +8,8 @@ then falls to 0 along half a cosine. Characters rarer than 1 in 100,000 become o
 5 % of the text is held out.
 
 Ctrl-C ends a run in order: it is saved if --save is given, the summary is printed, and the exit code is
-130. With --load it goes on, and ends with the parameters of a run that was never stopped.
+130. With --load it goes on, and ends with the parameters of a run that was never stopped. The text is not in
+that file, and no file is read because another one names it: give it again with --text.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ import numpy as np
 
 from .. import SequenceModel, get_num_threads, set_num_threads
 from . import checkpoint
-from .common import CommandError, natural, non_negative, positive, print_table, probability, threads, whole
+from .common import CommandError, non_negative, positive, print_table, threads, whole
 from .progress import progress
-from .text import Alphabet, Corpus, bigram_loss, read_text, unigram_loss
-from .training import MAX_NORM, Settings, Training
+from .text import Alphabet, Corpus, bigram_loss, unigram_loss
+from .training import CHOICES, MAX_NORM, NUMBERS, Settings, Training, load_run, text_of
 
 __all__ = ["add_arguments", "run"]
 
@@ -46,49 +47,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("text and network")
     network.add_argument("--text", metavar="FILE", help="UTF-8 text (default: Python's standard library)")
     network.add_argument(
-        "--cell", choices=("rnn", "lstm", "gru"), help=f"of the recurrent layers (default {default.cell})"
+        "--cell", choices=CHOICES["cell"], help=f"of the recurrent layers (default {default.cell})"
     )
     network.add_argument(
-        "--layers", metavar="N", type=natural, help=f"recurrent layers (default {default.layers})"
+        "--layers", metavar="N", type=NUMBERS["layers"], help=f"recurrent layers (default {default.layers})"
     )
     network.add_argument(
         "--dropout",
         metavar="P",
-        type=probability,
+        type=NUMBERS["dropout"],
         help=f"probability of a zero between layers, in training (default {default.dropout})",
     )
     network.add_argument(
-        "--hidden", metavar="N", type=natural, help=f"hidden units (default {default.hidden})"
+        "--hidden", metavar="N", type=NUMBERS["hidden"], help=f"hidden units (default {default.hidden})"
     )
     network.add_argument(
         "--nonlinearity",
-        choices=("tanh", "relu", "sigmoid", "identity"),
+        choices=CHOICES["nonlinearity"],
         help=f"of the rnn cell's units (default {default.nonlinearity})",
     )
-    network.add_argument("--dtype", choices=("float32", "float64"), help=f"(default {default.dtype})")
+    network.add_argument("--dtype", choices=CHOICES["dtype"], help=f"(default {default.dtype})")
     network.add_argument(
-        "--seed", metavar="N", type=whole, help=f"of parameters and sample (default {default.seed})"
+        "--seed", metavar="N", type=NUMBERS["seed"], help=f"of parameters and sample (default {default.seed})"
     )
 
     work = parser.add_argument_group("training")
     work.add_argument(
-        "--batch", metavar="N", type=natural, help=f"parallel streams (default {default.batch})"
+        "--batch", metavar="N", type=NUMBERS["batch"], help=f"parallel streams (default {default.batch})"
     )
     work.add_argument(
-        "--window", metavar="N", type=natural, help=f"characters a step (default {default.window})"
+        "--window", metavar="N", type=NUMBERS["window"], help=f"characters a step (default {default.window})"
     )
     work.add_argument(
-        "--lr", metavar="X", type=positive, help="largest learning rate (default 1 / hidden, at most 0.005)"
+        "--lr",
+        metavar="X",
+        type=NUMBERS["lr"],
+        help="largest learning rate (default 1 / hidden, at most 0.005)",
     )
     length = work.add_mutually_exclusive_group()
     length.add_argument(
-        "--steps", metavar="N", type=natural, help=f"length of the run (default {default.steps})"
+        "--steps", metavar="N", type=NUMBERS["steps"], help=f"length of the run (default {default.steps})"
     )
     length.add_argument("--epochs", metavar="X", type=positive, help="its length in passes over the text")
     length.add_argument(
         "--minutes",
         metavar="X",
-        type=positive,
+        type=NUMBERS["minutes"],
         help="its length in time; the result then depends on the machine's speed",
     )
     work.add_argument("--threads", metavar="N", type=threads, help="threads to use; the result is the same")
@@ -97,7 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--save", metavar="FILE", help="write the run to this .npz now and then, and at its end"
     )
-    files.add_argument("--load", metavar="FILE", help="go on with the run in this .npz, with its settings")
+    files.add_argument(
+        "--load",
+        metavar="FILE",
+        help="go on with the run in this .npz, with its settings; give its --text again",
+    )
     files.add_argument(
         "--plot", metavar="FILE", help="draw the training curves (.png, .pdf, .svg; needs matplotlib)"
     )
@@ -192,17 +200,17 @@ def sample(
 
 def _prepare(args: argparse.Namespace) -> Training:
     """The run that the options describe, new or loaded."""
-    arrays, facts = checkpoint.load(args.load) if args.load else ({}, {})
-    settings = _settings(args, facts)
-    training = Training(settings, Corpus(read_text(settings.text), settings.batch))
+    saved = load_run(args.load) if args.load else None
+    settings = _settings(args, saved.settings if saved else Settings())
+    training = Training(settings, Corpus(text_of(settings, args.text, args.load), settings.batch))
     if args.epochs:
         training.settings = replace(settings, steps=math.ceil(args.epochs * training.windows), minutes=None)
-    if args.load:
-        training.restore(arrays, facts, args.load)
+    if saved:
+        training.restore(saved, args.load)
     return training
 
 
-def _settings(args: argparse.Namespace, facts: dict[str, Any]) -> Settings:
+def _settings(args: argparse.Namespace, base: Settings) -> Settings:
     """The options given, on top of those of the loaded run or the defaults."""
     names = [field.name for field in fields(Settings)]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -210,10 +218,6 @@ def _settings(args: argparse.Namespace, facts: dict[str, Any]) -> Settings:
         given["text"] = str(Path(args.text).absolute())
     if args.steps:
         given["minutes"] = None
-    try:
-        base = Settings(**facts["settings"]) if args.load else Settings()
-    except (KeyError, TypeError):
-        raise CommandError(f"{args.load} lacks the settings of its run") from None
     if replace(base, **given).dropout and replace(base, **given).layers == 1:
         raise CommandError("--dropout is between layers: it needs --layers 2 or more")
     if args.nonlinearity and replace(base, **given).cell != "rnn":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+import reprlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +16,35 @@ import numpy.typing as npt
 from .. import GRU, LSTM, RNN, SequenceModel, clip_by_norm
 from ..optim import Adam
 from . import checkpoint
-from .common import CommandError
-from .text import Corpus
+from .common import CommandError, natural, non_negative, positive, probability, whole
+from .text import Corpus, read_text
 
-__all__ = ["Settings", "Training", "new_layer"]
+__all__ = ["CHOICES", "NUMBERS", "Saved", "Settings", "Training", "load_run", "new_layer", "text_of"]
 
 _Array = npt.NDArray[Any]
 
 MAX_NORM = 1.0
 WARM_UP = 0.05  # of the run
 EVALUATION_WINDOW = 200  # characters in one call; the held-out loss doesn't depend on it
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+
+# What settings may be, on the command line and in a file.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "cell": tuple(GATES),
+    "nonlinearity": ("tanh", "relu", "sigmoid", "identity"),
+    "dtype": ("float32", "float64"),
+}
+NUMBERS: dict[str, Callable[[str], float]] = {
+    "layers": natural,
+    "dropout": probability,
+    "hidden": natural,
+    "seed": whole,
+    "batch": natural,
+    "window": natural,
+    "lr": positive,
+    "steps": natural,
+    "minutes": positive,
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,18 @@ class Settings:
     lr: float | None = None
     steps: int = 10_000
     minutes: float | None = None
+
+    def check(self) -> None:
+        """A ValueError for what the command line would not take."""
+        for name, value in asdict(self).items():
+            if value is None and getattr(Settings, name) is None:
+                continue
+            if name in NUMBERS:
+                good = _taken(NUMBERS[name], value)
+            else:
+                good = isinstance(value, str) and value in CHOICES.get(name, (value,))
+            if not good:
+                raise ValueError(f"{name} can't be {reprlib.repr(value)}")
 
     def rate(self, done: float) -> float:
         """Learning rate when `done` of 1 of the run is done: a warm-up, and half a cosine down to 0.
@@ -170,7 +204,7 @@ class Training:
         }
         checkpoint.save(path, {**self.model.parameters, **optimiser, **own}, facts)
 
-    def restore(self, arrays: dict[str, _Array], facts: dict[str, Any], path: str) -> None:
+    def restore(self, saved: Saved, path: str) -> None:
         """Take up what `save` wrote to `path`.
 
         Raises
@@ -178,28 +212,99 @@ class Training:
         CommandError
             If the text is another one, or an array is missing or of another size.
         """
-        if facts.get("digest") != self.corpus.digest:
+        if saved.digest != self.corpus.digest:
             source = self.settings.text or "the source of this Python's standard library"
             raise CommandError(
                 f"{path} was trained on another text than {source}; give that text with --text"
             )
+        arrays = saved.arrays
         try:
             for name, parameter in self.model.parameters.items():
                 _copy_into(parameter, arrays[name])
             for name, array in _by_name(self.state).items():
                 _copy_into(array, arrays[name])
             _copy_into(self.recent, arrays["recent"])
-            self.history = arrays["history"].reshape(-1, self.history.shape[1])
+            history = np.zeros((len(arrays["history"]), self.history.shape[1]))
+            _copy_into(history, arrays["history"])
+            self.history = history
             self.optimiser.load_state_dict({name.removeprefix("optimiser."): arrays[name] for name in arrays})
-            self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         except (KeyError, TypeError, ValueError) as error:
             raise CommandError(f"{path} doesn't fit its own settings: {error}") from None
+        self.step, self.seconds = saved.step, saved.seconds
 
     def _zero_state(self) -> Any:
         settings = self.settings
         shape = settings.layers, settings.batch, settings.hidden
         h, c = np.zeros(shape, settings.dtype), np.zeros(shape, settings.dtype)
         return (h, c) if settings.cell == "lstm" else h
+
+
+class Saved(NamedTuple):
+    """A run that `Training.save` wrote, checked but for the arrays' sizes."""
+
+    settings: Settings
+    alphabet: str
+    digest: str
+    step: int
+    seconds: float
+    arrays: dict[str, _Array]
+
+
+def load_run(path: str) -> Saved:
+    """The run in the file.
+
+    Raises
+    ------
+    CommandError
+        If it can't be read, isn't a whole one, or has settings that can't be or aren't those of its arrays.
+    """
+    arrays, facts = checkpoint.load(path)
+    try:
+        settings = Settings(**facts["settings"])
+    except (KeyError, TypeError):
+        raise CommandError(f"{path} lacks the settings of its run") from None
+    try:
+        settings.check()
+        alphabet, digest, step, seconds = (facts[name] for name in ("alphabet", "digest", "step", "seconds"))
+        if not isinstance(alphabet, str) or len(set(alphabet)) != len(alphabet):
+            raise ValueError(f"alphabet can't be {reprlib.repr(alphabet)}")
+        if not (_taken(whole, step) and _taken(non_negative, seconds)):
+            raise ValueError(f"step and seconds can't be {reprlib.repr((step, seconds))}")
+        # Before anything of these sizes is made: the file has arrays of them.
+        layers, H, rows = settings.layers, settings.hidden, GATES[settings.cell] * settings.hidden
+        if sum(name.startswith("weight_hh_l") for name in arrays) != layers:
+            raise ValueError(f"layers can't be {layers}")
+        for name, shape in {
+            "weight_ih_l0": (rows, len(alphabet) + 1),
+            "weight_hh_l0": (rows, H),
+            "state": (layers, settings.batch, H),
+        }.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{name}: found {arrays[name].shape} in place of {shape}")
+    except (KeyError, ValueError) as error:
+        raise CommandError(f"{path} doesn't fit its own settings: {error}") from None
+    return Saved(settings, alphabet, digest, step, seconds, arrays)
+
+
+def _taken(option: Callable[[str], float], value: Any) -> bool:
+    """Whether a number from a file is one that the option takes."""
+    try:
+        return isinstance(value, int | float) and option(str(value)) == value
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
+
+
+def text_of(settings: Settings, given: str | None, path: str | None = None) -> str:
+    """The text of a run: a file `given` on the command line, or that of a saved run if it names none.
+
+    Raises
+    ------
+    CommandError
+        If it can't be read; and if it is the file at `path` alone that names it, which may be anyone's.
+    """
+    if path and not given and settings.text is not None:
+        raise CommandError(f"{path} was trained on {settings.text!r}; to have that read, pass --text PATH")
+    return read_text(given or settings.text)
 
 
 def new_layer(settings: Settings, symbols: int) -> RNN | LSTM | GRU:
