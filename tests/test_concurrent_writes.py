@@ -1,4 +1,4 @@
-"""Another thread writes to the caller's arrays during a call: ids and lengths are copied before they are checked.
+"""Another thread writes to the arrays of a call: ids and lengths are copied before they are checked.
 
 What is checked and used must be the same copy: otherwise these programs write out of bounds, or never end.
 """
@@ -17,7 +17,7 @@ T, B, D, Q = 100, 16, 10, 7
 pybptt.set_num_threads(1)
 
 def attacked(call, array, low, high, seconds=2.0):
-    # Calls while the last element turns from `low` to `high` and back. What is out of range is an error or nothing.
+    # Calls while the last element turns from `low` to `high` and back; it may raise, and that is all.
     last = array.reshape(-1)[-1:]
     turns = np.array([high] * 2000 + [low] * 2000)
     often = np.lib.stride_tricks.as_strided(last, (10_000, len(turns)), (0, 0))
