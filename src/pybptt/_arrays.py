@@ -14,7 +14,6 @@ from . import _core
 
 Array = NDArray[Any]
 
-LARGE = 1 << 16  # bytes
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
@@ -156,18 +155,12 @@ def generator(seed: Any) -> np.random.Generator:
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """np.empty, with MemoryError for every size that can't be had.
-
-    Large arrays lie in the core's memory, which keeps pages for the next call: fresh ones cost more than
-    the arithmetic.
-    """
+    """np.empty, with MemoryError for every size that can't be had; a large one lies in the core's memory."""
     size = dtype.itemsize
     for length in shape:
         size *= max(1, length)  # NumPy, too, leaves empty axes out
     if size > sys.maxsize:
         raise MemoryError(f"an array of shape {shape} and dtype {dtype.name} is too large for this machine")
-    if size < LARGE or 0 in shape:
-        return np.empty(shape, dtype)
     try:
         return _core.empty_float32(shape) if dtype.itemsize == 4 else _core.empty_float64(shape)
     except MemoryError:

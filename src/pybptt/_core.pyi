@@ -1,10 +1,14 @@
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 _Array: TypeAlias = NDArray[Any]
-_Tape: TypeAlias = TapeFloat32 | TapeFloat64
+# lengths, mask, whether all c_t are asked for, memory plan, progress
+_Options: TypeAlias = tuple[Any, ...]
+# factors, windows, clip, clip_limit, counted
+_Limits: TypeAlias = tuple[_Array | None, tuple[int, int], int, float, _Array | None]
+# by the parameters, by the input, by the state, by every h_t
+_Gradients: TypeAlias = tuple[_Array, _Array | None, Any, _Array | None]
 
 version: str
 compiler: str
@@ -40,7 +44,6 @@ class OutputConfig:
     def __init__(self, outputs: int, bias: bool, last_only: bool) -> None: ...
 
 class MemoryPlan:
-    def __init__(self) -> None: ...
     @property
     def places(self) -> int: ...
     @property
@@ -60,160 +63,79 @@ class TapeFloat32:
     @property
     def batch(self) -> int: ...
     @property
-    def dense(self) -> bool: ...
-    @property
     def nbytes(self) -> int: ...
 
-class TapeFloat64:
-    @property
-    def steps(self) -> int: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def dense(self) -> bool: ...
-    @property
-    def nbytes(self) -> int: ...
+class TapeFloat64(TapeFloat32): ...  # in the core another class; of the same methods
 
-def forward(
-    flat: _Array,
-    config: LayerConfig,
-    x: _Array,
-    lengths: _Array | None,
-    mask: _Array | None,
-    h_0: _Array | None,
-    c_0: _Array | None,
-    output: _Array,
-    h_T: _Array | None,
-    c_T: _Array | None,
-    cells: _Array | None,
-    keep_tape: bool,
-    plan: MemoryPlan,
-    progress: Callable[[int, int], object] | None,
-) -> _Tape | None: ...
-def backward(
-    tape: _Tape,
-    config: LayerConfig,
-    mask: _Array | None,
-    d_output: _Array | None,
-    d_h: _Array | None,
-    d_c: _Array | None,
-    d_cells: _Array | None,
-    flat: _Array,
-    input: _Array | None,
-    h_0: _Array | None,
-    c_0: _Array | None,
-    hidden: _Array | None,
-    factors: _Array | None,
-    windows: tuple[int, int],
-    clip: int,
-    clip_limit: float,
-) -> None: ...
-def tape_bytes_float32(
-    config: LayerConfig, steps: int, batch: int, lengths: _Array | None, tokens: bool
-) -> int: ...
-def tape_bytes_float64(
-    config: LayerConfig, steps: int, batch: int, lengths: _Array | None, tokens: bool
-) -> int: ...
-def plan_float32(
-    config: LayerConfig,
-    steps: int,
-    batch: int,
-    lengths: _Array | None,
-    tokens: bool,
-    input_gradient: bool,
-    limit: int,
-) -> MemoryPlan: ...
-def plan_float64(
-    config: LayerConfig,
-    steps: int,
-    batch: int,
-    lengths: _Array | None,
-    tokens: bool,
-    input_gradient: bool,
-    limit: int,
-) -> MemoryPlan: ...
-def plan_model_float32(
-    config: LayerConfig,
-    output: OutputConfig,
-    classes: bool,
-    steps: int,
-    batch: int,
-    lengths: _Array | None,
-    tokens: bool,
-    input_gradient: bool,
-    limit: int,
-    windows: tuple[int, int] = (0, 0),
-    clip: int = 0,
-) -> MemoryPlan: ...
-def plan_model_float64(
-    config: LayerConfig,
-    output: OutputConfig,
-    classes: bool,
-    steps: int,
-    batch: int,
-    lengths: _Array | None,
-    tokens: bool,
-    input_gradient: bool,
-    limit: int,
-    windows: tuple[int, int] = (0, 0),
-    clip: int = 0,
-) -> MemoryPlan: ...
-def loss_and_grad(
-    flat: _Array,
-    config: LayerConfig,
-    output: OutputConfig,
-    x: _Array,
-    y: _Array,
-    scale: float,
-    lengths: _Array | None = None,
-    mask: _Array | None = None,
-    h_0: _Array | None = None,
-    c_0: _Array | None = None,
-    h_T: _Array | None = None,
-    c_T: _Array | None = None,
-    *,
-    gradient: _Array,
-    input_gradient: _Array | None = None,
-    d_h_0: _Array | None = None,
-    d_c_0: _Array | None = None,
-    hidden_gradient: _Array | None = None,
-    counted: _Array | None = None,
-    factors: _Array | None = None,
-    windows: tuple[int, int] = (0, 0),
-    clip: int = 0,
-    clip_limit: float = 0.0,
-    plan: MemoryPlan = ...,
-    progress: Callable[[int, int], object] | None = None,
-) -> float: ...
-def loss(
-    flat: _Array,
-    config: LayerConfig,
-    output: OutputConfig,
-    x: _Array,
-    y: _Array,
-    scale: float,
-    lengths: _Array | None = None,
-    mask: _Array | None = None,
-    h_0: _Array | None = None,
-    c_0: _Array | None = None,
-    h_T: _Array | None = None,
-    c_T: _Array | None = None,
-) -> float: ...
-def predict(
-    flat: _Array,
-    config: LayerConfig,
-    output: OutputConfig,
-    x: _Array,
-    lengths: _Array | None = None,
-    mask: _Array | None = None,
-    h_0: _Array | None = None,
-    c_0: _Array | None = None,
-    *,
-    to: _Array,
-    h_T: _Array | None = None,
-    c_T: _Array | None = None,
-) -> None: ...
+class LayerFloat32:
+    def __init__(self, config: LayerConfig, flat: _Array) -> None: ...
+    def takes(self, x: object) -> bool: ...
+    def forward(
+        self, x: _Array, h_0: _Array | None, c_0: _Array | None, options: _Options | None
+    ) -> tuple[_Array, Any, _Array | None, TapeFloat32]: ...
+    def infer(
+        self, x: _Array, h_0: _Array | None, c_0: _Array | None, options: _Options | None
+    ) -> tuple[_Array, Any]: ...
+    def backward(
+        self,
+        tape: TapeFloat32,
+        mask: _Array | None,
+        d_output: _Array | None,
+        d_h: _Array | None,
+        d_c: _Array | None,
+        d_cells: _Array | None,
+        limits: _Limits | None,
+        input: bool,
+        hidden: bool,
+    ) -> _Gradients: ...
+    def plan(
+        self, steps: int, batch: int, lengths: _Array | None, tokens: bool, limit: int
+    ) -> MemoryPlan: ...
+    def tape_bytes(self, steps: int, batch: int, lengths: _Array | None, tokens: bool) -> int: ...
+
+class LayerFloat64(LayerFloat32): ...
+
+class ModelFloat32:
+    def __init__(self, config: LayerConfig, output: OutputConfig, flat: _Array) -> None: ...
+    def loss_and_grad(
+        self,
+        x: _Array,
+        y: _Array,
+        scale: float,
+        h_0: _Array | None,
+        c_0: _Array | None,
+        options: _Options | None,
+        limits: _Limits | None,
+        input: bool,
+        hidden: bool,
+    ) -> tuple[float, _Gradients, Any]: ...
+    def loss(
+        self,
+        x: _Array,
+        y: _Array,
+        scale: float,
+        h_0: _Array | None,
+        c_0: _Array | None,
+        options: _Options | None,
+    ) -> tuple[float, Any]: ...
+    def predict(
+        self, x: _Array, h_0: _Array | None, c_0: _Array | None, options: _Options | None
+    ) -> tuple[_Array, Any]: ...
+    def plan(
+        self,
+        steps: int,
+        batch: int,
+        lengths: _Array | None,
+        tokens: bool,
+        classes: bool,
+        input: bool,
+        limits: _Limits | None,
+        limit: int,
+    ) -> MemoryPlan: ...
+
+class ModelFloat64(ModelFloat32): ...
+
 def linear_scan(b: _Array, c: _Array, a_0: _Array | None, a: _Array) -> None: ...
 def linear_scan_backward(
-    d_a: _Array, c: _Array, a: _Array, a_0: _Array | None, d_b: _Array, d_c: _Array, d_a_0: _Array
-) -> None: ...
+    d_a: _Array, c: _Array, a: _Array, a_0: _Array | None
+) -> tuple[_Array, _Array, _Array]: ...

@@ -52,7 +52,6 @@ class Gradients(Generic[State]):
         self,
         flat: Array,
         layout: Layout,
-        *,
         input: Array | None,
         state: State,
         hidden: Array | None,

@@ -14,7 +14,6 @@ from ._arrays import Array, at_least, sequence_lengths
 
 UNITS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 MOST = 1 << 60  # bytes; as good as no limit
-PLAIN = _core.MemoryPlan()  # keeps everything
 FRACTIONS = (2, 4, 10)  # of the tape, in the table of `Memory`
 
 Progress = Callable[[int, int], object]

@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 from . import _core
 from ._arrays import Array, allocate, expect, flag, generator, ids, is_array, plain, positive
 from .gradients import Gradients, State
-from .memory import PLAIN, Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
+from .memory import Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
 from .parameters import FlatParameters, layout_of
 from .recurrent import Call, RecurrentLayer
 from .streaming import Step, stream
-from .truncation import NO_LIMITS, TBPTT, Limits, Truncation, limits_of, unreached
+from .truncation import TBPTT, Limits, Truncation, limits_of, unreached
 
 LOSSES = ("cross_entropy", "mse")
 REDUCTIONS = ("mean", "sum")
@@ -91,6 +91,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         width = layer._width
         shapes = {name: value.shape for name, value in layer.parameters.items()}
         self._layout = layout_of(shapes | {"output.weight": (Q, width), "output.bias": (Q,)})
+        self._output_config = _core.OutputConfig(Q, True, self.last_only)
         self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
         own = layer.flat.size
         bound = 1 / math.sqrt(layer.hidden_size)
@@ -98,7 +99,11 @@ class SequenceModel(FlatParameters, Generic[State]):
         self._flat[:own] = layer.flat
         layer._hold(self._flat[:own])
         layer._in_model = True
-        self._output_config = _core.OutputConfig(Q, True, self.last_only)
+
+    def _hold(self, flat: Array) -> None:
+        super()._hold(flat)
+        network = _core.ModelFloat32 if self.dtype.itemsize == 4 else _core.ModelFloat64
+        self._network = network(self.layer._config, self._output_config, flat)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -141,24 +146,10 @@ class SequenceModel(FlatParameters, Generic[State]):
         (3, 1, 5)
         """
         call = self._checked(x, state, lengths)
-        steps = () if self.last_only else (call.steps,)
-        output = allocate((*steps, call.batch, self.output_size), self.dtype)
-        h_T, c_T = self.layer._new_state(call.batch)
-        _core.predict(
-            self._flat,
-            self.layer._config,
-            self._output_config,
-            call.x,
-            lengths=call.lengths,
-            h_0=call.h_0,
-            c_0=call.c_0,
-            to=output,
-            h_T=h_T,
-            c_T=c_T,
-        )
+        output, final_state = self._network.predict(call.x, call.h_0, call.c_0, call.options())
         if self.layer.batch_first and not self.last_only:
             output = output.swapaxes(0, 1)
-        return output, self.layer._as_state(h_T, c_T)
+        return output, final_state
 
     def loss(
         self,
@@ -193,22 +184,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         """
         call = self._checked(x, state, lengths, dropout_mask=dropout_mask)
         y, scale = self._targets(y, call)
-        h_T, c_T = self.layer._new_state(call.batch)
-        loss = _core.loss(
-            self._flat,
-            self.layer._config,
-            self._output_config,
-            call.x,
-            y,
-            scale,
-            lengths=call.lengths,
-            mask=call.mask,
-            h_0=call.h_0,
-            c_0=call.c_0,
-            h_T=h_T,
-            c_T=c_T,
-        )
-        return loss, self.layer._as_state(h_T, c_T)
+        return self._network.loss(call.x, y, scale, call.h_0, call.c_0, call.options())
 
     def loss_and_grad(
         self,
@@ -289,7 +265,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         targets, scale = self._targets(y, call)
         if self.last_only and isinstance(truncation, TBPTT):  # the one boundary with a loss
             truncation = TBPTT(max(truncation.k1, call.steps), truncation.k2)
-        limits = NO_LIMITS
+        limits = None
         if truncation is not None or clip_hidden is not None:
             limits = limits_of(
                 truncation,
@@ -300,22 +276,15 @@ class SequenceModel(FlatParameters, Generic[State]):
                 self.dtype,
                 self.layer._directions,
             )
-        plan = PLAIN
+        plan = None
         if memory_limit is not None:
             one_direction(self.layer.bidirectional)
-            tokens, windows = call.x.ndim == 2, (limits.windows, limits.clip)
+            sizes = call.steps, call.batch, call.lengths, call.x.ndim == 2, bool(input)
             plan = choose(
-                lambda limit: self._core_plan(
-                    call.steps, call.batch, call.lengths, tokens, input, limit, *windows
-                ),
+                lambda limit: self._plan(*sizes, limit, limits),
                 memory_limit,
-                made(
-                    (x, call.x),
-                    (y, targets),
-                    (dropout_mask, call.mask),
-                    (None, limits.factors),
-                    (None, limits.counted),
-                ),
+                made((x, call.x), (y, targets), (dropout_mask, call.mask))
+                + (0 if limits is None else made((None, limits.factors), (None, limits.counted))),
             )
         return self._loss_and_grad(call, targets, scale, limits, hidden, input, plan, listener(progress))
 
@@ -324,58 +293,22 @@ class SequenceModel(FlatParameters, Generic[State]):
         call: Call,
         y: Array,
         scale: float,
-        limits: Limits = NO_LIMITS,
+        limits: Limits | None = None,
         hidden: bool = False,
         input: bool = False,
-        plan: _core.MemoryPlan = PLAIN,
+        plan: _core.MemoryPlan | None = None,
         progress: Progress | None = None,
     ) -> tuple[float, Gradients[State], State]:
         """The same for checked arguments; `limits.counted` says which targets count."""
-        layer, dtype = self.layer, self.dtype
-        counted = None if self.last_only else limits.counted
-        h_T, c_T = layer._new_state(call.batch)
-        d_h_0, d_c_0 = layer._new_state(call.batch)
-        flat = allocate(self._flat.shape, dtype)
-        dx = allocate(call.x.shape, dtype) if input and call.x.ndim == 3 else None
-        shape = (layer._units, call.steps, call.batch, layer._state_size)
-        dh = allocate(shape, dtype) if hidden else None
-        loss = _core.loss_and_grad(
-            self._flat,
-            layer._config,
-            self._output_config,
-            call.x,
-            y,
-            scale,
-            lengths=call.lengths,
-            mask=call.mask,
-            h_0=call.h_0,
-            c_0=call.c_0,
-            h_T=h_T,
-            c_T=c_T,
-            gradient=flat,
-            input_gradient=dx,
-            d_h_0=d_h_0,
-            d_c_0=d_c_0,
-            hidden_gradient=dh,
-            counted=counted,
-            factors=limits.factors,
-            windows=limits.windows,
-            clip=limits.clip,
-            clip_limit=limits.clip_limit,
-            plan=plan,
-            progress=progress,
+        loss, (flat, dx, d_state, dh), final_state = self._network.loss_and_grad(
+            call.x, y, scale, call.h_0, call.c_0, call.options(plan, progress), limits, input, hidden
         )
-        if layer.batch_first and dx is not None:
+        if self.layer.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
-        gradients = Gradients(
-            flat,
-            self._layout,
-            input=dx,
-            state=layer._as_state(d_h_0, d_c_0),
-            hidden=dh,
-            unreached=0 if counted is None else unreached(counted, call.lengths),
-        )
-        return loss, gradients, layer._as_state(h_T, c_T)
+        left_out = 0
+        if limits is not None and limits.counted is not None and not self.last_only:
+            left_out = unreached(limits.counted, call.lengths)
+        return loss, Gradients(flat, self._layout, dx, d_state, dh, left_out), final_state
 
     def stream(
         self,
@@ -500,12 +433,12 @@ class SequenceModel(FlatParameters, Generic[State]):
         return Memory(
             steps,
             batch,
-            layer._tape_bytes(steps, batch, lengths, tokens),
+            layer._network.tape_bytes(steps, batch, lengths, tokens),
             beside,
-            lambda limit: self._core_plan(steps, batch, lengths, tokens, input, limit),
+            lambda limit: self._plan(steps, batch, lengths, tokens, input, limit, None),
         )
 
-    def _core_plan(
+    def _plan(
         self,
         steps: int,
         batch: int,
@@ -513,25 +446,10 @@ class SequenceModel(FlatParameters, Generic[State]):
         tokens: bool,
         input: bool,
         limit: int,
-        windows: tuple[int, int] = (0, 0),
-        clip: int = 0,
+        limits: Limits | None,
     ) -> _core.MemoryPlan:
-        plan = _core.plan_model_float32 if self.dtype.itemsize == 4 else _core.plan_model_float64
         classes = self.loss_name == "cross_entropy"
-        config = self.layer._config
-        return plan(
-            config,
-            self._output_config,
-            classes,
-            steps,
-            batch,
-            lengths,
-            tokens,
-            bool(input),
-            limit,
-            windows,
-            clip,
-        )
+        return self._network.plan(steps, batch, lengths, tokens, classes, input, limits, limit)
 
     def _checked(
         self,

@@ -128,7 +128,7 @@ class FlatParameters:
         self._flat[:] = np.concatenate([array.ravel() for array in values])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_parameters"}
+        return {name: value for name, value in vars(self).items() if name not in ("_parameters", "_network")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

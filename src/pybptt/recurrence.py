@@ -125,10 +125,7 @@ def linear_scan_backward(
     c = real("c", c, d_a.shape, d_a.dtype)
     a = real("a", a, d_a.shape, d_a.dtype)
     a0 = _start(a0, d_a)
-    d_b, d_c = allocate(d_a.shape, d_a.dtype), allocate(d_a.shape, d_a.dtype)
-    d_a0 = allocate(d_a.shape[1:], d_a.dtype)
-    _core.linear_scan_backward(d_a, c, a, a0, d_b, d_c, d_a0)
-    return d_b, d_c, d_a0
+    return _core.linear_scan_backward(d_a, c, a, a0)
 
 
 def _time_major(name: str, value: Any) -> Array:

@@ -25,7 +25,7 @@ from ._arrays import (
     sequence_lengths,
 )
 from .gradients import Gradients, State
-from .memory import PLAIN, Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
+from .memory import Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
 from .parameters import FlatParameters, layout_of
 from .tape import Tape
 from .truncation import Truncation, limits_of, unreached
@@ -34,15 +34,32 @@ CELLS = ("rnn", "lstm", "gru")  # in the order of the core's enum
 
 
 class Call(NamedTuple):
-    """The checked arguments of one call, time-major and C-contiguous."""
+    """The checked arguments of one call, time-major and as the core reads them."""
 
-    steps: int  # T
-    batch: int  # B
     x: Array
-    lengths: Array | None
-    mask: Array | None
     h_0: Array | None
     c_0: Array | None
+    lengths: Array | None
+    mask: Array | None
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.x)
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        batch: int = self.x.shape[1]
+        return batch
+
+    def options(
+        self, plan: _core.MemoryPlan | None = None, progress: Progress | None = None, cells: bool = False
+    ) -> tuple[Any, ...] | None:
+        """What the core is told beside x and the state; None for nothing."""
+        if self.lengths is None and self.mask is None and plan is None and progress is None and not cells:
+            return None
+        return self.lengths, self.mask, cells, plan, progress
 
 
 class RecurrentLayer(FlatParameters, Generic[State]):
@@ -96,10 +113,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
                     shapes |= {f"bias_ih_{suffix}": (rows,), f"bias_hh_{suffix}": (rows,)}
                 shapes |= {f"{name}_{suffix}": shape for name, shape in self._own_shapes().items()}
         self._layout = layout_of(shapes)
-        self._in_model = False
-        self._hold(allocate((self._layout[-1][2].stop,), self.dtype))
-        bound = 1 / math.sqrt(H)
-        self._flat[:] = generator(seed).uniform(-bound, bound, self._flat.size)
+        flat = allocate((self._layout[-1][2].stop,), self.dtype)
         self._config = _core.LayerConfig(
             D,
             H,
@@ -110,6 +124,15 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             clip=self.clip or 0.0,
             **cell,
         )
+        self._in_model = False
+        self._hold(flat)
+        bound = 1 / math.sqrt(H)
+        self._flat[:] = generator(seed).uniform(-bound, bound, self._flat.size)
+
+    def _hold(self, flat: Array) -> None:
+        super()._hold(flat)
+        network = _core.LayerFloat32 if self.dtype.itemsize == 4 else _core.LayerFloat64
+        self._network = network(self._config, flat)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -175,8 +198,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         >>> output, state = rnn(np.array([[0], [2], [1]]))  # three tokens, one sequence
         >>> more, state = rnn(np.array([[2]]), state)
         """
-        output, final_state, _ = self._run(self._call(x, state, lengths), None)
-        return output, final_state
+        return self._infer(self._call(x, state, lengths))
 
     def forward(
         self,
@@ -248,55 +270,25 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         progress: Progress | None,
     ) -> tuple[Array, State, Tape]:
         call = self._call(x, state, lengths, training, seed, dropout_mask)
-        if call.mask is not None and made((dropout_mask, call.mask)) == 0:
-            call = call._replace(mask=call.mask.copy())  # the tape's own
-        plan = PLAIN
+        if dropout_mask is not None and made((dropout_mask, call.mask)) == 0:
+            call = call._replace(mask=dropout_mask.copy())  # the tape's own
+        plan = None
         if memory_limit is not None:
-            beside = made((x, call.x), (dropout_mask, call.mask))
-            plan = self._plan(call, memory_limit, beside)
-        shape = (self._units, call.steps, call.batch, self.hidden_size)
-        kept = allocate(shape, self.dtype) if cells else None
-        output, final_state, core = self._run(call, kept, True, plan, listener(progress))
-        return output, final_state, Tape(self, core, call.mask, call.lengths, kept)
+            plan = self._plan(call, memory_limit, made((x, call.x), (dropout_mask, call.mask)))
+        options = call.options(plan, listener(progress), cells)
+        output, final_state, kept, core = self._network.forward(call.x, call.h_0, call.c_0, options)
+        tape = Tape(self, core, output.shape, call.mask, call.lengths, kept)
+        return output.swapaxes(0, 1) if self.batch_first else output, final_state, tape
+
+    def _infer(self, call: Call) -> tuple[Array, State]:
+        """Output and final state of checked arguments."""
+        output, final_state = self._network.infer(call.x, call.h_0, call.c_0, call.options())
+        return output.swapaxes(0, 1) if self.batch_first else output, final_state
 
     def _plan(self, call: Call, memory_limit: int | str, beside: int) -> _core.MemoryPlan:
         one_direction(self.bidirectional)
         sizes = call.steps, call.batch, call.lengths, call.x.ndim == 2
-        return choose(lambda limit: self._core_plan(*sizes, limit), memory_limit, beside)
-
-    def _core_plan(
-        self, steps: int, batch: int, lengths: Array | None, tokens: bool, limit: int
-    ) -> _core.MemoryPlan:
-        plan = _core.plan_float32 if self.dtype.itemsize == 4 else _core.plan_float64
-        return plan(self._config, steps, batch, lengths, tokens, True, limit)
-
-    def _run(
-        self,
-        call: Call,
-        cells: Array | None,
-        keep_tape: bool = False,
-        plan: _core.MemoryPlan = PLAIN,
-        progress: Progress | None = None,
-    ) -> tuple[Array, State, Any]:
-        output = allocate((call.steps, call.batch, self._width), self.dtype)
-        h_T, c_T = self._new_state(call.batch)
-        core = _core.forward(
-            self._flat,
-            self._config,
-            call.x,
-            call.lengths,
-            call.mask,
-            call.h_0,
-            call.c_0,
-            output,
-            h_T,
-            c_T,
-            cells,
-            keep_tape,
-            plan,
-            progress,
-        )
-        return output.swapaxes(0, 1) if self.batch_first else output, self._as_state(h_T, c_T), core
+        return choose(lambda limit: self._network.plan(*sizes, limit), memory_limit, beside)
 
     def tape_bytes(
         self, steps: int, batch: int, *, lengths: ArrayLike | None = None, tokens: bool = False
@@ -342,11 +334,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         >>> lstm.tape_bytes(100, 32) == tape.nbytes
         True
         """
-        return self._tape_bytes(*checked_sizes(steps, batch, lengths), bool(tokens))
-
-    def _tape_bytes(self, steps: int, batch: int, lengths: Array | None, tokens: bool) -> int:
-        size = _core.tape_bytes_float32 if self.dtype.itemsize == 4 else _core.tape_bytes_float64
-        return size(self._config, steps, batch, lengths, tokens)
+        return self._network.tape_bytes(*checked_sizes(steps, batch, lengths), bool(tokens))
 
     def _mask_bytes(self, steps: int, batch: int, training: bool) -> int:
         """Of a mask that is drawn."""
@@ -401,9 +389,9 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         return Memory(
             steps,
             batch,
-            self._tape_bytes(steps, batch, lengths, tokens),
+            self._network.tape_bytes(steps, batch, lengths, tokens),
             beside,
-            lambda limit: self._core_plan(steps, batch, lengths, tokens, limit),
+            lambda limit: self._network.plan(steps, batch, lengths, tokens, limit),
         )
 
     def backward(
@@ -479,49 +467,30 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             raise TypeError(f"tape: expected a Tape from this layer's forward, got {type(tape).__name__}")
         if tape._layer is not self:
             raise ValueError("tape: expected one from this layer's forward, got another layer's")
-        core, dtype = tape._core, self.dtype
-        steps, batch = core.steps, core.batch
-        width = self._width
+        dtype = self.dtype
+        steps, batch, width = tape._shape
         if d_output is not None:
-            shape = (batch, steps, width) if self.batch_first else (steps, batch, width)
+            shape = (batch, steps, width) if self.batch_first else tape._shape
             d_output = real("d_output", d_output, shape, dtype)
             if self.batch_first:
                 d_output = plain(d_output.swapaxes(0, 1))
         d_h, d_c = self._given_state("d_state", d_state, batch)
         if d_cells is not None:
             d_cells = real("d_cells", d_cells, (self._units, steps, batch, self.hidden_size), dtype)
-        limits = limits_of(truncation, clip_hidden, steps, tape._lengths, batch, dtype, self._directions)
-        if limits.counted is not None:
-            counted = limits.counted[:, :, None]
-            d_output = None if d_output is None else np.where(counted, d_output, dtype.type(0))
-            d_cells = None if d_cells is None else np.where(counted, d_cells, dtype.type(0))
-        flat = allocate(self._flat.shape, dtype)
-        dx = allocate((steps, batch, self.input_size), dtype) if input and core.dense else None
-        dh_0, dc_0 = self._new_state(batch)
-        dh = allocate((self._units, steps, batch, self._state_size), dtype) if hidden else None
-        _core.backward(
-            core,
-            self._config,
-            tape._mask,
-            d_output,
-            d_h,
-            d_c,
-            d_cells,
-            flat,
-            dx,
-            dh_0,
-            dc_0,
-            dh,
-            limits.factors,
-            limits.windows,
-            limits.clip,
-            limits.clip_limit,
+        limits, left_out = None, 0
+        if truncation is not None or clip_hidden is not None:
+            limits = limits_of(truncation, clip_hidden, steps, tape._lengths, batch, dtype, self._directions)
+            if limits.counted is not None:
+                left_out = unreached(limits.counted, tape._lengths)
+                counted = limits.counted[:, :, None]
+                d_output = None if d_output is None else np.where(counted, d_output, dtype.type(0))
+                d_cells = None if d_cells is None else np.where(counted, d_cells, dtype.type(0))
+        flat, dx, d_state_0, dh = self._network.backward(
+            tape._core, tape._mask, d_output, d_h, d_c, d_cells, limits, input, hidden
         )
         if self.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
-        left_out = 0 if limits.counted is None else unreached(limits.counted, tape._lengths)
-        d_state_0 = self._as_state(dh_0, dc_0)
-        return Gradients(flat, self._layout, input=dx, state=d_state_0, hidden=dh, unreached=left_out)
+        return Gradients(flat, self._layout, dx, d_state_0, dh, left_out)
 
     def _new_state(self, batch: int) -> tuple[Array, Array | None]:
         """Room for a state: h, and c if the cell has one."""
@@ -554,15 +523,20 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         dropout_mask: Array | None = None,
     ) -> Call:
         """Checks what a user passes."""
-        steps, batch = self._steps_and_batch("x", x)
-        checked_lengths = sequence_lengths(lengths, steps, batch)
-        if x.dtype.kind in "iu":
-            x = ids("x", x, self.input_size, time_axis=1 if self.batch_first else 0, lengths=checked_lengths)
-        else:
-            x = plain(x.swapaxes(0, 1) if self.batch_first else x)
+        as_it_is = not self.batch_first and self._network.takes(x)
+        steps, batch = x.shape[:2] if as_it_is else self._steps_and_batch("x", x)
+        checked_lengths = None if lengths is None else sequence_lengths(lengths, steps, batch)
+        if not as_it_is:
+            axis = 1 if self.batch_first else 0
+            if x.dtype.kind in "iu":
+                x = ids("x", x, self.input_size, time_axis=axis, lengths=checked_lengths)
+            else:
+                x = plain(x.swapaxes(0, 1) if axis else x)
         h_0, c_0 = self._given_state("state", state, batch)
-        mask = self._mask(steps, batch, training, seed, dropout_mask)
-        return Call(steps, batch, x, checked_lengths, mask, h_0, c_0)
+        mask = None
+        if training or dropout_mask is not None:
+            mask = self._mask(steps, batch, training, seed, dropout_mask)
+        return Call(x, h_0, c_0, checked_lengths, mask)
 
     def _steps_and_batch(self, name: str, x: Any) -> tuple[int, int]:
         """T and B of an input."""

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic
+from typing import Any, Generic, Protocol
 
 import numpy as np
 
 from ._arrays import Array, flag, generator
 from .gradients import Gradients, State
+from .recurrent import Call, RecurrentLayer
 from .truncation import TBPTT, Limits, limits_of
-
-if TYPE_CHECKING:
-    from .model import SequenceModel
 
 AHEAD = 64  # steps that are run forward at a time where no loss counts, besides k2
 
 Piece = tuple[Array, Array]  # x and y of some steps
+
+
+class Model(Protocol[State]):
+    """What a stream asks of a `SequenceModel`."""
+
+    layer: RecurrentLayer[State]
+    dtype: np.dtype[Any]
+    reduction: str
+    last_only: bool
+
+    def _check_targets(self, name: str, y: Any, steps: int, batch: int) -> None: ...
+    def _targets(self, y: Any, call: Call) -> tuple[Array, float]: ...
+    def _loss_and_grad(
+        self, call: Call, y: Array, scale: float, limits: Limits | None = None
+    ) -> tuple[float, Gradients[State], State]: ...
 
 
 class Step(Generic[State]):
@@ -68,7 +81,7 @@ class _Source(Generic[State]):
     Neither the starts nor the stops that it is asked for ever decrease.
     """
 
-    def __init__(self, model: SequenceModel[State], chunks: Iterable[Any] | None) -> None:
+    def __init__(self, model: Model[State], chunks: Iterable[Any] | None) -> None:
         self._model = model
         self._chunks = None if chunks is None else enumerate(chunks)
         self._axis = 1 if model.layer.batch_first else 0
@@ -156,7 +169,7 @@ class _Source(Generic[State]):
 
 
 def stream(
-    model: SequenceModel[State],
+    model: Model[State],
     x: Any,
     y: Array | None,
     truncation: TBPTT,
@@ -189,7 +202,7 @@ def stream(
 
 
 def _windows(
-    model: SequenceModel[State],
+    model: Model[State],
     source: _Source[State],
     truncation: TBPTT,
     state: State | None,
@@ -215,7 +228,7 @@ def _windows(
                 x, _ = source.cut(source.take(first, end), 0, end - k2 - first)
                 with _counted_from(first):
                     call = model.layer._call(x, state, None, masks is not None, _draw(masks))
-                    _, state, _ = model.layer._run(call, keep_tape=False, cells=None)
+                    _, state = model.layer._infer(call)
                 del x, call
                 first = end - k2
             if end < wanted or end == before + k1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import _core
 from ._arrays import Array
 
 
@@ -31,13 +32,20 @@ class Tape:
     (5, 1)
     """
 
-    __slots__ = ("_core", "_layer", "_lengths", "_mask", "cells")
+    __slots__ = ("_core", "_layer", "_lengths", "_mask", "_shape", "cells")
 
     def __init__(
-        self, layer: Any, core: Any, mask: Array | None, lengths: Array | None, cells: Array | None
+        self,
+        layer: Any,
+        core: _core.TapeFloat32 | _core.TapeFloat64,
+        shape: tuple[int, ...],
+        mask: Array | None,
+        lengths: Array | None,
+        cells: Array | None,
     ) -> None:
         self._layer = layer
         self._core = core
+        self._shape = shape  # of the output, time-major
         self._mask = mask
         self._lengths = lengths
         self.cells = cells
@@ -45,17 +53,17 @@ class Tape:
     @property
     def steps(self) -> int:
         """T."""
-        return int(self._core.steps)
+        return self._shape[0]
 
     @property
     def batch(self) -> int:
         """B."""
-        return int(self._core.batch)
+        return self._shape[1]
 
     @property
     def nbytes(self) -> int:
         """Bytes that it holds."""
-        return int(self._core.nbytes) + sum(a.nbytes for a in (self._mask, self.cells) if a is not None)
+        return self._core.nbytes + sum(a.nbytes for a in (self._mask, self.cells) if a is not None)
 
     def __repr__(self) -> str:
         return f"Tape(steps={self.steps}, batch={self.batch}, nbytes={self.nbytes})"

@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, at_least, ids, is_array, real, real_dtype
+from .truncation import Limits
 
 
 def bptt(
@@ -80,16 +81,19 @@ def bptt(
         windows = (1, bptt_truncate + 1)  # TBPTT(1, bptt_truncate + 1)
 
     flat = np.concatenate([U.ravel(), W.ravel(), V.ravel()])
-    gradient = np.empty_like(flat)
-    _core.loss_and_grad(
-        flat,
-        _core.LayerConfig(D, H, bias=False),
-        _core.OutputConfig(Q, False, False),
+    network = _core.ModelFloat32 if dtype.itemsize == 4 else _core.ModelFloat64
+    _, (gradient, *_), _ = network(
+        _core.LayerConfig(D, H, bias=False), _core.OutputConfig(Q, False, False), flat
+    ).loss_and_grad(
         ids("x", x, D)[:, None],  # a batch of one sequence
         ids("y", y, Q)[:, None],
         1.0,
-        gradient=gradient,
-        windows=windows,
+        None,
+        None,
+        None,
+        Limits(windows=windows),
+        False,
+        False,
     )
     dLdU, dLdW, dLdV = np.split(gradient, [U.size, U.size + W.size])
     return dLdU.reshape(U.shape), dLdV.reshape(V.shape), dLdW.reshape(W.shape)

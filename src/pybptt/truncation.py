@@ -199,9 +199,6 @@ class Limits(NamedTuple):
     counted: Array | None = None  # (T, B): the losses that some window reaches
 
 
-NO_LIMITS = Limits()
-
-
 def limits_of(
     truncation: Truncation | None,
     clip_hidden: tuple[str, float] | None,
@@ -213,7 +210,7 @@ def limits_of(
 ) -> Limits:
     """Check the two arguments and translate them."""
     if truncation is None and clip_hidden is None:
-        return NO_LIMITS
+        return Limits()
     clip, clip_limit = _clip(clip_hidden)
     if truncation is None:
         return Limits(clip=clip, clip_limit=clip_limit)

@@ -1,6 +1,6 @@
 #include <pybind11/stl.h>
 
-#include "bindings/arrays.hpp"
+#include "bindings/layer.hpp"
 
 namespace pybptt {
 namespace {
@@ -10,129 +10,106 @@ struct OutputConfig {
     std::size_t outputs;
     bool bias, last_only;
 
-    std::size_t parameter_count(const LayerConfig& c) const { return outputs * (c.directions * c.hidden + (bias ? 1 : 0)); }
-    std::size_t target_rows(std::size_t steps, std::size_t batch) const { return last_only ? batch : steps * batch; }
+    std::size_t parameter_count(const LayerConfig& c) const { return outputs * (c.width() + (bias ? 1 : 0)); }
+    std::size_t target_rows(const RnnSizes& s) const { return last_only ? s.batch : s.steps * s.batch; }
 };
 
-/// What all three functions read.
 template <class Real>
-struct Call {
-    InputArray<Real> in;
-    RnnSizes sizes;
-    std::vector<RnnParameters<Real>> parameters;
-    OutputLayer<Real> output;
-    RnnState<const Real> state;
-    RnnState<Real> final_state;
-    std::size_t rows;
+class Model : public Network<Real> {
+public:
+    Model(const LayerConfig& config, const OutputConfig& output, const py::object& flat)
+        : Network<Real>(config, flat, output.parameter_count(config)), output_(output) {}
 
-    template <class X>
-    Call(const Array<Real>& flat, const LayerConfig& c, const OutputConfig& o, const Array<X>& x,
-         const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask, const MaybeArray<Real>& h_0,
-         const MaybeArray<Real>& c_0, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T)
-        : in(x, c, lengths, mask), sizes(c.sizes(in.steps, in.batch, in.lengths)) {
-        const Real* data = read("flat", flat, c.parameter_count() + o.parameter_count(c));
-        parameters = units_in<RnnParameters<Real>>(data, c);
-        const Real* weight = data + c.parameter_count();
-        output = {o.outputs, weight, o.bias ? weight + o.outputs * c.directions * c.hidden : nullptr, o.last_only};
-        state = read_state(h_0, c_0, c.state_size(in.batch));
-        final_state = write_state(h_T, c_T, c.state_size(in.batch));
-        rows = o.target_rows(in.steps, in.batch);
+    /// loss, gradients as a layer's backward has them, state
+    py::tuple loss_and_grad(py::handle x, py::handle y, double scale, py::handle h_0, py::handle c_0, const py::object& given,
+                            const py::object& given_limits, bool input, bool hidden) const {
+        const Options options(given);
+        const LayerConfig& c = this->config;
+        const Call<Real> call(*this, x, h_0, c_0, options);
+        const RnnSizes& s = call.sizes;
+        Targets<Real> targets = read_targets(call, y, scale);
+        if (!given_limits.is_none() && !output_.last_only)
+            targets.counted = read<bool>("counted", given_limits.cast<py::tuple>()[4], output_.target_rows(s));
+        const SweepLimits<Real> limits = read_limits<Real>(c, s.steps, s.batch, given_limits);
+        NewGradients<Real> gradients(*this, s.steps, s.batch, input && call.input.tokens == nullptr, hidden);
+        Real* const weight = gradients.values() + c.parameter_count();
+        const OutputGradients<Real> output_gradients{weight, bias_after(weight)};
+        const NewState<Real> final_state(c, s.batch);
+        const RnnParameters<Real>* const parameters = this->parameters();
+        const double loss = heard(options.progress, options.plan, [&](const Report& report) {
+            return pybptt::loss_and_grad<Real>(s, parameters, call.input, call.state, layer(), targets, final_state.to,
+                                               gradients.to, output_gradients, limits, options.plan, report);
+        });
+        return py::make_tuple(loss, gradients.objects(), final_state.object());
     }
-    Targets<Real> targets(const Array<std::int64_t>& y, double scale) const {
-        return {Loss::cross_entropy, scale, read_ids("y", y, rows, output.outputs, output.last_only ? nullptr : in.lengths),
-                nullptr};
+
+    /// loss, state
+    py::tuple loss(py::handle x, py::handle y, double scale, py::handle h_0, py::handle c_0, const py::object& given) const {
+        const Call<Real> call(*this, x, h_0, c_0, Options(given));
+        const Targets<Real> targets = read_targets(call, y, scale);
+        const NewState<Real> final_state(this->config, call.sizes.batch);
+        const RnnParameters<Real>* const parameters = this->parameters();
+        const double loss = without_gil(
+            [&] { return pybptt::loss<Real>(call.sizes, parameters, call.input, call.state, layer(), targets, final_state.to); });
+        return py::make_tuple(loss, final_state.object());
     }
-    Targets<Real> targets(const Array<Real>& y, double scale) const {
-        return {Loss::squared_error, scale, nullptr, read("y", y, rows * output.outputs)};
+
+    /// output, state
+    py::tuple predict(py::handle x, py::handle h_0, py::handle c_0, const py::object& given) const {
+        const Call<Real> call(*this, x, h_0, c_0, Options(given));
+        const RnnSizes& s = call.sizes;
+        py::array output =
+            output_.last_only ? new_array<Real>({s.batch, output_.outputs}) : new_array<Real>({s.steps, s.batch, output_.outputs});
+        const NewState<Real> final_state(this->config, s.batch);
+        const RnnParameters<Real>* const parameters = this->parameters();
+        Real* const to = static_cast<Real*>(output.mutable_data());
+        without_gil([&] {
+            pybptt::predict<Real>(s, parameters, call.input, call.state, layer(), to, final_state.to);
+            return 0;
+        });
+        return py::make_tuple(output, final_state.object());
     }
+
+    MemoryPlan plan(std::size_t steps, std::size_t batch, py::handle lengths, bool tokens, bool classes, bool input,
+                    const py::object& limits, std::size_t limit) const {
+        const LayerConfig& c = this->config;
+        return plan_model_memory<Real>(c.sizes(steps, batch, read_lengths(lengths, steps, batch)), tokens, input, output_.outputs,
+                                       classes ? Loss::cross_entropy : Loss::squared_error, output_.last_only, limit,
+                                       read_limits<Real>(c, steps, batch, limits));
+    }
+
+private:
+    template <class Value>
+    Value* bias_after(Value* weight) const {
+        return output_.bias ? weight + output_.outputs * this->config.width() : nullptr;
+    }
+    OutputLayer<Real> layer() const {
+        const Real* const weight = this->values() + this->config.parameter_count();
+        return {output_.outputs, weight, bias_after(weight), output_.last_only};
+    }
+    /// Classes if they are integers, else values.
+    Targets<Real> read_targets(const Call<Real>& call, py::handle y, double scale) const {
+        const std::size_t rows = output_.target_rows(call.sizes);
+        if (is_plain<Real>(y)) return {Loss::squared_error, scale, nullptr, read<Real>("y", y, rows * output_.outputs)};
+        const std::int64_t* const lengths = output_.last_only ? nullptr : call.sizes.lengths;
+        return {Loss::cross_entropy, scale, read_ids("y", y, rows, output_.outputs, lengths), nullptr};
+    }
+
+    const OutputConfig output_;
 };
 
-template <class Real, class X, class Y>
-double run_loss_and_grad(const Array<Real>& flat, const LayerConfig& config, const OutputConfig& output, const Array<X>& x,
-                         const Array<Y>& y, double scale, const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask,
-                         const MaybeArray<Real>& h_0, const MaybeArray<Real>& c_0, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T,
-                         Array<Real>& gradient, MaybeArray<Real>& input_gradient, MaybeArray<Real>& d_h_0, MaybeArray<Real>& d_c_0,
-                         MaybeArray<Real>& hidden_gradient, const MaybeArray<bool>& counted, const MaybeArray<Real>& factors,
-                         std::pair<std::size_t, std::size_t> windows, int clip, double clip_limit, const MemoryPlan& plan,
-                         const std::optional<py::object>& progress) {
-    const Call<Real> call(flat, config, output, x, lengths, mask, h_0, c_0, h_T, c_T);
-    Targets<Real> targets = call.targets(y, scale);
-    targets.counted = read("counted", counted, call.rows);
-    const SweepLimits<Real> limits = read_limits(config, call.in.steps, call.in.batch, factors, windows, clip, clip_limit);
-    const std::size_t state_size = config.state_size(call.in.batch);
-    Real* to = write("gradient", gradient, config.parameter_count() + output.parameter_count(config));
-    const auto parameters = units_in<RnnParameterGradients<Real>>(to, config);
-    const RnnGradients<Real> gradients{
-        parameters.data(), write("input gradient", input_gradient, call.in.steps * call.in.batch * config.inputs),
-        write_state(d_h_0, d_c_0, state_size), write("hidden gradient", hidden_gradient, call.in.steps * state_size)};
-    Real* weight = to + config.parameter_count();
-    const OutputGradients<Real> output_gradients{
-        weight, output.bias ? weight + output.outputs * config.directions * config.hidden : nullptr};
-    return heard(progress, plan, [&](const Report& report) {
-        return loss_and_grad<Real>(call.sizes, call.parameters.data(), call.in.input, call.state, call.output, targets,
-                                   call.final_state, gradients, output_gradients, limits, plan, report);
-    });
-}
-
-template <class Real, class X, class Y>
-double run_loss(const Array<Real>& flat, const LayerConfig& config, const OutputConfig& output, const Array<X>& x,
-                const Array<Y>& y, double scale, const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask,
-                const MaybeArray<Real>& h_0, const MaybeArray<Real>& c_0, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T) {
-    const Call<Real> call(flat, config, output, x, lengths, mask, h_0, c_0, h_T, c_T);
-    const Targets<Real> targets = call.targets(y, scale);
-    return without_gil([&] {
-        return loss<Real>(call.sizes, call.parameters.data(), call.in.input, call.state, call.output, targets, call.final_state);
-    });
-}
-
-template <class Real, class X>
-void run_predict(const Array<Real>& flat, const LayerConfig& config, const OutputConfig& output, const Array<X>& x,
-                 const MaybeArray<std::int64_t>& lengths, const MaybeArray<Real>& mask, const MaybeArray<Real>& h_0,
-                 const MaybeArray<Real>& c_0, Array<Real>& to, MaybeArray<Real>& h_T, MaybeArray<Real>& c_T) {
-    const Call<Real> call(flat, config, output, x, lengths, mask, h_0, c_0, h_T, c_T);
-    Real* out = write("output", to, call.rows * output.outputs);
-    without_gil([&] {
-        predict<Real>(call.sizes, call.parameters.data(), call.in.input, call.state, call.output, out, call.final_state);
-        return 0;
-    });
-}
-
 template <class Real>
-MemoryPlan run_plan(const LayerConfig& config, const OutputConfig& output, bool classes, std::size_t steps, std::size_t batch,
-                    const MaybeArray<std::int64_t>& lengths, bool tokens, bool input_gradient, std::size_t limit,
-                    std::pair<std::size_t, std::size_t> windows, int clip) {
-    return plan_model_memory<Real>(config.sizes(steps, batch, read_lengths(lengths, steps, batch)), tokens, input_gradient,
-                                   output.outputs, classes ? Loss::cross_entropy : Loss::squared_error, output.last_only, limit,
-                                   read_limits<Real>(config, steps, batch, std::nullopt, windows, clip, 1));
-}
-
-template <class Real, class X, class Y>
-void bind_losses(py::module_& module) {
-    module.def("loss_and_grad", &run_loss_and_grad<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
-               py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("lengths").noconvert() = py::none(),
-               py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(),
-               py::arg("c_0").noconvert() = py::none(), py::arg("h_T").noconvert() = py::none(),
-               py::arg("c_T").noconvert() = py::none(), py::arg("gradient").noconvert(),
-               py::arg("input_gradient").noconvert() = py::none(), py::arg("d_h_0").noconvert() = py::none(),
-               py::arg("d_c_0").noconvert() = py::none(), py::arg("hidden_gradient").noconvert() = py::none(),
-               py::arg("counted").noconvert() = py::none(), py::arg("factors").noconvert() = py::none(),
-               py::arg("windows") = std::pair<std::size_t, std::size_t>(0, 0), py::arg("clip") = 0, py::arg("clip_limit") = 0.0,
-               py::arg("plan") = MemoryPlan{}, py::arg("progress") = py::none());
-    module.def("loss", &run_loss<Real, X, Y>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
-               py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("scale"), py::arg("lengths").noconvert() = py::none(),
-               py::arg("mask").noconvert() = py::none(), py::arg("h_0").noconvert() = py::none(),
-               py::arg("c_0").noconvert() = py::none(), py::arg("h_T").noconvert() = py::none(),
-               py::arg("c_T").noconvert() = py::none());
-}
-
-template <class Real, class X>
-void bind_for(py::module_& module) {
-    bind_losses<Real, X, std::int64_t>(module);
-    bind_losses<Real, X, Real>(module);
-    module.def("predict", &run_predict<Real, X>, py::arg("flat").noconvert(), py::arg("config"), py::arg("output"),
-               py::arg("x").noconvert(), py::arg("lengths").noconvert() = py::none(), py::arg("mask").noconvert() = py::none(),
-               py::arg("h_0").noconvert() = py::none(), py::arg("c_0").noconvert() = py::none(), py::arg("to").noconvert(),
-               py::arg("h_T").noconvert() = py::none(), py::arg("c_T").noconvert() = py::none());
+void bind_for(py::module_& module, const char* name) {
+    py::class_<Model<Real>>(module, name)
+        .def(py::init<const LayerConfig&, const OutputConfig&, const py::object&>(), py::arg("config"), py::arg("output"),
+             py::arg("flat"))
+        .def("loss_and_grad", &Model<Real>::loss_and_grad, py::arg("x"), py::arg("y"), py::arg("scale"), py::arg("h_0"),
+             py::arg("c_0"), py::arg("options"), py::arg("limits"), py::arg("input"), py::arg("hidden"))
+        .def("loss", &Model<Real>::loss, py::arg("x"), py::arg("y"), py::arg("scale"), py::arg("h_0"), py::arg("c_0"),
+             py::arg("options"))
+        .def("predict", &Model<Real>::predict, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"))
+        .def("plan", &Model<Real>::plan, py::arg("steps"), py::arg("batch"), py::arg("lengths"), py::arg("tokens"),
+             py::arg("classes"), py::arg("input"), py::arg("limits"), py::arg("limit"));
 }
 
 }  // namespace
@@ -144,17 +121,8 @@ void bind_model(py::module_& module) {
         .def(py::pickle(
             [](const OutputConfig& o) { return py::make_tuple(o.outputs, o.bias, o.last_only); },
             [](const py::tuple& o) { return OutputConfig{o[0].cast<std::size_t>(), o[1].cast<bool>(), o[2].cast<bool>()}; }));
-    const auto bind_plan = [&](auto function, const char* name) {
-        module.def(name, function, py::arg("config"), py::arg("output"), py::arg("classes"), py::arg("steps"), py::arg("batch"),
-                   py::arg("lengths").noconvert(), py::arg("tokens"), py::arg("input_gradient"), py::arg("limit"),
-                   py::arg("windows") = std::pair<std::size_t, std::size_t>(0, 0), py::arg("clip") = 0);
-    };
-    bind_plan(&run_plan<float>, "plan_model_float32");
-    bind_plan(&run_plan<double>, "plan_model_float64");
-    bind_for<float, float>(module);
-    bind_for<float, std::int64_t>(module);
-    bind_for<double, double>(module);
-    bind_for<double, std::int64_t>(module);
+    bind_for<float>(module, "ModelFloat32");
+    bind_for<double>(module, "ModelFloat64");
 }
 
 }  // namespace pybptt

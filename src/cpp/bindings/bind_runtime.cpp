@@ -26,16 +26,6 @@ extern "C" __attribute__((visibility("default"), used)) void pybptt_set_num_thre
 namespace pybptt {
 namespace {
 
-/// An array in the core's memory: aligned, and its pages come back to life with the next array of the size.
-template <class Real>
-py::array empty_array(const std::vector<py::ssize_t>& shape) {
-    std::size_t count = 1;
-    for (const py::ssize_t length : shape) count = checked_product(count, std::size_t(length));
-    Real* values = static_cast<Real*>(acquire_memory(checked_product(count, sizeof(Real))));
-    const py::capsule owner(values, release_memory);
-    return py::array_t<Real>(shape, values, owner);
-}
-
 py::dict processors_found() {
     const Processors& found = processors();
     const py::object quota = found.quota > 0 ? py::object(py::int_(found.quota)) : py::object(py::none());
@@ -60,8 +50,8 @@ void bind_runtime(py::module_& module) {
     module.def("tiers_built", &tiers_built);
     module.def("tiers_available", &tiers_available);
     module.def("active_tier", &active_tier);
-    module.def("empty_float32", &empty_array<float>, py::arg("shape"));
-    module.def("empty_float64", &empty_array<double>, py::arg("shape"));
+    module.def("empty_float32", &new_array<float, std::vector<std::size_t>>, py::arg("shape"));
+    module.def("empty_float64", &new_array<double, std::vector<std::size_t>>, py::arg("shape"));
 }
 
 }  // namespace pybptt

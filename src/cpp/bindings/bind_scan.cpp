@@ -1,6 +1,4 @@
-#include <pybind11/stl.h>
-
-#include "bindings/arrays.hpp"
+#include "bindings/layer.hpp"
 #include "pybptt/scan.hpp"
 
 namespace pybptt {
@@ -8,57 +6,61 @@ namespace {
 
 /// (T, ..): T, and how many values a step has.
 struct TimeMajor {
-    std::size_t steps, cols;
+    std::size_t steps, cols = 1;
+
+    explicit TimeMajor(py::handle array) {
+        if (!(is_plain<float>(array) || is_plain<double>(array)) || axes_of(array) == 0)
+            throw py::value_error("expected a plain array with an axis of time");
+        steps = length_of(array, 0);
+        for (std::size_t axis = 1; axis < axes_of(array); ++axis) cols *= length_of(array, axis);
+    }
+    std::size_t size() const { return steps * cols; }
 };
 
 template <class Real>
-TimeMajor sizes_of(const Array<Real>& array) {
-    if (array.ndim() == 0) throw py::value_error("expected an axis of time");
-    std::size_t cols = 1;
-    for (py::ssize_t axis = 1; axis < array.ndim(); ++axis) cols *= std::size_t(array.shape(axis));
-    return {std::size_t(array.shape(0)), cols};
-}
-
-template <class Real>
-void run_scan(const Array<Real>& b, const Array<Real>& c, const MaybeArray<Real>& a_0, Array<Real>& a) {
-    const auto [steps, cols] = sizes_of(b);
-    const std::size_t size = steps * cols;
-    const Real *b_data = read("b", b, size), *c_data = read("c", c, size), *start = read("a0", a_0, cols);
-    Real* const to = write("out", a, size);
-    without_gil([&, steps = steps, cols = cols] {
-        linear_scan<Real>(steps, cols, b_data, c_data, start, to);
+void run_scan(py::handle b, py::handle c, py::handle a_0, py::handle a) {
+    const TimeMajor s(b);
+    const Real *b_data = read<Real>("b", b, s.size()), *c_data = read<Real>("c", c, s.size()),
+               *start = read<Real>("a0", a_0, s.cols);
+    Real* const to = write<Real>("out", a, s.size());
+    without_gil([&] {
+        linear_scan<Real>(s.steps, s.cols, b_data, c_data, start, to);
         return 0;
     });
 }
 
 template <class Real>
-void run_scan_backward(const Array<Real>& d_a, const Array<Real>& c, const Array<Real>& a, const MaybeArray<Real>& a_0,
-                       Array<Real>& d_b, Array<Real>& d_c, Array<Real>& d_a_0) {
-    const auto [steps, cols] = sizes_of(d_a);
-    const std::size_t size = steps * cols;
-    const Real *upstream = read("d_a", d_a, size), *c_data = read("c", c, size), *a_data = read("a", a, size);
-    const Real* const start = read("a0", a_0, cols);
-    Real *to_b = write("d_b", d_b, size), *to_c = write("d_c", d_c, size), *to_start = write("d_a0", d_a_0, cols);
-    without_gil([&, steps = steps, cols = cols] {
-        linear_scan_backward<Real>(steps, cols, upstream, c_data, a_data, start, to_b, to_c, to_start);
+py::tuple run_scan_backward(py::handle d_a, py::handle c, py::handle a, py::handle a_0) {
+    const TimeMajor s(d_a);
+    const Real *upstream = read<Real>("d_a", d_a, s.size()), *c_data = read<Real>("c", c, s.size());
+    const Real *a_data = read<Real>("a", a, s.size()), *start = read<Real>("a0", a_0, s.cols);
+    const auto* const lengths = fields_of(d_a)->dimensions;
+    const std::vector<std::size_t> shape(lengths, lengths + axes_of(d_a)), of_step(shape.begin() + 1, shape.end());
+    py::array d_b = new_array<Real>(shape), d_c = new_array<Real>(shape), d_a_0 = new_array<Real>(of_step);
+    Real *to_b = static_cast<Real*>(d_b.mutable_data()), *to_c = static_cast<Real*>(d_c.mutable_data());
+    Real* const to_start = static_cast<Real*>(d_a_0.mutable_data());
+    without_gil([&] {
+        linear_scan_backward<Real>(s.steps, s.cols, upstream, c_data, a_data, start, to_b, to_c, to_start);
         return 0;
     });
-}
-
-template <class Real>
-void bind_for(py::module_& module) {
-    module.def("linear_scan", &run_scan<Real>, py::arg("b").noconvert(), py::arg("c").noconvert(), py::arg("a_0").noconvert(),
-               py::arg("a").noconvert());
-    module.def("linear_scan_backward", &run_scan_backward<Real>, py::arg("d_a").noconvert(), py::arg("c").noconvert(),
-               py::arg("a").noconvert(), py::arg("a_0").noconvert(), py::arg("d_b").noconvert(), py::arg("d_c").noconvert(),
-               py::arg("d_a_0").noconvert());
+    return py::make_tuple(d_b, d_c, d_a_0);
 }
 
 }  // namespace
 
 void bind_scan(py::module_& module) {
-    bind_for<float>(module);
-    bind_for<double>(module);
+    module.def(
+        "linear_scan",
+        [](py::handle b, py::handle c, py::handle a_0, py::handle a) {
+            return is_plain<float>(b) ? run_scan<float>(b, c, a_0, a) : run_scan<double>(b, c, a_0, a);
+        },
+        py::arg("b"), py::arg("c"), py::arg("a_0"), py::arg("a"));
+    module.def(
+        "linear_scan_backward",
+        [](py::handle d_a, py::handle c, py::handle a, py::handle a_0) {
+            return is_plain<float>(d_a) ? run_scan_backward<float>(d_a, c, a, a_0) : run_scan_backward<double>(d_a, c, a, a_0);
+        },
+        py::arg("d_a"), py::arg("c"), py::arg("a"), py::arg("a_0"));
 }
 
 }  // namespace pybptt

@@ -1,4 +1,4 @@
-#include "bindings/arrays.hpp"
+#include "bindings/layer.hpp"
 
 // Of free-threaded Python: what calls share (the pool of threads, kept memory, settings) is guarded in runtime/, not by the GIL.
 PYBIND11_MODULE(_core, module, pybptt::py::mod_gil_not_used()) {

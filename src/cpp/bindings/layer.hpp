@@ -1,0 +1,231 @@
+// A recurrent layer as Python holds it, and what its calls read.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bindings/arrays.hpp"
+#include "bindings/calls.hpp"
+#include "pybptt/model.hpp"
+
+namespace pybptt {
+
+/// What a layer is, as Python says it.
+struct LayerConfig {
+    std::size_t inputs, hidden, layers, directions;
+    bool bias;
+    CellConfig cell;
+
+    RnnSizes sizes(std::size_t steps, std::size_t batch, const std::int64_t* lengths) const {
+        return {steps, batch, inputs, hidden, cell, layers, directions, lengths};
+    }
+    std::size_t recurrences() const { return layers * directions; }
+    /// K H, of an output.
+    std::size_t width() const { return directions * hidden; }
+    /// Values in a state, (L K, B, H).
+    std::size_t state_size(std::size_t batch) const { return recurrences() * batch * hidden; }
+    /// Columns of a recurrence's W_ih.
+    std::size_t inputs_of(std::size_t recurrence) const { return recurrence < directions ? inputs : width(); }
+    std::size_t parameter_count() const {
+        std::size_t count = 0;
+        for (std::size_t i = 0; i < recurrences(); ++i)
+            count += hidden * (std::size_t(cell.gates()) * (inputs_of(i) + hidden + (bias ? 2 : 0)) + std::size_t(cell.vectors()));
+        return count;
+    }
+};
+
+/// A recurrence's arrays in the flat vector, one after another: weight_ih, weight_hh, bias_ih, bias_hh, vectors; one recurrence
+/// after another.
+template <class Parameters, class Value>
+std::vector<Parameters> recurrences_in(Value* flat, const LayerConfig& c) {
+    std::vector<Parameters> all;
+    const std::size_t rows = std::size_t(c.cell.gates()) * c.hidden;
+    for (std::size_t i = 0; i < c.recurrences(); ++i) {
+        const auto take = [&](std::size_t count) {
+            Value* const array = flat;
+            flat += count;
+            return count == 0 ? nullptr : array;
+        };
+        Parameters one{};
+        one.weight_ih = take(rows * c.inputs_of(i));
+        one.weight_hh = take(rows * c.hidden);
+        one.bias_ih = take(c.bias ? rows : 0);
+        one.bias_hh = take(c.bias ? rows : 0);
+        one.vectors = take(std::size_t(c.cell.vectors()) * c.hidden);
+        all.push_back(one);
+    }
+    return all;
+}
+
+/// Of a call from Python: a tuple, or None for a call without any.
+struct Options {
+    py::object lengths = py::none();  // (B,) of int64
+    py::object mask = py::none();     // (L - 1, T, B, K H)
+    bool cells = false;               // whether c_t of all steps is asked for
+    MemoryPlan plan{};
+    py::object progress = py::none();
+
+    explicit Options(const py::object& given) {
+        if (given.is_none()) return;
+        const auto items = given.cast<py::tuple>();
+        lengths = items[0];
+        mask = items[1];
+        cells = items[2].cast<bool>();
+        if (!items[3].is_none()) plan = items[3].cast<MemoryPlan>();
+        progress = items[4];
+    }
+};
+
+/// (B,), each in [0, steps]; null for None.
+inline const std::int64_t* read_lengths(py::handle lengths, std::size_t steps, std::size_t batch) {
+    const auto* data = read<std::int64_t>("lengths", lengths, batch);
+    for (std::size_t b = 0; data != nullptr && b < batch; ++b)
+        if (std::uint64_t(data[b]) > steps)
+            throw py::value_error("lengths: expected values in [0, " + std::to_string(steps) + "], got " + std::to_string(data[b]) +
+                                  " at [" + std::to_string(b) + "]");
+    return data;
+}
+
+/// IndexError unless every id is in [0, limit); `name` and the place of the first one that is not are in the message. With lengths,
+/// of the axes (T, B), those past a sequence's end may be anything. The array must be the call's own: no other thread has it.
+inline const std::int64_t* read_ids(const char* name, py::handle ids, std::size_t size, std::size_t limit,
+                                    const std::int64_t* lengths = nullptr) {
+    const auto* data = read<std::int64_t>(name, ids, size);
+    for (std::size_t i = 0; i < size; ++i) {
+        if (std::uint64_t(data[i]) < limit) continue;
+        if (lengths != nullptr) {
+            const std::size_t batch = length_of(ids, 1);
+            if (i / batch >= std::size_t(lengths[i % batch])) continue;
+        }
+        std::string place;
+        std::size_t rest = i;
+        for (std::size_t axis = axes_of(ids); axis-- > 0; rest /= length_of(ids, axis))
+            place = std::to_string(rest % length_of(ids, axis)) + (place.empty() ? "" : ", ") + place;
+        throw py::index_error(std::string(name) + ": expected ids in [0, " + std::to_string(limit) + "), got " +
+                              std::to_string(data[i]) + " at [" + place + "]");
+    }
+    return data;
+}
+
+/// How far derivatives go back, as Python says it: None, or a tuple of (T, B) factors, windows (k1, k2), clipping ("none", "norm",
+/// "value"), its limit, and which of the losses count.
+template <class Real>
+SweepLimits<Real> read_limits(const LayerConfig& c, std::size_t steps, std::size_t batch, const py::object& given) {
+    if (given.is_none()) return {};
+    const auto items = given.cast<py::tuple>();
+    const auto windows = items[1].cast<py::tuple>();
+    const auto k1 = windows[0].cast<std::size_t>(), k2 = windows[1].cast<std::size_t>();
+    const int clip = items[2].cast<int>();
+    const bool factors = !items[0].is_none();
+    if (clip < 0 || clip > int(HiddenClip::value)) throw py::value_error("clip_hidden: out of range");
+    if (k2 != 0 && (k1 == 0 || factors)) throw py::value_error("windows: expected k1 > 0 and no factors");
+    if ((k2 != 0 || factors) && c.directions != 1) throw py::value_error("truncation: expected one direction");
+    return {read<Real>("factors", items[0], steps * batch), k1, k2, HiddenClip(clip), Real(items[3].cast<double>())};
+}
+
+/// The network that calls are made of: its sizes and its parameters where they lie, for as long as it lives.
+template <class Real>
+class Network {
+public:
+    /// The layer's parameters come first in `flat`, `others` follow.
+    Network(const LayerConfig& config, const py::object& flat, std::size_t others)
+        : config(config),
+          flat_(flat),
+          count_(config.parameter_count() + others),
+          values_(read<Real>("flat", flat, count_)),
+          recurrences_(recurrences_in<RnnParameters<Real>>(values_, config)) {}
+
+    const LayerConfig config;
+
+    std::size_t count() const { return count_; }
+    /// Whether `x` can be read as it is: dense (T, B, D) input.
+    bool takes(py::handle x) const { return is_plain<Real>(x) && axes_of(x) == 3 && length_of(x, 2) == config.inputs; }
+    /// Of each recurrence. An array that was given other memory since is a mistake.
+    const RnnParameters<Real>* parameters() const {
+        if (read<Real>("flat", flat_, count_) != values_) throw py::value_error("flat: expected to stay where it is");
+        return recurrences_.data();
+    }
+    const Real* values() const { return values_; }
+
+private:
+    const py::object flat_;
+    const std::size_t count_;
+    const Real* const values_;
+    const std::vector<RnnParameters<Real>> recurrences_;
+};
+
+/// Results (L K, B, H): h, and c for a cell that has one.
+template <class Real>
+struct NewState {
+    py::array h;
+    py::object c = py::none();
+    RnnState<Real> to;
+
+    NewState(const LayerConfig& config, std::size_t batch) : h(new_array<Real>({config.recurrences(), batch, config.hidden})) {
+        to.h = static_cast<Real*>(h.mutable_data());
+        if (!config.cell.has_cell_state()) return;
+        py::array cell_state = new_array<Real>({config.recurrences(), batch, config.hidden});
+        to.c = static_cast<Real*>(cell_state.mutable_data());
+        c = std::move(cell_state);
+    }
+    /// As Python has it: h, or the pair.
+    py::object object() const { return c.is_none() ? py::object(h) : py::object(py::make_tuple(h, c)); }
+};
+
+/// What every call reads: x, (T, B, D) of the layer's type or (T, B) token ids; the state before; lengths and a mask if there are.
+template <class Real>
+struct Call {
+    RnnInput<Real> input{nullptr, nullptr};
+    RnnState<const Real> state;
+    RnnSizes sizes;
+
+    Call(const Network<Real>& network, py::handle x, py::handle h_0, py::handle c_0, const Options& options) {
+        const LayerConfig& c = network.config;
+        const bool dense = network.takes(x);
+        if (!dense && !(is_plain<std::int64_t>(x) && axes_of(x) == 2)) throw py::value_error("x: expected a plain array");
+        const std::size_t steps = length_of(x, 0), batch = length_of(x, 1);
+        sizes = c.sizes(steps, batch, read_lengths(options.lengths, steps, batch));
+        if (dense)
+            input.dense = read<Real>("x", x, steps * batch * c.inputs);
+        else
+            input.tokens = read_ids("x", x, steps * batch, c.inputs, sizes.lengths);
+        input.mask = read<Real>("dropout_mask", options.mask, (c.layers - 1) * steps * batch * c.width());
+        state = {read<Real>("h_0", h_0, c.state_size(batch)), read<Real>("c_0", c_0, c.state_size(batch))};
+    }
+};
+
+/// Where a call's gradients go.
+template <class Real>
+struct NewGradients {
+    py::array flat;
+    py::object input = py::none(), hidden = py::none();
+    NewState<Real> state;
+    std::vector<RnnParameterGradients<Real>> recurrences;
+    RnnGradients<Real> to;
+
+    NewGradients(const Network<Real>& network, std::size_t steps, std::size_t batch, bool with_input, bool with_hidden)
+        : flat(new_array<Real>({network.count()})),
+          state(network.config, batch),
+          recurrences(recurrences_in<RnnParameterGradients<Real>>(values(), network.config)) {
+        const LayerConfig& c = network.config;
+        to = {recurrences.data(), nullptr, state.to, nullptr};
+        if (with_input) input = result({steps, batch, c.inputs}, to.input);
+        if (with_hidden) hidden = result({c.recurrences(), steps, batch, c.hidden}, to.hidden);
+    }
+    Real* values() { return static_cast<Real*>(flat.mutable_data()); }
+    py::tuple objects() const { return py::make_tuple(flat, input, state.object(), hidden); }
+
+private:
+    static py::array result(std::initializer_list<std::size_t> shape, Real*& to) {
+        py::array array = new_array<Real>(shape);
+        to = static_cast<Real*>(array.mutable_data());
+        return array;
+    }
+};
+
+void bind_rnn(py::module_& module);
+void bind_model(py::module_& module);
+void bind_runtime(py::module_& module);
+void bind_scan(py::module_& module);
+
+}  // namespace pybptt
