@@ -49,10 +49,20 @@ def at_least(name: str, value: Any, least: int) -> int:
 
 
 def is_array(name: str, value: Any, wanted: str) -> Array:
-    """`value` itself, or a TypeError."""
-    if isinstance(value, np.ndarray):
+    """`value`, of a subclass such as np.matrix the plain array that it holds, or a TypeError."""
+    if type(value) is np.ndarray:
         return value
-    raise TypeError(f"{name}: expected a numpy array of {wanted}, got {type(value).__name__}")
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: expected a numpy array of {wanted}, got {type(value).__name__}")
+    held: Array = unmasked(name, value).view(np.ndarray)
+    return held
+
+
+def unmasked(name: str, value: Any) -> Any:
+    """`value` itself, or a TypeError for a masked array: its mask would be lost without a word."""
+    if type(value) is not np.ndarray and hasattr(value, "filled"):
+        raise TypeError(f"{name}: expected an array without a mask, got a masked one; see {name}.filled(0)")
+    return value
 
 
 def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -69,7 +79,7 @@ def plain(array: Array) -> Array:
 def expect(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """`value` itself, checked."""
     # dtype.name takes NumPy a microsecond: only for a message.
-    array: Array = value if isinstance(value, np.ndarray) else is_array(name, value, dtype.name)
+    array: Array = value if type(value) is np.ndarray else is_array(name, value, dtype.name)
     if array.dtype != dtype:
         raise TypeError(
             f"{name}: expected dtype {dtype.name}, got {array.dtype}; "
@@ -109,7 +119,7 @@ def sequence_lengths(lengths: ArrayLike | None, steps: int, batch: int) -> Array
     if lengths is None:
         return None
     try:
-        array = np.array(lengths)  # a copy, as of `ids`
+        array = np.array(unmasked("lengths", lengths))  # a copy, as of `ids`
     except ValueError:  # lists of different lengths
         raise ValueError(f"lengths: expected shape {(batch,)}, got {lengths!r}") from None
     if array.dtype == object and array.shape == (batch,) and all(isinstance(n, int) for n in array):

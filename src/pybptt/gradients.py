@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ._arrays import Array, number
+from ._arrays import Array, number, unmasked
 from .parameters import Layout, views
 
 State = TypeVar("State")
@@ -162,6 +162,7 @@ def _limit(name: str, limit: float, flat: Any) -> float:
     if not isinstance(flat, np.ndarray) or flat.dtype.kind != "f":
         got: Any = flat.dtype if isinstance(flat, np.ndarray) else type(flat).__name__
         raise TypeError(f"flat: expected a numpy array of floating-point numbers, got {got}")
+    unmasked("flat", flat)
     value = number(name, limit, "a positive number")
     if not value > 0:
         raise ValueError(f"{name}: expected a positive number, got {value}")

@@ -27,7 +27,9 @@ class SequenceModel(FlatParameters, Generic[State]):
     Parameters
     ----------
     layer : RNN, LSTM or GRU
-        It becomes part of the model: its parameters are views into the model's `flat` from now on.
+        It becomes part of the model: its parameters are views into the model's `flat` from now on. The arrays
+        that its own `flat` and `parameters` gave before become read-only: what still has them, such as an
+        optimiser, gets an error where it would change what nobody reads.
     output_size : int
         Q: classes, or values of a step's target.
     loss : {"cross_entropy", "mse"}
@@ -97,6 +99,8 @@ class SequenceModel(FlatParameters, Generic[State]):
         bound = 1 / math.sqrt(layer.hidden_size)
         self._flat[own:] = generator(seed).uniform(-bound, bound, self._flat.size - own)
         self._flat[:own] = layer.flat
+        for array in (layer.flat, *layer.parameters.values()):
+            array.flags.writeable = False
         layer._hold(self._flat[:own])
         layer._in_model = True
 

@@ -2,7 +2,8 @@
 
 Each is made from the vector it is to change (``model.flat``) and changes it in place with every
 ``step``. The vector has to be the model's own memory, so put a layer into its
-`pybptt.SequenceModel` first and then give ``model.flat`` to the optimiser.
+`pybptt.SequenceModel` first and then give ``model.flat`` to the optimiser: one of a layer's ``flat``
+raises ValueError once the layer is in a model.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import at_least
+from ._arrays import at_least, unmasked
 
 __all__ = ["SGD", "Adam"]
 
@@ -27,6 +28,7 @@ class _Optimiser:
     def __init__(self, flat: _Array, lr: float, buffers: tuple[str, ...]) -> None:
         if not isinstance(flat, np.ndarray):
             raise TypeError(f"flat must be a NumPy array, the model's own vector; got {type(flat).__name__}")
+        unmasked("flat", flat)
         if flat.dtype not in (np.float32, np.float64):
             raise TypeError(f"flat must be float32 or float64, got {flat.dtype}")
         if flat.ndim != 1:
@@ -41,8 +43,11 @@ class _Optimiser:
 
     def _check(self, name: str, array: _Array) -> None:
         """Raise unless `array` has the vector's shape and dtype."""
+        if not self.flat.flags.writeable:
+            raise ValueError("flat is read-only since its layer is in a model; optimise model.flat instead")
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
+        unmasked(name, array)
         if array.dtype != self.flat.dtype:
             raise TypeError(
                 f"{name} must be {self.flat.dtype} as the parameters are, got {array.dtype}; "

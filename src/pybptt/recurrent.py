@@ -93,7 +93,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         self.num_layers = positive("num_layers", num_layers)
         self.bias = flag("bias", bias)
         self.batch_first = flag("batch_first", batch_first)
-        self.dropout = fraction("dropout", dropout)
+        self.dropout = dropout
         self.bidirectional = flag("bidirectional", bidirectional)
         self._directions = 2 if self.bidirectional else 1
         self._units = self.num_layers * self._directions
@@ -133,6 +133,9 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         super()._hold(flat)
         network = _core.LayerFloat32 if self.dtype.itemsize == 4 else _core.LayerFloat64
         self._network = network(self._config, flat)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, fraction(name, value) if name == "dropout" else value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -540,7 +543,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
 
     def _steps_and_batch(self, name: str, x: Any) -> tuple[int, int]:
         """T and B of an input."""
-        if not isinstance(x, np.ndarray):
+        if type(x) is not np.ndarray:
             is_array(name, x, f"{self.dtype.name} or integers")
         axes = "(B, T" if self.batch_first else "(T, B"
         if x.dtype.kind in "iu":

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arrays import Array, allocate, at_least, generator, number, positive
+from ._arrays import Array, allocate, at_least, generator, number, positive, unmasked
 
 CLIPS = ("norm", "value")  # in the order of the core's enum, after none
 
@@ -268,7 +268,7 @@ def _clip(clip_hidden: Any) -> tuple[int, float]:
 def _probabilities(name: str, value: ArrayLike) -> Array:
     """A scalar or (T,) of float64 in [0, 1], owned."""
     try:
-        array = np.array(value)
+        array = np.array(unmasked(name, value))
     except ValueError:  # rows of different lengths
         raise TypeError(f"{name}: expected a probability or an array of them, got {value!r}") from None
     if array.dtype.kind not in "fiu":
