@@ -526,7 +526,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         dropout_mask: Array | None = None,
     ) -> Call:
         """Checks what a user passes."""
-        as_it_is = not self.batch_first and self._network.takes(x)
+        as_it_is = type(x) is np.ndarray and not self.batch_first and self._network.takes(x)
         steps, batch = x.shape[:2] if as_it_is else self._steps_and_batch("x", x)
         checked_lengths = None if lengths is None else sequence_lengths(lengths, steps, batch)
         if not as_it_is:
