@@ -38,6 +38,7 @@ class LayerConfig:
         coupled: bool = False,
         reset_after: bool = True,
         clip: float = 0.0,
+        proj_size: int = 0,
     ) -> None: ...
 
 class OutputConfig:

@@ -10,8 +10,8 @@ namespace pybptt::test {
 
 Network& Network::fill(std::uint64_t seed) {
     Random random(seed);
-    const auto [T, B, D, H, cell, L, K, ignored] = sizes;
-    const std::size_t Q = outputs, G = std::size_t(cell.gates());
+    const auto [T, B, D, H, cell, L, K, ignored, projection] = sizes;
+    const std::size_t Q = outputs, G = std::size_t(cell.gates()), P = sizes.h_width();
     const auto values = [&](std::size_t count, double size) {
         Values v(count);
         std::generate(v.begin(), v.end(), random.reals(size));
@@ -27,25 +27,26 @@ Network& Network::fill(std::uint64_t seed) {
     for (std::size_t i = 0; i < sizes.recurrences(); ++i) {
         RecurrenceValues u;
         u.weight_ih = values(G * H * inputs(i), fan_in(inputs(i)));
-        u.weight_hh = values(G * H * H, fan_in(H));
+        u.weight_hh = values(G * H * P, fan_in(P));
         u.bias_ih = values(G * H, 0.5);
         u.bias_hh = values(G * H, 0.5);
         u.peephole = values(std::size_t(cell.vectors()) * H, 0.7);
+        u.weight_hr = values(projection * H, fan_in(H));
         recurrences.push_back(std::move(u));
     }
     if (tokens)
         ids = integers_below(T * B, D);
     else
         x = values(T * B * D, 1);
-    h = values(L * K * B * H, 1);
-    d_h = values(L * K * B * H, 1);
-    if (d_every_step) d_output = values(T * B * K * H, 1);
+    h = values(L * K * B * P, 1);
+    d_h = values(L * K * B * P, 1);
+    if (d_every_step) d_output = values(T * B * K * P, 1);
     if (cell.has_cell_state()) {
         c = values(L * K * B * H, 1);
         d_c = values(L * K * B * H, 1);
         if (d_every_step) d_cells = values(L * K * T * B * H, 1);
     }
-    output_weight = values(Q * K * H, fan_in(K * H));
+    output_weight = values(Q * K * P, fan_in(K * P));
     output_bias = values(Q, 0.5);
     if (loss == Loss::cross_entropy)
         classes = integers_below(target_rows(), Q);
@@ -53,7 +54,7 @@ Network& Network::fill(std::uint64_t seed) {
         y = values(target_rows() * Q, 1);
     if (masked) {  // dropped, doubled, and as it is
         mask.clear();
-        for (const std::int64_t factor : integers_below((L - 1) * T * B * K * H, 3)) mask.push_back(double(factor));
+        for (const std::int64_t factor : integers_below((L - 1) * T * B * K * P, 3)) mask.push_back(double(factor));
     }
     if (ragged) {
         lengths = integers_below(B, T + 1);
@@ -70,6 +71,7 @@ std::string Network::describe() const {
                                        {" B ", sizes.batch},
                                        {" D ", sizes.inputs},
                                        {" H ", sizes.hidden},
+                                       {" P ", sizes.h_width()},
                                        {" Q ", outputs},
                                        {" layers ", sizes.layers},
                                        {" directions ", sizes.directions},
@@ -97,6 +99,11 @@ std::string Limits::describe() const {
     if (k2 != 0) text += "windows " + std::to_string(k1) + " " + std::to_string(k2) + " ";
     if (clip != HiddenClip::none) text += (clip == HiddenClip::norm ? "norm " : "value ") + std::to_string(clip_limit);
     return counted.empty() ? text : text + " some count";
+}
+
+Network projected(Network n, std::size_t projection) {
+    n.sizes.projection = projection;
+    return n.fill(71 + projection);
 }
 
 CellConfig elman(Nonlinearity nonlinearity, double clip) {
@@ -198,7 +205,8 @@ std::string difference(const Result& expected, const Result& got, double toleran
                  {"d weight_hh", &RecurrenceValues::weight_hh},
                  {"d bias_ih", &RecurrenceValues::bias_ih},
                  {"d bias_hh", &RecurrenceValues::bias_hh},
-                 {"d peephole", &RecurrenceValues::peephole}})
+                 {"d peephole", &RecurrenceValues::peephole},
+                 {"d weight_hr", &RecurrenceValues::weight_hr}})
             compare(name + (" of recurrence " + std::to_string(i)), expected.recurrences[i].*values, got.recurrences[i].*values);
     return all;
 }
@@ -208,15 +216,21 @@ namespace {
 template <class Real>
 struct RecurrenceFences {
     explicit RecurrenceFences(const RecurrenceValues& u)
-        : weight_ih(u.weight_ih), weight_hh(u.weight_hh), bias_ih(u.bias_ih), bias_hh(u.bias_hh), peephole(u.peephole) {}
-    RecurrenceFences(const CellConfig& cell, std::size_t inputs, std::size_t H)
-        : weight_ih(std::size_t(cell.gates()) * H * inputs),
-          weight_hh(std::size_t(cell.gates()) * H * H),
-          bias_ih(std::size_t(cell.gates()) * H),
-          bias_hh(std::size_t(cell.gates()) * H),
-          peephole(std::size_t(cell.vectors()) * H) {}
+        : weight_ih(u.weight_ih),
+          weight_hh(u.weight_hh),
+          bias_ih(u.bias_ih),
+          bias_hh(u.bias_hh),
+          peephole(u.peephole),
+          weight_hr(u.weight_hr) {}
+    RecurrenceFences(const RnnSizes& s, std::size_t inputs)
+        : weight_ih(std::size_t(s.cell.gates()) * s.hidden * inputs),
+          weight_hh(std::size_t(s.cell.gates()) * s.hidden * s.h_width()),
+          bias_ih(std::size_t(s.cell.gates()) * s.hidden),
+          bias_hh(std::size_t(s.cell.gates()) * s.hidden),
+          peephole(std::size_t(s.cell.vectors()) * s.hidden),
+          weight_hr(s.projection * s.hidden) {}
 
-    Fenced<Real> weight_ih, weight_hh, bias_ih, bias_hh, peephole;
+    Fenced<Real> weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr;
 };
 
 /// The network's arrays in the core's type. Past a sequence's end they hold NaN, and numbers that are no token or class.
@@ -248,7 +262,8 @@ struct Arrays {
             recurrences.emplace_back(recurrence);
             const RecurrenceFences<Real>& u = recurrences.back();
             parameters.push_back({u.weight_ih.data(), u.weight_hh.data(), n.bias ? u.bias_ih.data() : nullptr,
-                                  n.bias ? u.bias_hh.data() : nullptr, n.sizes.cell.peephole ? u.peephole.data() : nullptr});
+                                  n.bias ? u.bias_hh.data() : nullptr, n.sizes.cell.peephole ? u.peephole.data() : nullptr,
+                                  n.sizes.projection != 0 ? u.weight_hr.data() : nullptr});
         }
         spoil_paddings(x, n.sizes.inputs);
         spoil_paddings(ids, 1);
@@ -343,7 +358,7 @@ struct Room {
           output(n.rows() * n.width()),
           final_h(n.h.size()),
           final_c(n.c.size()),
-          cells(n.c.empty() ? 0 : n.rows() * n.sizes.layers * n.width()),
+          cells(n.c.empty() ? 0 : n.rows() * n.sizes.recurrences() * n.sizes.hidden),
           prediction(n.target_rows() * n.outputs),
           x(n.rows() * n.sizes.inputs),
           h(n.h.size()),
@@ -351,7 +366,7 @@ struct Room {
           hidden(n.rows() * n.sizes.layers * n.width()),
           output_weight(n.output_weight.size()),
           output_bias(n.outputs) {
-        for (std::size_t i = 0; i < n.recurrences.size(); ++i) recurrences.emplace_back(n.sizes.cell, n.inputs(i), n.sizes.hidden);
+        for (std::size_t i = 0; i < n.recurrences.size(); ++i) recurrences.emplace_back(n.sizes, n.inputs(i));
     }
 
     RnnState<Real> final_state() const { return {final_h.data(), lstm() ? final_c.data() : nullptr}; }
@@ -361,7 +376,8 @@ struct Room {
         const bool least = ask == Ask::least;
         for (const RecurrenceFences<Real>& u : recurrences)
             parameters.push_back({u.weight_ih.data(), u.weight_hh.data(), least ? nullptr : u.bias_ih.data(),
-                                  least ? nullptr : u.bias_hh.data(), n.sizes.cell.peephole ? u.peephole.data() : nullptr});
+                                  least ? nullptr : u.bias_hh.data(), n.sizes.cell.peephole ? u.peephole.data() : nullptr,
+                                  n.sizes.projection != 0 ? u.weight_hr.data() : nullptr});
         RnnGradients<Real> to{parameters.data()};
         if (!least && !n.tokens) to.input = x.data();
         if (ask != Ask::everything) return to;
@@ -383,7 +399,7 @@ struct Room {
                  {&output, &final_h, &final_c, &cells, &prediction, &x, &h, &c, &hidden, &output_weight, &output_bias})
                 untouched = untouched && a->untouched();
             for (const RecurrenceFences<Real>& u : recurrences)
-                for (const Fenced<Real>* a : {&u.weight_ih, &u.weight_hh, &u.bias_ih, &u.bias_hh, &u.peephole})
+                for (const Fenced<Real>* a : {&u.weight_ih, &u.weight_hh, &u.bias_ih, &u.bias_hh, &u.peephole, &u.weight_hr})
                     untouched = untouched && a->untouched();
             if (!untouched) throw std::logic_error("a result was written before memory ran out");
             throw;
@@ -401,7 +417,7 @@ struct Room {
     void take_gradients(Result& result, Ask ask) const {
         for (const RecurrenceFences<Real>& u : recurrences)
             result.recurrences.push_back({taken(u.weight_ih, true), taken(u.weight_hh, true), taken(u.bias_ih, ask != Ask::least),
-                                          taken(u.bias_hh, ask != Ask::least), taken(u.peephole, true)});
+                                          taken(u.bias_hh, ask != Ask::least), taken(u.peephole, true), taken(u.weight_hr, true)});
         result.x = taken(x, ask != Ask::least && !n.tokens);
         result.h = taken(h, ask == Ask::everything);
         result.c = taken(c, ask == Ask::everything);

@@ -16,7 +16,7 @@ using Values = std::vector<double>;
 
 /// Parameters of one recurrence, or their gradients.
 struct RecurrenceValues {
-    Values weight_ih, weight_hh, bias_ih, bias_hh, peephole;
+    Values weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr;
 };
 
 struct Network {
@@ -30,19 +30,19 @@ struct Network {
 
     std::vector<std::int64_t> lengths;  // (B,), if ragged
     std::vector<RecurrenceValues> recurrences;
-    Values x, mask, h, c;                  // (T, B, D), (L - 1, T, B, K H), (L K, B, H)
+    Values x, mask, h, c;                  // (T, B, D), (L - 1, T, B, K P), (L K, B, P), (L K, B, H)
     std::vector<std::int64_t> ids;         // (T, B)
-    Values d_output, d_h, d_c, d_cells;    // (T, B, K H), (L K, B, H), (L K, T, B, H): what backward is given
-    Values output_weight, output_bias, y;  // (Q, K H), (Q,), (T, B, Q); without T with last_only
+    Values d_output, d_h, d_c, d_cells;    // (T, B, K P), (L K, B, P), (L K, B, H), (L K, T, B, H): what backward is given
+    Values output_weight, output_bias, y;  // (Q, K P), (Q,), (T, B, Q); without T with last_only
     std::vector<std::int64_t> classes;     // (T, B)
 
     /// Random values for everything, all of them floats.
     Network& fill(std::uint64_t seed);
     std::size_t rows() const { return sizes.steps * sizes.batch; }
-    std::size_t width() const { return sizes.directions * sizes.hidden; }
+    std::size_t width() const { return sizes.directions * sizes.h_width(); }
     std::size_t target_rows() const { return last_only ? sizes.batch : rows(); }
     std::size_t length(std::size_t b) const { return lengths.empty() ? sizes.steps : std::size_t(lengths[b]); }
-    /// What a recurrence reads: D, or K H above the first layer.
+    /// What a recurrence reads: D, or K P above the first layer.
     std::size_t inputs(std::size_t recurrence) const { return recurrence < sizes.directions ? sizes.inputs : width(); }
     std::string describe() const;
 };
@@ -145,6 +145,9 @@ struct Shape {
 constexpr Shape kSmall[] = {{4, 9, 5, 17, 3}, {1, 2, 3, 4, 2}, {70, 9, 2, 3, 4}, {6, 70, 2, 5, 2}, {7, 3, 17, 16, 5}};
 /// T, B or D may be 0 and a layer is still a layer. So may H, and Q with a squared error.
 constexpr Shape kEmpty[] = {{0, 3, 4, 5, 2}, {3, 0, 4, 5, 2}, {3, 2, 0, 5, 2}, {3, 2, 4, 0, 2}, {0, 0, 0, 0, 1}, {0, 1, 1, 1, 1}};
+
+/// Of an LSTM, with another width of h_t.
+Network projected(Network n, std::size_t projection);
 
 CellConfig elman(Nonlinearity nonlinearity, double clip = 0);
 CellConfig lstm(bool peephole, bool coupled, double clip = 0);

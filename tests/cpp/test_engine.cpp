@@ -62,7 +62,7 @@ TEST_CASE("the textbook's derivatives are those of its loss") {
             for (std::size_t i = 0; i < n.recurrences.size(); ++i)
                 for (Values RecurrenceValues::* const of :
                      {&RecurrenceValues::weight_ih, &RecurrenceValues::weight_hh, &RecurrenceValues::bias_ih,
-                      &RecurrenceValues::bias_hh, &RecurrenceValues::peephole})
+                      &RecurrenceValues::bias_hh, &RecurrenceValues::peephole, &RecurrenceValues::weight_hr})
                     for (std::size_t at = i; at < (n.recurrences[i].*of).size(); at += 7)
                         check_slope((n.recurrences[i].*of)[at], (expected.recurrences[i].*of)[at]);
             for (Values Network::* const of : {&Network::x, &Network::h, &Network::c})
@@ -100,6 +100,20 @@ TEST_CASE("layers and directions are the textbook's") {
             for (std::size_t directions = 1; directions <= 2; ++directions)
                 for (std::size_t i = 0; i < kTimes; ++i, ++turn)
                     check(network(kSmall[turn % 5], cell, turn * 89 % kVariants, layers, directions));
+}
+
+TEST_CASE("LSTM with recurrent projection is the textbook's") {
+    std::size_t turn = 0;
+    for (const CellConfig& cell : {lstm(false, false), lstm(true, false), lstm(false, true), lstm(true, true)})
+        for (const std::size_t P : {1, 3, 16, 21})
+            for (const auto& [layers, directions] : {std::pair{1, 1}, {3, 1}, {2, 2}}) {
+                const Network n =
+                    network(kSmall[turn % 5], cell, turn * 89 % kVariants, std::size_t(layers), std::size_t(directions));
+                ++turn;
+                check(projected(n, P));
+            }
+    check(clear_of_kinks(projected(network(kSmall[0], lstm(true, false, kClip), 0, 2), 3)));
+    for (const Shape& shape : kEmpty) check(projected(network(shape, lstm(true, false), 32, 2), 2));
 }
 
 TEST_CASE("clipped networks are the textbook's") {

@@ -86,6 +86,8 @@ std::vector<Network> networks() {
     add(90, 13, 17, lstm, 1, false, true, false, Loss::cross_entropy);
     add(130, 9, 5, elman, 3, false, true, false, Loss::squared_error);
     add(1500, 1, 9, gru, 1, false, false, true, Loss::squared_error);
+    add(90, 13, 17, lstm, 2, false, true, false, Loss::cross_entropy);
+    all.back() = projected(all.back(), 5);
     return all;
 }
 

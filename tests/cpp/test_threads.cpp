@@ -56,6 +56,8 @@ std::vector<Network> large_networks() {
     add({7, 2, 9, 110, lstm, 2, 2}, 5, false, Loss::cross_entropy, true, true);
     add({14, 3, 9, 90, gru, 3, 1}, 5, true, Loss::squared_error, true);
     add({12, 33, 9, 35, gru, 2, 1}, 40, false, Loss::cross_entropy, true, true);
+    add({40, 3, 9, 90, lstm, 2, 1}, 5, false, Loss::squared_error, true);
+    all.back() = projected(all.back(), 37);
     return all;
 }
 
@@ -63,7 +65,8 @@ template <class Real>
 std::vector<Result> all_results(const Network& n) {
     std::vector<Result> all = {core_layer<Real>(n), core_infer<Real>(n), core_model<Real>(n), core_loss<Real>(n),
                                core_predict<Real>(n)};
-    if (n.sizes.cell.kind == CellKind::elman) all.push_back(core_model<Real>(n, Ask::everything, windows(1, 4)));
+    if (n.sizes.cell.kind == CellKind::elman || (n.sizes.projection != 0 && n.sizes.directions == 1))
+        all.push_back(core_model<Real>(n, Ask::everything, windows(1, 4)));
     return all;
 }
 template <class Real>

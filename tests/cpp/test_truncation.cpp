@@ -180,6 +180,18 @@ TEST_CASE("copies that are taken some at a time") {
         }
 }
 
+TEST_CASE("LSTM with recurrent projection under limits") {
+    Random random(9);
+    for (const std::size_t P : {2, 19})
+        for (const Shape& shape : {Shape{9, 12, 16, 8, 2}, Shape{5, 13, 1, 31, 33}, Shape{75, 7, 2, 3, 2}})
+            for (std::size_t i = 0; i < kTimes; ++i) {
+                const Network n =
+                    projected(network(shape, kCells[i % 2 == 0 ? 1 : 6], random.below(kVariants), 1 + random.below(2)), P);
+                check(n, any_limits(n, random));
+                check(n, windows(1 + random.below(3), 1 + random.below(6)));
+            }
+}
+
 TEST_CASE("networks with nothing in them have limits") {
     Random random(6);
     for (const Shape& shape : kEmpty)

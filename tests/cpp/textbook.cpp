@@ -11,7 +11,7 @@ public:
     Textbook(const Network& network, const Limits& limits) : n(network), l(limits), eq(g, network.sizes.cell) {
         for (const RecurrenceValues& u : n.recurrences)
             parameters.push_back({leaves(u.weight_ih), leaves(u.weight_hh), leaves(u.bias_ih, n.bias), leaves(u.bias_hh, n.bias),
-                                  leaves(u.peephole)});
+                                  leaves(u.peephole), leaves(u.weight_hr)});
         x = leaves(n.x);
         h_0 = leaves(n.h, n.initial_state);
         c_0 = leaves(n.c, n.initial_state);
@@ -29,7 +29,7 @@ public:
             for_each_step([&](std::size_t at) {
                 rows[at] = side_by_side(
                     layer, [&](std::size_t recurrence) { return hidden[recurrence * T * B + at]; },
-                    masked ? n.mask.data() + (layer * T * B + at) * K * H : nullptr);
+                    masked ? n.mask.data() + (layer * T * B + at) * K * P : nullptr);
             });
         }
         output = rows;
@@ -43,12 +43,12 @@ public:
         for_each_step([&](std::size_t at) {
             const std::size_t t = at / B + 1;
             if (!l.reach(t, n.length(at % B))) return;
-            take(n.d_output, at, t, output[at], K * H);
+            take(n.d_output, at, t, output[at], K * P);
             for (std::size_t recurrence = 0; recurrence < recurrences(); ++recurrence)
                 take(n.d_cells, recurrence * T * B + at, t, cells[recurrence * T * B + at], n.d_cells.empty() ? 0 : H);
         });
         for (std::size_t i = 0; i < recurrences() * B; ++i) {
-            take(n.d_h, i, n.length(i % B), final_h[i], H);
+            take(n.d_h, i, n.length(i % B), final_h[i], P);
             take(n.d_c, i, n.length(i % B), final_c[i], n.d_c.empty() ? 0 : H);
         }
     }
@@ -76,8 +76,9 @@ public:
             for_each_step([&](std::size_t at) {
                 // A window keeps to k2 steps; h_0 belongs to the first one.
                 const bool cut = l.k2 != 0 && at >= B && at / B + l.k2 == l.end_of(w, n.length(at % B));
-                for (const Id id : copies[at])
-                    for (std::size_t u = 0; u < H; ++u) g.let_through(id + Id(u), cut ? 0 : l.factors.empty() ? 1 : l.factors[at]);
+                for (const Copy& copy : copies[at])
+                    for (std::size_t u = 0; u < copy.count; ++u)
+                        g.let_through(copy.first + Id(u), cut ? 0 : l.factors.empty() ? 1 : l.factors[at]);
             });
             g.go_back([&](double* row, std::size_t count) { clip(row, count); });
             for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += g.slope[i];
@@ -85,27 +86,26 @@ public:
         const auto slopes = [&](Id first, std::size_t count) {
             return Values(sum.begin() + std::ptrdiff_t(first), sum.begin() + std::ptrdiff_t(first + count));
         };
-        result.output.assign(T * B * K * H, 0);
-        result.hidden.assign(recurrences() * T * B * H, 0);
+        result.output.assign(T * B * K * P, 0);
+        result.hidden.assign(recurrences() * T * B * P, 0);
         result.cells.assign(n.c.empty() ? 0 : recurrences() * T * B * H, 0);
         for_each_step([&](std::size_t at) {
-            std::copy_n(g.value.data() + output[at], K * H, result.output.begin() + std::ptrdiff_t(at * K * H));
+            std::copy_n(g.value.data() + output[at], K * P, result.output.begin() + std::ptrdiff_t(at * K * P));
             for (std::size_t i = at; i < recurrences() * T * B; i += T * B) {
-                std::copy_n(sum.data() + hidden[i], H, result.hidden.begin() + std::ptrdiff_t(i * H));
+                std::copy_n(sum.data() + hidden[i], P, result.hidden.begin() + std::ptrdiff_t(i * P));
                 if (!n.c.empty()) std::copy_n(g.value.data() + cells[i], H, result.cells.begin() + std::ptrdiff_t(i * H));
             }
         });
-        for (std::size_t i = 0; i < recurrences() * B; ++i)
-            for (std::size_t u = 0; u < H; ++u) {
-                result.final_h.push_back(g.value[final_h[i] + u]);
-                if (!n.c.empty()) result.final_c.push_back(g.value[final_c[i] + u]);
-            }
+        for (std::size_t i = 0; i < recurrences() * B; ++i) {
+            for (std::size_t u = 0; u < P; ++u) result.final_h.push_back(g.value[final_h[i] + u]);
+            for (std::size_t u = 0; !n.c.empty() && u < H; ++u) result.final_c.push_back(g.value[final_c[i] + u]);
+        }
         for (std::size_t i = 0; i < recurrences(); ++i) {
             const RecurrenceValues& of = n.recurrences[i];
             const Recurrence& at = parameters[i];
             result.recurrences.push_back({slopes(at.weight_ih, of.weight_ih.size()), slopes(at.weight_hh, of.weight_hh.size()),
                                           slopes(at.bias_ih, of.bias_ih.size()), slopes(at.bias_hh, of.bias_hh.size()),
-                                          slopes(at.peephole, of.peephole.size())});
+                                          slopes(at.peephole, of.peephole.size()), slopes(at.weight_hr, of.weight_hr.size())});
         }
         result.x = slopes(x, n.x.size());
         result.h = slopes(h_0, n.h.size());
@@ -120,7 +120,12 @@ public:
 
 private:
     struct Recurrence {
-        Id weight_ih, weight_hh, bias_ih, bias_hh, peephole;
+        Id weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr;
+    };
+    /// What a step reads of a state before it.
+    struct Copy {
+        Id first;
+        std::size_t count;
     };
 
     /// A derivative of the loss by one scalar alone, in the window of step t.
@@ -156,7 +161,7 @@ private:
     Id side_by_side(std::size_t layer, HiddenOf hidden_of, const double* mask) {
         const Id first = Id(g.value.size());
         for (std::size_t k = 0; k < K; ++k)
-            for (std::size_t u = 0; u < H; ++u) g.scaled(hidden_of(layer * K + k) + Id(u), mask != nullptr ? mask[k * H + u] : 1);
+            for (std::size_t u = 0; u < P; ++u) g.scaled(hidden_of(layer * K + k) + Id(u), mask != nullptr ? mask[k * P + u] : 1);
         return first;
     }
     Id in_one_row(const std::vector<Id>& scalars) {
@@ -168,7 +173,7 @@ private:
     /// One recurrence over one sample's steps.
     void run(std::size_t recurrence, std::size_t b, const std::vector<Id>& rows) {
         const std::size_t length = n.length(b);
-        Id h = h_0 + Id((recurrence * B + b) * H), c = c_0 + Id(n.c.empty() ? 0 : (recurrence * B + b) * H);
+        Id h = h_0 + Id((recurrence * B + b) * P), c = c_0 + Id(n.c.empty() ? 0 : (recurrence * B + b) * H);
         for (std::size_t s = 0; s < length; ++s) {
             const std::size_t at = (recurrence % K == 1 ? length - 1 - s : s) * B + b;
             step(recurrence, at, rows[at], h, c);
@@ -179,18 +184,17 @@ private:
         final_c[recurrence * B + b] = c;
     }
 
-    /// What a step reads of the state before it.
-    Id through(std::size_t at, Id state) {
-        copies[at].push_back(Id(g.value.size()));
-        for (std::size_t u = 0; u < H; ++u) g.copy(state + Id(u));
-        return copies[at].back();
+    Id through(std::size_t at, Id state, std::size_t count) {
+        copies[at].push_back({Id(g.value.size()), count});
+        for (std::size_t u = 0; u < count; ++u) g.copy(state + Id(u));
+        return copies[at].back().first;
     }
 
     /// h and c become those after the step.
     void step(std::size_t recurrence, std::size_t at, Id x_t, Id& h, Id& c) {
         const Recurrence& p = parameters[recurrence];
-        h = through(at, h);
-        if (!n.c.empty()) c = through(at, c);
+        h = through(at, h, P);
+        if (!n.c.empty()) c = through(at, c, H);
         const std::size_t inputs = n.inputs(recurrence);
         const auto from_input = [&](std::size_t gate, std::size_t u) {
             const Id row = Id(gate * H + u), weights = p.weight_ih + row * Id(inputs);
@@ -199,7 +203,7 @@ private:
         };
         const auto from_hidden = [&](std::size_t gate, std::size_t u, Id state) {
             const Id row = Id(gate * H + u);
-            return g.add(p.bias_hh + row, g.dot(p.weight_hh + row * Id(H), state, H));
+            return g.add(p.bias_hh + row, g.dot(p.weight_hh + row * Id(P), state, P));
         };
         const auto z = [&](std::size_t gate, std::size_t u) { return g.add(from_input(gate, u), from_hidden(gate, u, h)); };
         const CellConfig& cell = n.sizes.cell;
@@ -228,7 +232,12 @@ private:
             }
         }
         h = in_one_row(h_after);
-        g.row(h, H);
+        if (n.sizes.projection != 0) {  // h_t = W_hr (o_t tanh(c_t))
+            std::vector<Id> projected;
+            for (std::size_t i = 0; i < P; ++i) projected.push_back(g.dot(p.weight_hr + Id(i * H), h, H));
+            h = in_one_row(projected);
+        }
+        g.row(h, P);
         if (!c_after.empty()) c = in_one_row(c_after);
     }
 
@@ -236,7 +245,7 @@ private:
     void take_loss(std::size_t row, Id h) {
         const std::size_t length = n.length(row % B), t = n.last_only ? length : row / B + 1;
         std::vector<Id> o;
-        for (std::size_t q = 0; q < Q; ++q) o.push_back(g.add(g.dot(weight + Id(q * K * H), h, K * H), bias + Id(q)));
+        for (std::size_t q = 0; q < Q; ++q) o.push_back(g.add(g.dot(weight + Id(q * K * P), h, K * P), bias + Id(q)));
         Values values;
         for (const Id id : o) values.push_back(g.value[id]);
         std::copy(values.begin(), values.end(), result.prediction.begin() + std::ptrdiff_t(row * Q));
@@ -260,15 +269,16 @@ private:
     const Network& n;
     const Limits& l;
     const std::size_t T = n.sizes.steps, B = n.sizes.batch, D = n.sizes.inputs, H = n.sizes.hidden, K = n.sizes.directions;
+    const std::size_t P = n.sizes.h_width();
     const std::size_t Q = n.outputs;
     Graph g;
     Equations eq;
     std::vector<Recurrence> parameters;
     Id x, h_0, c_0, weight = 0, bias = 0;
-    std::vector<Id> hidden, cells;        // (L K, T, B): h_t and c_t
-    std::vector<Id> final_h, final_c;     // (L K, B)
-    std::vector<Id> output;               // (T, B)
-    std::vector<std::vector<Id>> copies;  // (T, B): what the step reads of the state before
+    std::vector<Id> hidden, cells;          // (L K, T, B): h_t and c_t
+    std::vector<Id> final_h, final_c;       // (L K, B)
+    std::vector<Id> output;                 // (T, B)
+    std::vector<std::vector<Copy>> copies;  // (T, B)
     std::vector<Entry> entries;
     Result result;
 };

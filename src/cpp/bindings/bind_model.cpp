@@ -5,7 +5,7 @@
 namespace pybptt {
 namespace {
 
-/// The output layer follows the recurrent one in the flat vector: weight (Q, K H), bias (Q,) or none.
+/// The output layer follows the recurrent one in the flat vector: weight (Q, K P), bias (Q,) or none.
 struct OutputConfig {
     std::size_t outputs;
     bool bias, last_only;

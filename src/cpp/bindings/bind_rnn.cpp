@@ -40,12 +40,12 @@ public:
                        py::handle d_cells, const py::object& given_limits, bool input, bool hidden) const {
         const LayerConfig& c = this->config;
         const RnnSizes& s = tape.sizes();
-        if (c.hidden != s.hidden || c.inputs != s.inputs || c.recurrences() != s.recurrences())
+        if (c.hidden != s.hidden || c.projection != s.projection || c.inputs != s.inputs || c.recurrences() != s.recurrences())
             throw py::value_error("tape: expected one of this layer");
-        const std::size_t outputs = s.steps * s.batch * c.width(), states = c.state_size(s.batch);
+        const std::size_t outputs = s.steps * s.batch * c.width();
         const RnnUpstream<Real> upstream{read<Real>("d_output", d_output, outputs),
-                                         {read<Real>("d_h", d_h, states), read<Real>("d_c", d_c, states)},
-                                         read<Real>("d_cells", d_cells, s.steps * states)};
+                                         {read<Real>("d_h", d_h, c.h_size(s.batch)), read<Real>("d_c", d_c, c.c_size(s.batch))},
+                                         read<Real>("d_cells", d_cells, s.steps * c.c_size(s.batch))};
         const Real* const dropout = read<Real>("dropout_mask", mask, (s.layers - 1) * outputs);
         const SweepLimits<Real> limits = read_limits<Real>(c, s.steps, s.batch, given_limits);
         const NewGradients<Real> gradients(*this, s.steps, s.batch, input && tape.has_dense_input(), hidden);
@@ -100,14 +100,16 @@ void bind_for(py::module_& module, const char* layer, const char* tape) {
 }
 
 LayerConfig make_config(std::size_t inputs, std::size_t hidden, std::size_t layers, std::size_t directions, bool bias, int cell,
-                        int nonlinearity, bool peephole, bool coupled, bool reset_after, double clip) {
-    if (cell < 0 || cell > int(CellKind::gru)) throw py::value_error("cell: out of range");
+                        int nonlinearity, bool peephole, bool coupled, bool reset_after, double clip, std::size_t projection) {
+    if (cell < 0 || cell >= kCellKinds) throw py::value_error("cell: out of range");
     if (nonlinearity < 0 || nonlinearity >= kNonlinearities) throw py::value_error("nonlinearity: out of range");
     if (layers < 1 || directions < 1 || directions > 2) throw py::value_error("layers, directions: out of range");
     const bool lstm = cell == int(CellKind::lstm);
-    return {inputs, hidden,
-            layers, directions,
-            bias,   CellConfig{CellKind(cell), Nonlinearity(nonlinearity), lstm && peephole, lstm && coupled, reset_after, clip}};
+    if (!lstm && projection != 0) throw py::value_error("proj_size: expected 0 for a cell other than LSTM");
+    return {inputs,    hidden,
+            layers,    directions,
+            bias,      CellConfig{CellKind(cell), Nonlinearity(nonlinearity), lstm && peephole, lstm && coupled, reset_after, clip},
+            projection};
 }
 
 }  // namespace
@@ -116,16 +118,18 @@ void bind_rnn(py::module_& module) {
     py::class_<LayerConfig>(module, "LayerConfig")
         .def(py::init(&make_config), py::arg("inputs"), py::arg("hidden"), py::arg("layers") = 1, py::arg("directions") = 1,
              py::arg("bias") = true, py::arg("cell") = 0, py::arg("nonlinearity") = 0, py::arg("peephole") = false,
-             py::arg("coupled") = false, py::arg("reset_after") = true, py::arg("clip") = 0.0)
+             py::arg("coupled") = false, py::arg("reset_after") = true, py::arg("clip") = 0.0, py::arg("proj_size") = 0)
         .def(py::pickle(
             [](const LayerConfig& c) {
                 return py::make_tuple(c.inputs, c.hidden, c.layers, c.directions, c.bias, int(c.cell.kind),
-                                      int(c.cell.nonlinearity), c.cell.peephole, c.cell.coupled, c.cell.reset_after, c.cell.clip);
+                                      int(c.cell.nonlinearity), c.cell.peephole, c.cell.coupled, c.cell.reset_after, c.cell.clip,
+                                      c.projection);
             },
             [](const py::tuple& c) {
                 return make_config(c[0].cast<std::size_t>(), c[1].cast<std::size_t>(), c[2].cast<std::size_t>(),
                                    c[3].cast<std::size_t>(), c[4].cast<bool>(), c[5].cast<int>(), c[6].cast<int>(),
-                                   c[7].cast<bool>(), c[8].cast<bool>(), c[9].cast<bool>(), c[10].cast<double>());
+                                   c[7].cast<bool>(), c[8].cast<bool>(), c[9].cast<bool>(), c[10].cast<double>(),
+                                   c[11].cast<std::size_t>());
             }));
     py::class_<MemoryPlan>(module, "MemoryPlan")
         .def_readonly("places", &MemoryPlan::places)

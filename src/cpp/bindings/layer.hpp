@@ -15,27 +15,32 @@ struct LayerConfig {
     std::size_t inputs, hidden, layers, directions;
     bool bias;
     CellConfig cell;
+    std::size_t projection = 0;  // P; 0: none
 
     RnnSizes sizes(std::size_t steps, std::size_t batch, const std::int64_t* lengths) const {
-        return {steps, batch, inputs, hidden, cell, layers, directions, lengths};
+        return {steps, batch, inputs, hidden, cell, layers, directions, lengths, projection};
     }
     std::size_t recurrences() const { return layers * directions; }
-    /// K H, of an output.
-    std::size_t width() const { return directions * hidden; }
-    /// Values in a state, (L K, B, H).
-    std::size_t state_size(std::size_t batch) const { return recurrences() * batch * hidden; }
+    /// Columns of h_t: P, or H.
+    std::size_t h_width() const { return sizes(0, 0, nullptr).h_width(); }
+    /// K P, of an output.
+    std::size_t width() const { return directions * h_width(); }
+    /// Values in h, (L K, B, P), and in c, (L K, B, H).
+    std::size_t h_size(std::size_t batch) const { return recurrences() * batch * h_width(); }
+    std::size_t c_size(std::size_t batch) const { return recurrences() * batch * hidden; }
     /// Columns of a recurrence's W_ih.
     std::size_t inputs_of(std::size_t recurrence) const { return recurrence < directions ? inputs : width(); }
     std::size_t parameter_count() const {
         std::size_t count = 0;
         for (std::size_t i = 0; i < recurrences(); ++i)
-            count += hidden * (std::size_t(cell.gates()) * (inputs_of(i) + hidden + (bias ? 2 : 0)) + std::size_t(cell.vectors()));
+            count += hidden * (std::size_t(cell.gates()) * (inputs_of(i) + h_width() + (bias ? 2 : 0)) + projection +
+                               std::size_t(cell.vectors()));
         return count;
     }
 };
 
-/// A recurrence's arrays in the flat vector, one after another: weight_ih, weight_hh, bias_ih, bias_hh, vectors; one recurrence
-/// after another.
+/// A recurrence's arrays in the flat vector, one after another: weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, vectors; one
+/// recurrence after another.
 template <class Parameters, class Value>
 std::vector<Parameters> recurrences_in(Value* flat, const LayerConfig& c) {
     std::vector<Parameters> all;
@@ -48,9 +53,10 @@ std::vector<Parameters> recurrences_in(Value* flat, const LayerConfig& c) {
         };
         Parameters one{};
         one.weight_ih = take(rows * c.inputs_of(i));
-        one.weight_hh = take(rows * c.hidden);
+        one.weight_hh = take(rows * c.h_width());
         one.bias_ih = take(c.bias ? rows : 0);
         one.bias_hh = take(c.bias ? rows : 0);
+        one.weight_hr = take(c.projection * c.hidden);
         one.vectors = take(std::size_t(c.cell.vectors()) * c.hidden);
         all.push_back(one);
     }
@@ -60,7 +66,7 @@ std::vector<Parameters> recurrences_in(Value* flat, const LayerConfig& c) {
 /// Of a call from Python: a tuple, or None for a call without any.
 struct Options {
     py::object lengths = py::none();  // (B,) of int64
-    py::object mask = py::none();     // (L - 1, T, B, K H)
+    py::object mask = py::none();     // (L - 1, T, B, K P)
     bool cells = false;               // whether c_t of all steps is asked for
     MemoryPlan plan{};
     py::object progress = py::none();
@@ -154,14 +160,14 @@ private:
     const std::vector<RnnParameters<Real>> recurrences_;
 };
 
-/// Results (L K, B, H): h, and c for a cell that has one.
+/// Results: h (L K, B, P), and c (L K, B, H) for a cell that has one.
 template <class Real>
 struct NewState {
     py::array h;
     py::object c = py::none();
     RnnState<Real> to;
 
-    NewState(const LayerConfig& config, std::size_t batch) : h(new_array<Real>({config.recurrences(), batch, config.hidden})) {
+    NewState(const LayerConfig& config, std::size_t batch) : h(new_array<Real>({config.recurrences(), batch, config.h_width()})) {
         to.h = static_cast<Real*>(h.mutable_data());
         if (!config.cell.has_cell_state()) return;
         py::array cell_state = new_array<Real>({config.recurrences(), batch, config.hidden});
@@ -190,7 +196,7 @@ struct Call {
         else
             input.tokens = read_ids("x", x, steps * batch, c.inputs, sizes.lengths);
         input.mask = read<Real>("dropout_mask", options.mask, (c.layers - 1) * steps * batch * c.width());
-        state = {read<Real>("h_0", h_0, c.state_size(batch)), read<Real>("c_0", c_0, c.state_size(batch))};
+        state = {read<Real>("h_0", h_0, c.h_size(batch)), read<Real>("c_0", c_0, c.c_size(batch))};
     }
 };
 
@@ -210,7 +216,7 @@ struct NewGradients {
         const LayerConfig& c = network.config;
         to = {recurrences.data(), nullptr, state.to, nullptr};
         if (with_input) input = result({steps, batch, c.inputs}, to.input);
-        if (with_hidden) hidden = result({c.recurrences(), steps, batch, c.hidden}, to.hidden);
+        if (with_hidden) hidden = result({c.recurrences(), steps, batch, c.h_width()}, to.hidden);
     }
     Real* values() { return static_cast<Real*>(flat.mutable_data()); }
     py::tuple objects() const { return py::make_tuple(flat, input, state.object(), hidden); }

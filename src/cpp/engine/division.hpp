@@ -12,7 +12,7 @@ namespace pybptt {
 
 /// Whether a step is so much work that a barrier after it is worth while.
 inline bool columns_pay(const RnnSizes& s) {
-    return double(s.cell.gates()) * double(s.batch) * double(s.hidden) * double(s.hidden) >= 65536;
+    return double(s.cell.gates()) * double(s.batch) * double(s.hidden) * double(s.h_width()) >= 65536;
 }
 
 /// Threads worth waking for one call; `flops_beside` is work that has no order in time.
@@ -21,10 +21,10 @@ inline int threads_wanted(const RnnSizes& s, std::size_t multiplied_inputs, doub
     const int most = num_threads();         // asked first: a bad environment variable is an error whatever the size
     constexpr double kFlopsEach = 4e6;      // some 30 microseconds; waking a thread costs a few
     constexpr std::size_t kFewSamples = 8;  // too few to be divided
-    const double rows = double(s.steps) * double(s.batch), H = double(s.hidden), K = double(s.directions);
+    const double rows = double(s.steps) * double(s.batch), H = double(s.hidden), P = double(s.h_width()), K = double(s.directions);
     if (s.batch < kFewSamples && !columns_pay(s) && flops_beside == 0) return 1;
-    const double depth = H + double(multiplied_inputs) + (double(s.layers) - 1) * (H + K * H);
-    const double flops = 6 * rows * double(s.cell.gates()) * H * K * depth;
+    const double depth = P + double(multiplied_inputs) + (double(s.layers) - 1) * (P + K * P);
+    const double flops = 6 * rows * H * K * (double(s.cell.gates()) * depth + double(s.layers) * double(s.projection));
     return int(std::clamp((flops + flops_beside) / kFlopsEach, 1.0, double(most)));
 }
 
@@ -41,11 +41,12 @@ struct Division {
         constexpr std::size_t kSamplesEach = 4;
         constexpr double kWorth = 1 << 22;  // a step's dz passes from one core's cache to the other's
         const bool few_samples = s.batch < kSamplesEach * std::size_t(team);
-        const double work = double(s.cell.gates()) * double(s.batch) * double(copies) * double(s.hidden) * double(s.hidden);
+        const double work = double(s.cell.gates()) * double(s.batch) * double(copies) * double(s.hidden) * double(s.h_width());
         by_columns = team > 1 && few_samples && (columns_pay(s) || work >= kWorth);
         // A step reads all its weights: with few rows, or many weights for the cache, it is better off without W_ih.
         constexpr std::size_t kManyWeights = 1 << 18;
-        project_ahead = by_columns || s.batch <= 4 || std::size_t(s.cell.gates()) * (s.inputs + s.hidden) * s.hidden > kManyWeights;
+        project_ahead =
+            by_columns || s.batch <= 4 || std::size_t(s.cell.gates()) * (s.inputs + s.h_width()) * s.hidden > kManyWeights;
     }
 };
 
@@ -98,7 +99,7 @@ struct Part {
         : member(member),
           division(division),
           samples(division.by_columns ? Range{0, s.batch} : member.share(s.batch, 1)),
-          h(columns(s.hidden)),
+          h(columns(s.h_width())),
           z(columns(s.hidden)) {}
 
     /// For whoever works on other columns of the same samples.

@@ -4,20 +4,23 @@ namespace pybptt {
 
 template <class Real>
 void ForwardPass<Real>::write_paddings(const Member& member) {
-    const std::size_t H = s_.hidden;
+    const std::size_t H = s_.hidden, P = s_.h_width();
     const Range own = member.share(s_.batch, 1);
     for (std::size_t position = own.begin; position < own.end; ++position) {
         const std::size_t length = tape_.cut.length(position), sample = tape_.cut.sample(position);
-        for (std::size_t t = length; t < s_.steps; ++t)
-            for (const UserRows<Real>& array : {a_.output, a_.cells})
-                if (array && !array.of_chunk) std::fill_n(array.data + (t * s_.batch + sample) * array.leading, H, Real(0));
-        if (length != 0) continue;
-        const auto keep = [&](const Real* from, Real* to) {
-            if (to == nullptr) return;
-            for (std::size_t u = sample * H; u < (sample + 1) * H; ++u) to[u] = from != nullptr ? from[u] : Real(0);
+        const auto end = [&](const UserRows<Real>& array, std::size_t width) {
+            for (std::size_t t = length; array && !array.of_chunk && t < s_.steps; ++t)
+                std::fill_n(array.data + (t * s_.batch + sample) * array.leading, width, Real(0));
         };
-        keep(a_.state.h, a_.final_state.h);
-        keep(a_.state.c, a_.final_state.c);
+        end(a_.output, P);
+        end(a_.cells, H);
+        if (length != 0) continue;
+        const auto keep = [&](const Real* from, Real* to, std::size_t width) {
+            if (to == nullptr) return;
+            for (std::size_t u = sample * width; u < (sample + 1) * width; ++u) to[u] = from != nullptr ? from[u] : Real(0);
+        };
+        keep(a_.state.h, a_.final_state.h, P);
+        keep(a_.state.c, a_.final_state.c, H);
     }
 }
 
@@ -37,15 +40,15 @@ void ForwardPass<Real>::run(const Chunk& chunk, std::size_t from, std::size_t to
 /// The state before the chunk.
 template <class Real>
 void ForwardPass<Real>::bring_state(const Piece<Real>& piece, std::size_t from) {
-    const auto bring = [&](const ChunkBuffer<Real>& tape, const PanelBuffer<Real>& states, const Real* given,
+    const auto bring = [&](const ChunkBuffer<Real>& tape, const PanelBuffer<Real>& states, const UserRows<const Real>& given,
                            const Columns<Real>& own) {
         const std::size_t first = piece.positions.begin, n = piece.size;
         const Matrix<Real> to = own.of(tape(piece.chunk).rows_from(piece.state_row(0)));
-        if (from == kInitialState) return read_samples(k_, tape_.cut, UserRows<const Real>{given, s_.hidden}, first, n, own, to);
+        if (from == kInitialState) return read_samples(k_, tape_.cut, given, first, n, own, to);
         k_.copy(n, own.count, own.of(states.matrix(from).rows_from(first)), to);
     };
-    bring(tape_.h, tape_.states_h, a_.state.h, piece.h);
-    if (cell_.has_c) bring(tape_.c, tape_.states_c, a_.state.c, piece.z);
+    bring(tape_.h, tape_.states_h, {a_.state.h, s_.h_width()}, piece.h);
+    if (cell_.has_c) bring(tape_.c, tape_.states_c, {a_.state.c, s_.hidden}, piece.z);
 }
 
 /// The state after the chunk.
@@ -143,7 +146,7 @@ void ForwardPass<Real>::make_z(const Piece<Real>& piece, std::size_t s, std::siz
             if (group.hidden_gate >= 0)
                 terms[count++] = {
                     before, w_.w_hh_t.matrix().panels_from(std::size_t(group.hidden_gate + i) * panels + piece.z.panels.begin),
-                    s_.hidden};
+                    s_.h_width()};
             const bool begun = !tape_.dense || (projected && group.input_gate >= 0);
             const Matrix<Real> z_t = z.panels_from(to);
             Ahead<Real> ahead;
@@ -166,12 +169,13 @@ void ForwardPass<Real>::run_piece(const Piece<Real>& piece) {
     piece.wait();
     for (std::size_t s = 0; s < piece.chunk.steps; ++s) {
         const std::size_t n = piece.active(s), before = piece.state_row(s), after = piece.state_row(s + 1);
-        const Matrix<Real> z = piece.z.of(z_at(piece, s));
+        const Matrix<Real> z = piece.z.of(z_at(piece, s)), h_t = h.rows_from(after);
+        const Matrix<Real> unprojected = tape_.unprojected(piece.chunk).rows_from(piece.row(s));
         CellStep<Real> step{};
         step.z = z;
         step.block_stride = tape_.panels() * z.panel_stride;
         step.h_before = h.rows_from(before);
-        step.h = h.rows_from(after);
+        step.h = tape_.projects() ? piece.z.of(unprojected) : h_t;
         if (cell_.has_c) {
             step.c_before = c.rows_from(before);
             step.c = c.rows_from(after);
@@ -184,18 +188,23 @@ void ForwardPass<Real>::run_piece(const Piece<Real>& piece) {
             make_z(piece, s, n, phase);
             cell_.forward[phase](n, piece.z.panels.size(), step);  // z_t -> h_t
         }
+        if (tape_.projects()) {  // h_t = (o_t tanh(c_t)) W_hr^T
+            piece.wait();
+            const Term<Real> term{unprojected, piece.h.of(w_.w_hr_t.matrix()), s_.hidden};
+            k_.product(n, piece.h.count, &term, 1, none<Real>(), h_t, {});
+        }
         const auto hand_out = [&](Matrix<Real> from, const Columns<Real>& own, const UserRows<Real>& array) {
             piece.for_each_row(array, s, n, [&](std::size_t i, std::size_t count, Matrix<Real> to) {
                 k_.copy(count, own.count, from.rows_from(i), own.of(to));
             });
         };
-        hand_out(step.h, piece.h, a_.output);
+        hand_out(h_t, piece.h, a_.output);
         hand_out(step.c, piece.z, a_.cells);
         if (n != piece.size) {  // what has ended is 0 to the weight gradients
             const std::size_t ended = piece.size - n;
-            k_.zero(ended, piece.h.count, step.h.rows_from(n));
+            k_.zero(ended, piece.h.count, h_t.rows_from(n));
             if (cell_.has_c) k_.zero(ended, piece.z.count, step.c.rows_from(n));
-            for (int b = 0; cell_.keeps_z && b < cell_.blocks; ++b)
+            for (int b = 0; b < tape_.kept_blocks(); ++b)
                 k_.zero(ended, piece.z.count, z.rows_from(n).panels_from(std::size_t(b) * tape_.panels()));
         }
         piece.wait();
@@ -208,8 +217,7 @@ template <class Real>
 void ForwardPass<Real>::write_final_state(const Piece<Real>& piece) {
     const Cut& cut = tape_.cut;
     const std::size_t first = piece.active(piece.chunk.steps);
-    const auto write = [&](const ChunkBuffer<Real>& tape, Real* array, const Columns<Real>& own) {
-        const UserRows<Real> rows{array, s_.hidden};
+    const auto write = [&](const ChunkBuffer<Real>& tape, const UserRows<Real>& rows, const Columns<Real>& own) {
         if (!rows) return;
         cut.for_each_sample_run(
             piece.positions.begin + first, piece.size - first, [&](std::size_t i, std::size_t count, std::size_t sample) {
@@ -218,8 +226,8 @@ void ForwardPass<Real>::write_final_state(const Piece<Real>& piece) {
                         own.of(rows.at(Rows{sample})));
             });
     };
-    write(tape_.h, a_.final_state.h, piece.h);
-    if (cell_.has_c) write(tape_.c, a_.final_state.c, piece.z);
+    write(tape_.h, {a_.final_state.h, s_.h_width()}, piece.h);
+    if (cell_.has_c) write(tape_.c, {a_.final_state.c, s_.hidden}, piece.z);
 }
 
 template class ForwardPass<float>;

@@ -12,7 +12,7 @@ struct RecurrenceArrays {
     UserRows<const Real> x;     // (T, B, D), if dense
     UserRows<const Real> mask;  // of x
     RnnState<const Real> state;
-    UserRows<Real> output;  // (T, B, H)
+    UserRows<Real> output;  // (T, B, P)
     RnnState<Real> final_state;
     UserRows<Real> cells;  // (T, B, H)
 };

@@ -13,29 +13,30 @@ namespace {
 
 template <class Real>
 double output_flops(const RnnSizes& s, const OutputLayer<Real>& layer) {
-    return 2.0 * double(layer.last_only ? 1 : s.steps) * double(s.batch) * double(s.directions * s.hidden) * double(layer.outputs);
+    return 2.0 * double(layer.last_only ? 1 : s.steps) * double(s.batch) * double(s.directions * s.h_width()) *
+           double(layer.outputs);
 }
 
 /// What the output layer reads, and the arrays that it needs for that if it can't read the last layer's tape.
 template <class Real>
 struct Top {
     bool last_only, in_tape;
-    std::size_t width;       // K H
+    std::size_t width;       // K P
     std::size_t array_rows;  // T B, or B
     RnnState<Real> final_state;
-    Buffer<Real> final_h;  // (L K, B, H), if the caller does not want it
-    Buffer<Real> array;    // (array rows, K H)
+    Buffer<Real> final_h;  // (L K, B, P), if the caller does not want it
+    Buffer<Real> array;    // (array rows, K P)
     Buffer<Real> d_array;
 
     Top(const RnnSizes& s, bool last_only, const RnnState<Real>& wanted, bool gradients)
         : last_only(last_only),
           in_tape(!last_only && s.directions == 1),
-          width(s.directions * s.hidden),
+          width(s.directions * s.h_width()),
           array_rows(last_only ? s.batch : checked_product(s.steps, s.batch)),
           final_state(wanted) {
         if (in_tape) return;
         if (last_only && wanted.h == nullptr) {
-            final_h = Buffer<Real>(checked_product(s.recurrences() * s.batch, s.hidden));
+            final_h = Buffer<Real>(checked_product(s.recurrences() * s.batch, s.h_width()));
             final_state.h = final_h.data();
         }
         array = Buffer<Real>(checked_product(array_rows, width));
@@ -63,8 +64,8 @@ struct Top {
         const Range own = member.share(s.batch, 1);
         for (std::size_t b = own.begin; b < own.end; ++b)
             for (std::size_t k = 0; k < s.directions; ++k)
-                std::copy_n(final_state.h + ((s.recurrences() - s.directions + k) * s.batch + b) * s.hidden, s.hidden,
-                            array.data() + b * width + k * s.hidden);
+                std::copy_n(final_state.h + ((s.recurrences() - s.directions + k) * s.batch + b) * s.h_width(), s.h_width(),
+                            array.data() + b * width + k * s.h_width());
         member.wait();
     }
 };

@@ -11,7 +11,7 @@ template <class Real>
 class OutputRows {
 public:
     /// Of the last layer's only direction.
-    explicit OutputRows(const RecurrenceTape<Real>& tape) : tape_(&tape), width_(tape.sizes.hidden) {}
+    explicit OutputRows(const RecurrenceTape<Real>& tape) : tape_(&tape), width_(tape.sizes.h_width()) {}
     /// `rows` of an array whose rows have `width` values.
     OutputRows(const Real* array, std::size_t width, std::vector<std::size_t> rows)
         : array_{array, width}, width_(width), rows_(std::move(rows)) {}

@@ -10,9 +10,10 @@ bool CellConfig::has_cell_state() const { return find_cell<float>(*this).has_c; 
 
 template <class Real>
 PackedWeights<Real>::PackedWeights(const RnnSizes& s, bool dense, std::size_t tokens, bool for_sweep)
-    : cell_(find_cell<Real>(s.cell)), hidden_(s.hidden), inputs_(s.inputs), tokens_(tokens), dense_(dense) {
+    : cell_(find_cell<Real>(s.cell)), hidden_(s.hidden), h_width_(s.h_width()), inputs_(s.inputs), tokens_(tokens), dense_(dense) {
     const std::size_t rows = checked_product(std::size_t(cell_.gates), s.hidden), cols = block_cols<Real>(cell_.gates, s.hidden);
-    w_hh_t = PanelBuffer<Real>(s.hidden, cols);
+    w_hh_t = PanelBuffer<Real>(h_width_, cols);
+    if (s.projection != 0) w_hr_t = PanelBuffer<Real>(s.hidden, h_width_);
     bias = Buffer<Real>(block_cols<Real>(cell_.blocks, s.hidden));
     vectors = Buffer<Real>(block_cols<Real>(cell_.vector_count, s.hidden));
     if (dense)
@@ -20,7 +21,8 @@ PackedWeights<Real>::PackedWeights(const RnnSizes& s, bool dense, std::size_t to
     else
         token_rows = PanelBuffer<Real>(tokens, bias.size());
     if (!for_sweep) return;
-    w_hh = PanelBuffer<Real>(rows, s.hidden);
+    w_hh = PanelBuffer<Real>(rows, h_width_);
+    if (s.projection != 0) w_hr = PanelBuffer<Real>(h_width_, s.hidden);
     if (dense) w_ih = PanelBuffer<Real>(rows, s.inputs);
 }
 
@@ -29,20 +31,24 @@ template <class Real>
 void PackedWeights<Real>::pack(const RnnParameters<Real>& p, const std::int64_t* tokens, const Member& member) {
     constexpr std::size_t L = kLanes<Real>;
     const Kernels<Real>& k = kernels<Real>();
-    const std::size_t H = hidden_, D = inputs_, panels = panel_count<Real>(H);
+    const std::size_t H = hidden_, P = h_width_, D = inputs_, panels = panel_count<Real>(H);
+    /// Rows of a row-major W, for products by W^T and by W: from `panel` of the former on.
+    const auto bring = [&](const Real* w, std::size_t row, std::size_t rows, std::size_t cols, std::size_t panel,
+                           const PanelBuffer<Real>& transposed, const PanelBuffer<Real>& copy) {
+        const Matrix<const Real> from = row_major(w + row * cols, cols);
+        k.transpose(rows, cols, from, transposed.matrix().panels_from(panel));
+        if (copy.size() != 0) k.copy(rows, cols, from, copy.matrix().rows_from(row));
+    };
+    if (w_hr_t.size() != 0) {
+        const Range rows = member.share(P, L);
+        bring(p.weight_hr, rows.begin, rows.size(), H, rows.begin / L, w_hr_t, w_hr);
+    }
     const Range own = member.share(H, L);
     if (own.size() == 0) return;
     const std::size_t panel = own.begin / L, padded_end = panel_count<Real>(own.end) * L;
     for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g) {
-        const auto bring = [&](const Real* w, std::size_t cols, const PanelBuffer<Real>& transposed,
-                               const PanelBuffer<Real>& copy) {
-            const std::size_t row = g * H + own.begin;
-            const Matrix<const Real> from = row_major(w + row * cols, cols);
-            k.transpose(own.size(), cols, from, transposed.matrix().panels_from(g * panels + panel));
-            if (copy.size() != 0) k.copy(own.size(), cols, from, copy.matrix().rows_from(row));
-        };
-        bring(p.weight_hh, H, w_hh_t, w_hh);
-        if (dense_) bring(p.weight_ih, D, w_ih_t, w_ih);
+        bring(p.weight_hh, g * H + own.begin, own.size(), P, g * panels + panel, w_hh_t, w_hh);
+        if (dense_) bring(p.weight_ih, g * H + own.begin, own.size(), D, g * panels + panel, w_ih_t, w_ih);
     }
     for (std::size_t v = 0; v < std::size_t(cell_.vector_count); ++v)
         for (std::size_t u = own.begin; u < padded_end; ++u) vectors[v * panels * L + u] = u < H ? p.vectors[v * H + u] : Real(0);
@@ -72,14 +78,16 @@ void PackedWeights<Real>::pack(const RnnParameters<Real>& p, const std::int64_t*
 
 template <class Real>
 void PackedWeights<Real>::keep_for_sweep() {
-    for (PanelBuffer<Real>* const buffer : {&w_hh_t, &w_ih_t, &token_rows}) *buffer = {};
+    for (PanelBuffer<Real>* const buffer : {&w_hh_t, &w_ih_t, &token_rows, &w_hr_t}) *buffer = {};
     bias = {};
 }
 
 template <class Real>
 std::size_t PackedWeights<Real>::bytes() const {
-    return sizeof(Real) *
-           (w_hh_t.size() + w_ih_t.size() + token_rows.size() + bias.size() + w_hh.size() + w_ih.size() + vectors.size());
+    std::size_t values = bias.size() + vectors.size();
+    for (const PanelBuffer<Real>* const buffer : {&w_hh_t, &w_ih_t, &token_rows, &w_hr_t, &w_hh, &w_ih, &w_hr})
+        values += buffer->size();
+    return values * sizeof(Real);
 }
 
 template struct PackedWeights<float>;

@@ -16,13 +16,15 @@ const Cell<Real>& find_cell(const CellConfig& config) {
 template <class Real>
 struct PackedWeights {
     // Of the forward pass
-    PanelBuffer<Real> w_hh_t;      // W_hh^T (H, blocks of G)
+    PanelBuffer<Real> w_hh_t;      // W_hh^T (P, blocks of G)
     PanelBuffer<Real> w_ih_t;      // W_ih^T (D, blocks of G); if dense
     PanelBuffer<Real> token_rows;  // otherwise b + W_ih's column, a row a token (count, blocks)
     Buffer<Real> bias;             // b of each block, in whole panels
+    PanelBuffer<Real> w_hr_t;      // W_hr^T (H, P); if there is a projection
     // Of the sweep, if there is to be one
-    PanelBuffer<Real> w_hh;  // (G H, H), for dz_t W_hh
+    PanelBuffer<Real> w_hh;  // (G H, P), for dz_t W_hh
     PanelBuffer<Real> w_ih;  // (G H, D), for dz_t W_ih; if dense
+    PanelBuffer<Real> w_hr;  // (P, H), for dh_t W_hr; if there is a projection
     // Of both
     Buffer<Real> vectors;  // the cell's, each in whole panels
 
@@ -39,7 +41,7 @@ struct PackedWeights {
 
 private:
     const Cell<Real>& cell_;
-    std::size_t hidden_, inputs_, tokens_;
+    std::size_t hidden_, h_width_, inputs_, tokens_;
     bool dense_;
 };
 

@@ -12,18 +12,26 @@ Real* moved(Real* array, std::size_t offset) {
 /// Values of an array between two layers.
 std::size_t between_size(const RnnSizes& s, const Cut& cut) {
     const std::size_t steps = s.directions == 1 ? cut.most_steps() : s.steps;
-    return checked_product(checked_product(steps, s.batch), s.directions * s.hidden);
+    return checked_product(checked_product(steps, s.batch), s.directions * s.h_width());
 }
 
 /// Values from one recurrence, or one layer's outputs, to the next in an array.
 struct Strides {
-    std::size_t state, sequence, output;
+    std::size_t h, c, all_h, all_c, output;
 
     explicit Strides(const RnnSizes& s)
-        : state(checked_product(s.batch, s.hidden)),
-          sequence(checked_product(s.steps, state)),
-          output(checked_product(sequence, s.directions)) {}
+        : h(checked_product(s.batch, s.h_width())),
+          c(checked_product(s.batch, s.hidden)),
+          all_h(checked_product(s.steps, h)),
+          all_c(checked_product(s.steps, c)),
+          output(checked_product(all_h, s.directions)) {}
 };
+
+/// A recurrence's part of an array of states.
+template <class Real>
+RnnState<Real> moved(const RnnState<Real>& state, const Strides& stride, std::size_t recurrence) {
+    return {moved(state.h, recurrence * stride.h), moved(state.c, recurrence * stride.c)};
+}
 
 }  // namespace
 
@@ -33,11 +41,11 @@ ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, cons
     : tape_(tape) {
     const RnnSizes& s = tape.sizes;
     const Strides stride(s);
-    const std::size_t H = s.hidden, K = s.directions, width = K * H;
+    const std::size_t P = s.h_width(), K = s.directions, width = K * P;
     const bool of_chunk = K == 1;
     for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.recurrences[0]->cut));
     for (std::size_t i = 0; i < tape.recurrences.size(); ++i) {
-        const std::size_t layer = i / K, side = i % K * H;
+        const std::size_t layer = i / K, side = i % K * P;
         RecurrenceArrays<Real> a;
         if (layer == 0) {
             a.x = {input.dense, s.inputs};
@@ -45,11 +53,11 @@ ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, cons
             a.x = {between_[(layer - 1) % 2].data(), width, of_chunk};
             a.mask = {moved(input.mask, (layer - 1) * stride.output), width};
         }
-        a.state = {moved(state.h, i * stride.state), moved(state.c, i * stride.state)};
+        a.state = moved(state, stride, i);
         const bool last = layer + 1 == s.layers;
         a.output = {moved(last ? output.output : between_[layer % 2].data(), side), width, of_chunk && !last};
-        a.final_state = {moved(output.final_state.h, i * stride.state), moved(output.final_state.c, i * stride.state)};
-        a.cells = {moved(output.cells, i * stride.sequence), H};
+        a.final_state = moved(output.final_state, stride, i);
+        a.cells = {moved(output.cells, i * stride.all_c), s.hidden};
         passes_.push_back(std::make_unique<ForwardPass<Real>>(*tape.recurrences[i], a));
     }
 }
@@ -60,17 +68,18 @@ RecurrenceGradients<Real> recurrence_gradients(const typename Tape<Real>::Conten
                                                const Real* d_last) {
     const RnnSizes& s = tape.sizes;
     const Strides stride(s);
-    const std::size_t H = s.hidden, K = s.directions, layer = recurrence / K, direction = recurrence % K;
+    const std::size_t P = s.h_width(), K = s.directions, layer = recurrence / K, direction = recurrence % K;
     RecurrenceGradients<Real> g;
-    g.d_h = {moved(upstream.final_state.h, recurrence * stride.state), H};
-    if (d_last != nullptr && layer + 1 == s.layers) g.d_h = {d_last + direction * H, K * H};
-    g.d_c = {moved(upstream.final_state.c, recurrence * stride.state), H};
-    g.d_cells = {moved(upstream.cells, recurrence * stride.sequence), H};
+    const RnnState<const Real> d_final = moved(upstream.final_state, stride, recurrence);
+    g.d_h = {d_final.h, P};
+    if (d_last != nullptr && layer + 1 == s.layers) g.d_h = {d_last + direction * P, K * P};
+    g.d_c = {d_final.c, s.hidden};
+    g.d_cells = {moved(upstream.cells, recurrence * stride.all_c), s.hidden};
     g.parameters = gradients.parameters[recurrence];
     if (layer == 0) g.input.rows = {gradients.input, s.inputs};
     g.input.add = direction != 0;
-    g.state = {moved(gradients.state.h, recurrence * stride.state), moved(gradients.state.c, recurrence * stride.state)};
-    g.hidden = {moved(gradients.hidden, recurrence * stride.sequence), H};
+    g.state = moved(gradients.state, stride, recurrence);
+    g.hidden = {moved(gradients.hidden, recurrence * stride.all_h), P};
     return g;
 }
 
@@ -81,11 +90,11 @@ SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int team
     : tape_(tape) {
     const RnnSizes& s = tape.sizes;
     const Strides stride(s);
-    const std::size_t H = s.hidden, K = s.directions, width = K * H;
+    const std::size_t P = s.h_width(), K = s.directions, width = K * P;
     const bool of_chunk = K == 1;
     for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.recurrences[0]->cut));
     const RecurrenceTape<Real>& first = *tape.recurrences.front();
-    space_.dz = PanelBuffer<Real>(first.cut.most_rows(), block_cols<Real>(first.cell.blocks, H));
+    space_.dz = PanelBuffer<Real>(first.cut.most_rows(), first.dz_cols());
     const std::size_t widest = std::max(gradients.input != nullptr ? s.inputs : 0, s.layers > 1 ? width : 0);
     if (widest != 0) space_.dx = PanelBuffer<Real>(first.cut.most_rows(), widest);
     for (std::size_t i = 0; i < tape.recurrences.size(); ++i) {
@@ -99,7 +108,7 @@ SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int team
         sweeps_.push_back(std::make_unique<Sweep<Real>>(recurrence, team, g, space_, limits));
         const bool last = layer + 1 == s.layers;
         const Real* from = last ? upstream.output : between_[layer % 2].data();
-        upstreams_.emplace_back(recurrence.cut, UserRows<const Real>{moved(from, direction * H), width, of_chunk && !last});
+        upstreams_.emplace_back(recurrence.cut, UserRows<const Real>{moved(from, direction * P), width, of_chunk && !last});
     }
 }
 

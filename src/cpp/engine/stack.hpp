@@ -1,6 +1,6 @@
 // Layers and directions: every recurrence's forward pass in order, and every recurrence's sweep in the opposite one.
 //
-// A layer's output goes to an array (T, B, K H), directions side by side, which the next layer reads as its input; dL/dx of
+// A layer's output goes to an array (T, B, K P), directions side by side, which the next layer reads as its input; dL/dx of
 // a layer is the upstream of the one below, added up over its directions. Layers of one direction go through time together,
 // chunk by chunk: then these arrays have a chunk's steps alone, and stay in the cache.
 #pragma once
@@ -64,7 +64,7 @@ private:
     }
 
     const typename Tape<Real>::Contents& tape_;
-    Buffer<Real> between_[2];  // (T or a chunk's steps, B, K H): layers below the last take turns
+    Buffer<Real> between_[2];  // (T or a chunk's steps, B, K P): layers below the last take turns
     std::vector<std::unique_ptr<ForwardPass<Real>>> passes_;
 };
 
@@ -107,7 +107,7 @@ std::size_t backward_steps(const typename Tape<Real>::Contents& tape) {
 template <class Real>
 class SweepStack {
 public:
-    /// `d_last` (B, K H), if not null, is the upstream of the last layer's final states in place of the caller's.
+    /// `d_last` (B, K P), if not null, is the upstream of the last layer's final states in place of the caller's.
     SweepStack(const typename Tape<Real>::Contents& tape, int team, const RnnUpstream<Real>& upstream, const Real* mask,
                const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits, const Real* d_last = nullptr);
 

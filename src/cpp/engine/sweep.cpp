@@ -14,7 +14,7 @@ Sweep<Real>::Sweep(const RecurrenceTape<Real>& tape, int team, const RecurrenceG
       factors_(tape.cut, limits.factors),
       clipping_(limits, team, s_.batch),
       dz_(space.dz),
-      carry_h_(tape.cut.apart_rows(), s_.hidden) {
+      carry_h_(tape.cut.apart_rows(), s_.h_width()) {
     if (tape.cell.carry != Carry::nothing) carry_ = PanelBuffer<Real>(tape.cut.apart_rows(), s_.hidden);
 }
 
@@ -37,7 +37,7 @@ void Sweep<Real>::finish(const Member& member) {
     part.for_each_range(tape_.cut, [&](std::size_t position, std::size_t count, std::size_t slice) {
         const Matrix<Real> d_h = apart(carry_h_, part.h, slice, position);
         if (cell_.carry == Carry::part_of_d_h) k_.add(count, part.h.count, apart(carry_, part.h, slice, position), d_h);
-        write_samples<Real>(k_, tape_.cut, {g_.state.h, s_.hidden}, position, count, part.h, d_h);
+        write_samples<Real>(k_, tape_.cut, {g_.state.h, s_.h_width()}, position, count, part.h, d_h);
         if (cell_.has_c)
             write_samples<Real>(k_, tape_.cut, {g_.state.c, s_.hidden}, position, count, part.z,
                                 apart(carry_, part.z, slice, position));
@@ -52,7 +52,7 @@ void Sweep<Real>::finish(const Member& member) {
 template <class Real>
 void Sweep<Real>::run(const Chunk& chunk, Upstream<Real>& upstream, const Member& member) {
     const Part<Real> part = this->part(member);
-    upstream.prepare_chunk(chunk, part, dz_.matrix());
+    upstream.prepare_chunk(chunk, part, dz_.matrix().panels_from(tape_.dh_panel()));
     part.for_each_piece(tape_.cut, chunk, [&](const Piece<Real>& piece) { sweep_piece(piece, upstream); });
     member.wait();
     weights_.add(chunk, dz_.matrix(), member);
@@ -62,25 +62,26 @@ void Sweep<Real>::run(const Chunk& chunk, Upstream<Real>& upstream, const Member
 template <class Real>
 void Sweep<Real>::sweep_piece(const Piece<Real>& piece, const Upstream<Real>& upstream) {
     const std::size_t S = piece.chunk.steps, panels = tape_.panels(), first = piece.positions.begin, cols = piece.h.count;
-    const Matrix<Real> all = dz_.matrix();
+    const Matrix<Real> all = dz_.matrix(), all_dh = all.panels_from(tape_.dh_panel());
     const Matrix<Real> carry_h = apart(carry_h_, piece.h, piece.slice.index, first);
     const Matrix<Real> carry = cell_.carry != Carry::nothing ? apart(carry_, piece.z, piece.slice.index, first) : Matrix<Real>{};
     std::size_t later = 0;  // samples that have the step after
     for (std::size_t s = S; s-- > 0;) {
         const std::size_t t = piece.chunk.first_step + s, n = piece.active(s);
-        const Matrix<Real> dz = all.rows_from(piece.row(s)), dz_t = piece.h.of(dz);
-        const Matrix<const Real> upstream_t = upstream.at(piece, s, all);
+        const Matrix<Real> dz = all.rows_from(piece.row(s)), dz_t = piece.z.of(dz);
+        const Matrix<Real> dh = all_dh.rows_from(piece.row(s)), dh_t = piece.h.of(dh);
+        const Matrix<const Real> upstream_t = upstream.at(piece, s, all_dh);
         const CellSweep<Real> step = cell_sweep(tape_, piece, s);
         // dh_t = upstream_t + xi_{t+1} dz_{t+1} W_hh
         // One way or the other for a whole slice: members share slices, and it decides the order in which terms are added.
         const bool scaled =
             factors_ && !factors_.all(t + 1, piece.slice.first, tape_.cut.active(piece.slice.index, t + 1), Real(1));
         if (later != 0) {
-            Ahead<Real> ahead = ahead_of_sweep(tape_, step, s != 0 ? upstream.at(piece, s - 1, all) : none<Real>());
+            Ahead<Real> ahead = ahead_of_sweep(tape_, step, s != 0 ? upstream.at(piece, s - 1, all_dh) : none<Real>());
             ahead.backwards = s % 2 != 0 && later <= Division::kFewRows;
             const Matrix<const Real> dz_later = all.rows_from(piece.row(s + 1));
             if (!scaled) {
-                multiply_w_hh(tape_, piece, later, dz_later, -1, upstream_t, dz_t, ahead);
+                multiply_w_hh(tape_, piece, later, dz_later, -1, upstream_t, dh_t, ahead);
             } else if (factors_.all(t + 1, first, later, 0)) {
                 k_.zero(later, cols, carry_h);
             } else {
@@ -92,21 +93,22 @@ void Sweep<Real>::sweep_piece(const Piece<Real>& piece, const Upstream<Real>& up
         const std::size_t done = scaled ? 0 : later;
         if (n != done) {
             k_.product(n - done, cols, nullptr, 0, upstream_t.data != nullptr ? upstream_t.rows_from(done) : upstream_t,
-                       dz_t.rows_from(done), {});
-            k_.add(n - done, cols, carry_h.rows_from(done), dz_t.rows_from(done));
+                       dh_t.rows_from(done), {});
+            k_.add(n - done, cols, carry_h.rows_from(done), dh_t.rows_from(done));
         }
-        if (cell_.carry == Carry::part_of_d_h) k_.add(n, cols, carry, dz_t);
-        clipping_.run(piece, n, s_.hidden, dz);
+        if (cell_.carry == Carry::part_of_d_h) k_.add(n, cols, carry, dh_t);
+        clipping_.run(piece, n, s_.h_width(), dh);
         piece.for_each_row(g_.d_cells, s, n, [&](std::size_t i, std::size_t count, Matrix<const Real> from) {
             k_.add(count, piece.z.count, piece.z.of(from), carry.rows_from(i));
         });
         piece.for_each_row(g_.hidden, s, n, [&](std::size_t i, std::size_t count, Matrix<Real> to) {
-            k_.copy(count, cols, dz_t.rows_from(i), piece.h.of(to));
+            k_.copy(count, cols, dh_t.rows_from(i), piece.h.of(to));
         });
         sweep_cell(tape_, piece, step, n, dz, [&](auto visit) { visit(n, dz_t, carry); });
         if (cell_.carry != Carry::nothing) factors_.scale(k_, t, first, n, piece.z.count, carry);
         for (int b = 0; n != piece.size && b < cell_.blocks; ++b)
             k_.zero(piece.size - n, piece.z.count, dz_t.rows_from(n).panels_from(std::size_t(b) * panels));
+        if (tape_.projects()) k_.zero(piece.size - n, cols, dh_t.rows_from(n));
         piece.wait();
         later = n;
     }

@@ -15,18 +15,18 @@ namespace pybptt {
 /// What the sweep of one recurrence reads beside the upstream, and where its results go. All but the parameters may be null.
 template <class Real>
 struct RecurrenceGradients {
-    UserRows<const Real> d_h, d_c;  // (B, H): derivatives by the final state alone
+    UserRows<const Real> d_h, d_c;  // (B, P), (B, H): derivatives by the final state alone
     UserRows<const Real> d_cells;   // (T, B, H): by c_t alone
     RnnParameterGradients<Real> parameters;
     InputGradient<Real> input;
-    RnnState<Real> state;   // (B, H)
-    UserRows<Real> hidden;  // (T, B, H): dh_t
+    RnnState<Real> state;   // (B, P), (B, H)
+    UserRows<Real> hidden;  // (T, B, P): dh_t
 };
 
 /// What sweeps work in, one after the other; of a chunk.
 template <class Real>
 struct SweepSpace {
-    PanelBuffer<Real> dz;  // (chunk rows, blocks): dh_t in block 0, then dz_t
+    PanelBuffer<Real> dz;  // (chunk rows, dz_cols): dh_t in block 0 or behind all, then dz_t
     PanelBuffer<Real> dx;  // (chunk rows, D of the widest layer), if it is wanted
 };
 
@@ -59,7 +59,7 @@ private:
     const Factors<Real> factors_;
     Clipping<Real> clipping_;
     const PanelBuffer<Real>& dz_;
-    PanelBuffer<Real> carry_h_;  // (B, H): dL/dh through the later chunks
+    PanelBuffer<Real> carry_h_;  // (B, P): dL/dh through the later chunks
     PanelBuffer<Real> carry_;    // (B, H): the cell's carry; see Cell
 };
 

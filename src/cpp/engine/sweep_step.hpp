@@ -75,12 +75,17 @@ Ahead<Real> ahead_of_sweep(const RecurrenceTape<Real>& tape, const CellSweep<Rea
     return ahead;
 }
 
-/// dz_t from dh_t in its place: dz (all columns of some rows). each(visit) calls visit(n, dz, carry) for every run of n active rows
-/// among them: a member's columns of dz and of what the cell carries.
+/// dz_t from dh_t: some rows of both (all columns, dh_t behind dh_panel). each(visit) calls visit(n, dz, carry) for every run of n
+/// active rows among them: a member's columns of dz and of what the cell carries.
 template <class Real, class Each>
 void sweep_cell(const RecurrenceTape<Real>& tape, const Piece<Real>& piece, CellSweep<Real> step, std::size_t rows, Matrix<Real> dz,
                 Each each) {
     step.dz_stride = tape.panels() * dz.panel_stride;
+    if (tape.projects()) {  // the derivative by o_t tanh(c_t) = dh_t W_hr, in the place that the cell reads
+        piece.wait();
+        const Term<Real> term{dz.panels_from(tape.dh_panel()), piece.z.of(tape.weights->w_hr.matrix()), tape.sizes.projection};
+        tape.k.product(rows, piece.z.count, &term, 1, none<Real>(), piece.z.of(dz), {});
+    }
     for (int phase = tape.cell.phases; phase-- > 0;) {
         each([&](std::size_t n, Matrix<Real> own_dz, Matrix<Real> carry) {
             step.dz = own_dz;

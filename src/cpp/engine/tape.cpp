@@ -43,15 +43,15 @@ RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_
       moves_chunks(!keep || plan.limited()) {
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
     const std::size_t places = keep ? plan.places : 1;
-    h = ChunkBuffer<Real>(cut, true, s.hidden, places);
+    h = ChunkBuffer<Real>(cut, true, s.h_width(), places);
     if (cell.has_c) this->c = ChunkBuffer<Real>(cut, true, s.hidden, places);
-    if (cell.keeps_z) saved = ChunkBuffer<Real>(cut, false, block_cols<Real>(cell.blocks, s.hidden), places);
+    if (kept_blocks() != 0) saved = ChunkBuffer<Real>(cut, false, block_cols<Real>(kept_blocks(), s.hidden), places);
     if (dense)
         x = ChunkBuffer<Real>(cut, false, s.inputs, places);
     else
         tokens = Tokens(ids, s.inputs, cut);
     if (cut.chunks() > 1) {
-        states_h = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
+        states_h = PanelBuffer<Real>(s.batch, s.h_width(), plan.states + 1);
         if (cell.has_c) states_c = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
     }
     weights = std::make_shared<PackedWeights<Real>>(sizes, dense, tokens.count, keep);
@@ -76,8 +76,8 @@ template <class Real>
 TapeSource<Real>::TapeSource(const RnnSizes& s, const RnnInput<Real>& x, const RnnState<const Real>& h_0)
     : input{nullptr, nullptr} {
     input.dense = copy(x.dense, checked_product(checked_product(s.steps, s.batch), s.inputs));
-    const std::size_t state_size = checked_product(checked_product(s.recurrences(), s.batch), s.hidden);
-    state = {copy(h_0.h, state_size), copy(h_0.c, state_size)};
+    const std::size_t states = checked_product(s.recurrences(), s.batch);
+    state = {copy(h_0.h, checked_product(states, s.h_width())), copy(h_0.c, checked_product(states, s.hidden))};
 }
 
 template <class Real>

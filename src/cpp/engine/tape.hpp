@@ -43,7 +43,7 @@ struct RecurrenceTape {
     ChunkBuffer<Real> saved;               // z's blocks, if the cell keeps them
     ChunkBuffer<Real> x;                   // if dense
     Tokens tokens;                         // otherwise
-    PanelBuffer<Real> states_h, states_c;  // (B, H): states between chunks; the last one is carried along
+    PanelBuffer<Real> states_h, states_c;  // (B, P), (B, H): states between chunks; the last one is carried along
     std::shared_ptr<PackedWeights<Real>> weights;
 
     /// `tokens` is null for dense input. `keep`: for a sweep; otherwise all chunks take the same place.
@@ -52,6 +52,16 @@ struct RecurrenceTape {
     const std::int32_t* slots(const Chunk& chunk) const { return tokens.slot.data() + chunk.first_row; }
     /// Panels of H.
     std::size_t panels() const { return panel_count<Real>(sizes.hidden); }
+    bool projects() const { return sizes.projection != 0; }
+    /// Blocks that are kept: the cell's, and o_t tanh(c_t) if that is projected.
+    int kept_blocks() const { return (cell.keeps_z ? cell.blocks : 0) + (projects() ? 1 : 0); }
+    /// o_t tanh(c_t) of a chunk, if it is projected: the last of these blocks.
+    Matrix<Real> unprojected(const Chunk& chunk) const { return saved(chunk).panels_from(std::size_t(cell.blocks) * panels()); }
+    /// Columns of dz, and the panel where dh_t is: in the place of dz_t's first block, or behind all of them if W_hr is between.
+    std::size_t dz_cols() const {
+        return (projects() ? block_cols<Real>(1, sizes.projection) : 0) + block_cols<Real>(cell.blocks, sizes.hidden);
+    }
+    std::size_t dh_panel() const { return projects() ? std::size_t(cell.blocks) * panels() : 0; }
     std::size_t bytes() const;
     /// Adds the bytes of one place in each of its buffers; its own plan must have one place for chunks and no state.
     void add_needs(MemoryNeeds& needs) const;
@@ -60,7 +70,7 @@ struct RecurrenceTape {
 /// One recurrence's sizes: above the first layer the input is the layer below, both directions.
 inline RnnSizes recurrence_sizes(const RnnSizes& s, std::size_t recurrence) {
     RnnSizes one = s;
-    if (recurrence >= s.directions) one.inputs = s.directions * s.hidden;
+    if (recurrence >= s.directions) one.inputs = s.directions * s.h_width();
     one.layers = one.directions = 1;
     return one;
 }

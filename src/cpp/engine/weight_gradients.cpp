@@ -25,12 +25,14 @@ void WeightGradients<Real>::prepare(const Member& member) {
     const bool empty = tape_.cut.chunks() == 0;  // otherwise the first chunk overwrites them
     for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g) {
         const std::size_t row = g * s_.hidden + own.begin;
-        if (empty) std::fill_n(g_.weight_hh + row * s_.hidden, own.size() * s_.hidden, Real(0));
+        if (empty) std::fill_n(g_.weight_hh + row * s_.h_width(), own.size() * s_.h_width(), Real(0));
         if (empty || !tape_.dense) std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
         if (!tape_.dense) k_.zero(tape_.tokens.count, own.size(), token_row_.matrix().panels_from(g * tape_.panels() + panel));
     }
     for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, Real(0));
     for (std::size_t at = own.begin; at < vectors_.size(); at += block) std::fill_n(vectors_.data() + at, padded, Real(0));
+    const Range projected = member.share(s_.projection, kLanes<Real>);
+    if (empty && tape_.projects()) std::fill_n(g_.weight_hr + projected.begin * s_.hidden, projected.size() * s_.hidden, Real(0));
     if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
     const Range samples = member.share(s_.batch, 1);
     for (std::size_t position = samples.begin; position < samples.end; ++position)
@@ -46,12 +48,13 @@ void WeightGradients<Real>::add(const Chunk& chunk, Matrix<const Real> dz, const
             for (int i = 0; i < cell_.groups[g].count; ++i) add_gate(chunk, dz, cell_.groups[g], i, own);
         for (int v = 0; v < cell_.vector_count; ++v) add_vector(chunk, dz, v, own);
     }
+    if (tape_.projects()) add_projection(chunk, dz, member);
     if (input_.rows && tape_.dense) add_input(chunk, dz, member);
 }
 
 template <class Real>
 void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockGroup& group, int i, const Range& own) {
-    const std::size_t H = s_.hidden, D = s_.inputs, S = chunk.steps, panels = tape_.panels();
+    const std::size_t H = s_.hidden, P = s_.h_width(), D = s_.inputs, S = chunk.steps, panels = tape_.panels();
     const std::size_t block = std::size_t(group.block + i), panel = block * panels + own.begin / kLanes<Real>;
     const Matrix<const Real> own_dz = dz.panels_from(panel);
     const bool first = chunk.index + 1 == tape_.cut.chunks();  // the sweep begins with the last chunk
@@ -59,7 +62,7 @@ void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, 
     if (group.hidden_gate >= 0) {
         // dW_hh += dz^T h_{t-1}, a term a slice; or of the block that the product read
         const std::size_t row = std::size_t(group.hidden_gate + i) * H + own.begin;
-        const Matrix<Real> dw_hh = row_major(g_.weight_hh + row * H, H);
+        const Matrix<Real> dw_hh = row_major(g_.weight_hh + row * P, P);
         Term<Real> terms[Cut::kMostSlices];
         int count = 0;
         if (group.source < 0)
@@ -70,7 +73,7 @@ void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, 
             }
         else
             terms[count++] = {own_dz, tape_.saved(chunk).panels_from(std::size_t(group.source) * panels), chunk.rows};
-        k_.product_transposed(own.size(), H, terms, count, sum_so_far(dw_hh), dw_hh);
+        k_.product_transposed(own.size(), P, terms, count, sum_so_far(dw_hh), dw_hh);
     }
     if (group.input_gate >= 0) {
         // dW_ih += dz^T x; a token's x is one-hot
@@ -101,6 +104,17 @@ void WeightGradients<Real>::add_vector(const Chunk& chunk, Matrix<const Real> dz
                         tape_.c(chunk).rows_from(state_row).panels_from(panel),
                         vectors_.data() + (std::size_t(v) * panels + panel) * kLanes<Real>);
     }
+}
+
+/// dW_hr += dh^T (o tanh(c))
+template <class Real>
+void WeightGradients<Real>::add_projection(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
+    const std::size_t H = s_.hidden;
+    const Range own = member.share(s_.projection, kLanes<Real>);
+    const Term<Real> term{dz.panels_from(tape_.dh_panel() + own.begin / kLanes<Real>), tape_.unprojected(chunk), chunk.rows};
+    const Matrix<Real> dw_hr = row_major(g_.weight_hr + own.begin * H, H);
+    const bool first = chunk.index + 1 == tape_.cut.chunks();
+    k_.product_transposed(own.size(), H, &term, 1, first ? none<Real>() : Matrix<const Real>(dw_hr), dw_hr);
 }
 
 /// dx = dz W_ih

@@ -1,6 +1,7 @@
 // The sums over time: once dz_t is known for a chunk of steps, each weight gradient is one product over all its rows.
 //
 //     dW_hh = sum_t dz_t^T h_{t-1},    dW_ih = sum_t dz_t^T x_t,    db = sum_t dz_t,    dx_t = dz_t W_ih
+//     with projection    dW_hr = sum_t dh_t^T (o_t tanh(c_t))
 //
 // for each gate: dz_t is the block that the gate's product is in, and h_{t-1} what that product read.
 #pragma once
@@ -33,6 +34,7 @@ public:
 private:
     void add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockGroup& group, int i, const Range& own);
     void add_vector(const Chunk& chunk, Matrix<const Real> dz, int v, const Range& own);
+    void add_projection(const Chunk& chunk, Matrix<const Real> dz, const Member& member);
     void add_input(const Chunk& chunk, Matrix<const Real> dz, const Member& member);
 
     const Kernels<Real>& k_;

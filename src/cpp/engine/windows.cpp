@@ -7,7 +7,7 @@ namespace {
 template <class Real>
 std::size_t copies_at_a_time(const RecurrenceTape<Real>& tape, std::size_t batch, std::size_t copies, int threads) {
     constexpr std::size_t kBytes = std::size_t{384} << 10;
-    const std::size_t row = block_cols<Real>(tape.cell.blocks, tape.sizes.hidden) * sizeof(Real);
+    const std::size_t row = tape.dz_cols() * sizeof(Real);
     const std::size_t fitting = std::max<std::size_t>(1, kBytes * std::size_t(threads) / std::max<std::size_t>(1, batch * row));
     const std::size_t rounds = (copies + fitting - 1) / fitting;
     return (copies + rounds - 1) / std::max<std::size_t>(1, rounds);
@@ -37,11 +37,11 @@ WindowStack<Real>::Layer::Layer(const RecurrenceTape<Real>& tape, int team, cons
     : tape(tape),
       g(gradients),
       weights(tape, gradients.parameters, gradients.input, space.dx),
-      dz_sum(tape.cut.most_rows(), block_cols<Real>(tape.cell.blocks, tape.sizes.hidden)),
-      carry_h(checked_product(copies, tape.cut.apart_rows()), tape.sizes.hidden),
+      dz_sum(tape.cut.most_rows(), tape.dz_cols()),
+      carry_h(checked_product(copies, tape.cut.apart_rows()), tape.sizes.h_width()),
       clipping(limits, team, checked_product(some, tape.sizes.batch)) {
     const std::size_t rows = some_rows(tape.cut, tape.sizes.batch, some);
-    for (PanelBuffer<Real>& step : dz) step = PanelBuffer<Real>(rows, block_cols<Real>(tape.cell.blocks, tape.sizes.hidden));
+    for (PanelBuffer<Real>& step : dz) step = PanelBuffer<Real>(rows, tape.dz_cols());
     if (tape.cell.carry != Carry::nothing)
         carry = PanelBuffer<Real>(checked_product(copies, tape.cut.apart_rows()), tape.sizes.hidden);
 }
@@ -55,16 +55,17 @@ WindowStack<Real>::WindowStack(const typename Tape<Real>::Contents& tape, int te
       cut_(tape.recurrences.front()->cut),
       windows_(cut_, tape.sizes.batch, limits.k1, limits.k2),
       some_(copies_at_a_time(*tape.recurrences.front(), tape.sizes.batch, windows_.copies, team)),
-      mask_{mask, tape.sizes.hidden} {
+      mask_{mask, tape.sizes.h_width()} {
     const RnnSizes& s = tape.sizes;
-    if (some_ < windows_.copies) space_.dz = PanelBuffer<Real>(cut_.most_rows(), s.hidden);
+    if (some_ < windows_.copies) space_.dz = PanelBuffer<Real>(cut_.most_rows(), s.h_width());
     if (gradients.input != nullptr) space_.dx = PanelBuffer<Real>(cut_.most_rows(), s.inputs);
-    if (s.layers > 1) between_ = PanelBuffer<Real>(checked_product(cut_.most_steps(), some_rows(cut_, s.batch, some_)), s.hidden);
+    if (s.layers > 1)
+        between_ = PanelBuffer<Real>(checked_product(cut_.most_steps(), some_rows(cut_, s.batch, some_)), s.h_width());
     for (std::size_t i = 0; i < s.layers; ++i) {
         const RecurrenceGradients<Real> g = recurrence_gradients(tape, i, upstream, gradients, d_last);
         layers_.push_back(std::make_unique<Layer>(*tape.recurrences[i], team, g, space_, limits, windows_.copies, some_));
     }
-    given_ = std::make_unique<GivenUpstream<Real>>(cut_, UserRows<const Real>{upstream.output, s.hidden});
+    given_ = std::make_unique<GivenUpstream<Real>>(cut_, UserRows<const Real>{upstream.output, s.h_width()});
 }
 
 template <class Real>
@@ -131,7 +132,7 @@ void WindowStack<Real>::finish(Layer& layer, const Part<Real>& part) {
             if (tape.cell.has_c)
                 write_samples<Real>(k_, cut_, {layer.g.state.c, tape.sizes.hidden}, position, count, part.z, carried);
         }
-        write_samples<Real>(k_, cut_, {layer.g.state.h, tape.sizes.hidden}, position, count, part.h, d_h);
+        write_samples<Real>(k_, cut_, {layer.g.state.h, tape.sizes.h_width()}, position, count, part.h, d_h);
     });
 }
 
@@ -205,7 +206,7 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
                            !cut_.ragged() && windows_.window_of(both.begin, t + 1) == w &&
                            windows_.at(w, t + 1, cut_.length(0)) == Windows::At::inside;
         dz = alone ? layer.dz_sum.matrix().rows_from(piece.row(s)) : layer.dz[s % 2].matrix().rows_from(copies.first_row);
-        const Matrix<Real> dh = piece.h.of(dz);
+        const Matrix<Real> all_dh = dz.panels_from(tape.dh_panel()), dh = piece.h.of(all_dh);
         const CellSweep<Real> step = cell_sweep(tape, piece, s);
         // dh_t^w = upstream_t + dz_{t+1}^w W_hh
         const auto upstream_at = [&](std::size_t step_of_chunk) {
@@ -219,7 +220,7 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
                                 alone ? upstream_t : none<Real>(), dh.rows_from(copies.row(both.begin)),
                                 alone ? ahead_of_sweep(tape, step, s != 0 ? upstream_at(s - 1) : none<Real>()) : Ahead<Real>{});
         add_upstream(layer, is_top, piece, s, n, alone ? none<Real>() : upstream_t, copies, dh);
-        layer.clipping.run(piece, copies.rows(), tape.sizes.hidden, dz);
+        layer.clipping.run(piece, copies.rows(), tape.sizes.h_width(), all_dh);
         piece.for_each_row(layer.g.hidden, s, n, [&](std::size_t i, std::size_t count, Matrix<Real> sum) {  // over the windows
             for (std::size_t copy = copies.first; copy < copies.end; ++copy)
                 k_.add(count, piece.h.count, dh.rows_from(copies.row(copy) + i), piece.h.of(sum));
@@ -231,22 +232,25 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
                 visit(n, own.rows_from(copies.row(copy)),
                       tape.cell.carry != Carry::nothing ? carry(layer.carry, piece.z, copy) : Matrix<Real>{});
         });
-        if (tape.cell.phases > 1) piece.wait();  // others have read the rows that are made 0 below
-        // dz_t = sum_w dz_t^w
-        const Matrix<Real> sum = piece.z.of(layer.dz_sum.matrix().rows_from(piece.row(s)));
-        piece.for_each_block(tape.cell.blocks, panels, [&](int block, std::size_t cols) {
-            const std::size_t panel = std::size_t(block) * panels;
+        if (tape.cell.phases > 1 || tape.projects()) piece.wait();  // others have read the rows that are made 0 below
+        // dz_t = sum_w dz_t^w, and for dW_hr dh_t likewise
+        const auto sum_up = [&](const Columns<Real>& columns, std::size_t panel, std::size_t cols) {
+            const Matrix<Real> each = columns.of(dz.panels_from(panel));
+            const Matrix<Real> sum = columns.of(layer.dz_sum.matrix().rows_from(piece.row(s)).panels_from(panel));
             bool first = all.first == 0;
-            if (alone && n != size) k_.zero(size - n, cols, own.panels_from(panel).rows_from(n));
+            if (alone && n != size) k_.zero(size - n, cols, each.rows_from(n));
             if (alone) return;
-            if (first && copies.rows() == 0) k_.zero(size, cols, sum.panels_from(panel));
+            if (first && copies.rows() == 0) k_.zero(size, cols, sum);
             for (std::size_t copy = copies.first; copy < copies.end; ++copy) {
-                const Matrix<Real> dz_w = own.rows_from(copies.row(copy)).panels_from(panel);
+                const Matrix<Real> dz_w = each.rows_from(copies.row(copy));
                 if (n != size) k_.zero(size - n, cols, dz_w.rows_from(n));
-                (first ? k_.copy : k_.add)(size, cols, dz_w, sum.panels_from(panel));
+                (first ? k_.copy : k_.add)(size, cols, dz_w, sum);
                 first = false;
             }
-        });
+        };
+        piece.for_each_block(tape.cell.blocks, panels,
+                             [&](int block, std::size_t cols) { sum_up(piece.z, std::size_t(block) * panels, cols); });
+        if (tape.projects()) sum_up(piece.h, tape.dh_panel(), piece.h.count);
         piece.wait();
         if (index == 0) continue;
         // The layer below: dz_t^w W_ih
@@ -261,7 +265,7 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
             });
     }
     // What the chunk before receives
-    const Matrix<Real> before = piece.h.of(layer.dz[1].matrix().rows_from(copies.first_row));
+    const Matrix<Real> before = piece.h.of(layer.dz[1].matrix().rows_from(copies.first_row).panels_from(tape.dh_panel()));
     multiply_w_hh<Real>(tape, piece, copies.rows(), dz_later, -1, none<Real>(), before);
     for (std::size_t copy = all.first; copy < all.end; ++copy) {
         if (copies.first <= copy && copy < copies.end) {

@@ -60,8 +60,8 @@ private:
         RecurrenceGradients<Real> g;
         WeightGradients<Real> weights;
         PanelBuffer<Real> dz_sum;          // of a chunk: sum_w dz_t^w
-        PanelBuffer<Real> dz[2];           // (rows of some copies, blocks): dz_t^w and dz_{t+1}^w
-        PanelBuffer<Real> carry_h, carry;  // (rows of all copies, H): as Sweep's, at the end of a chunk
+        PanelBuffer<Real> dz[2];           // (rows of some copies, dz_cols): dz_t^w and dz_{t+1}^w
+        PanelBuffer<Real> carry_h, carry;  // (rows of all copies, P and H): as Sweep's, at the end of a chunk
         Clipping<Real> clipping;
 
         Layer(const RecurrenceTape<Real>& tape, int team, const RecurrenceGradients<Real>& g, const SweepSpace<Real>& space,
@@ -96,7 +96,10 @@ private:
         return own.of(buffer.matrix().rows_from(copy * cut_.apart_rows() + cut_.apart_row(slice, position)));
     }
     /// Where a chunk's upstream may lie: if all copies go at once, a step's sum takes its place when it has been used.
-    Matrix<Real> upstream_space() const { return some_ < windows_.copies ? space_.dz.matrix() : layers_.back()->dz_sum.matrix(); }
+    Matrix<Real> upstream_space() const {
+        return some_ < windows_.copies ? space_.dz.matrix()
+                                       : layers_.back()->dz_sum.matrix().panels_from(layers_.back()->tape.dh_panel());
+    }
     std::size_t between_row(std::size_t s, const Copies& copies) const {
         return s * (some_ * tape_.sizes.batch + cut_.slices() * Cut::kApart) + copies.first_row;
     }
@@ -106,9 +109,9 @@ private:
     const Cut& cut_;  // the same for all layers
     const Windows windows_;
     const std::size_t some_;           // copies taken at a time
-    const UserRows<const Real> mask_;  // (L - 1, T, B, H); may be null
+    const UserRows<const Real> mask_;  // (L - 1, T, B, P); may be null
     SweepSpace<Real> space_;           // its dz may hold the upstream of a chunk
-    PanelBuffer<Real> between_;        // (steps of a chunk, rows of some copies, H): dz_t^w W_ih of the layer above
+    PanelBuffer<Real> between_;        // (steps of a chunk, rows of some copies, P): dz_t^w W_ih of the layer above
     std::vector<std::unique_ptr<Layer>> layers_;
     std::unique_ptr<GivenUpstream<Real>> given_;
 };

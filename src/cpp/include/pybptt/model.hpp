@@ -14,7 +14,7 @@ enum class Loss { cross_entropy, squared_error };
 template <class Real>
 struct OutputLayer {
     std::size_t outputs;  // Q
-    const Real* weight;   // (Q, K H)
+    const Real* weight;   // (Q, K P)
     const Real* bias;     // (Q,), or null for zero
     bool last_only;       // one output a sequence, from the final states of the last layer (many-to-one)
 };
@@ -32,7 +32,7 @@ struct Targets {
 
 template <class Real>
 struct OutputGradients {
-    Real* weight;  // (Q, K H)
+    Real* weight;  // (Q, K P)
     Real* bias;    // (Q,); may be null
 };
 

@@ -2,13 +2,14 @@
 //
 // Words (the same in Python, tests and documents)
 //   T, B, D, H   time steps, batch, input size, hidden size
+//   P            width of h_t: H, or what an LSTM with recurrent projection projects it to, h_t = W_hr (o_t tanh(c_t))
 //   L, K         layers, and directions of each (1 or 2); a RECURRENCE is one direction of one layer, in PyTorch's order: layer
 //                0 forward, layer 0 reverse, layer 1 forward, ..
 //   G            gates: 1 (Elman), 4 (LSTM, order i f g o; coupled 3: i g o), 3 (GRU, order r z n)
-//   x_t          input, (B, D); or token ids, (B,), which select columns of W_ih. A layer above the first reads (B, K H)
-//   h_t, c_t     hidden state and LSTM cell state, (B, H); h_0, c_0 are given or zero
+//   x_t          input, (B, D); or token ids, (B,), which select columns of W_ih. A layer above the first reads (B, K P)
+//   h_t, c_t     hidden state, (B, P), and LSTM cell state, (B, H); h_0, c_0 are given or zero
 //   z_t          pre-activation, (B, G H):  z_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh; what becomes of it: kernels/cells
-//   dh_t         dL/dh_t, (B, H): the total derivative of the loss by h_t, through every later step; the memoised term
+//   dh_t         dL/dh_t, (B, P): the total derivative of the loss by h_t, through every later step; the memoised term
 //   dz_t         dL/dz_t, (B, G H)
 //   sweep        the backward pass over time, which carries dh_t from T to 1
 //   tape         what forward keeps so that the sweep can run
@@ -36,17 +37,23 @@ struct RnnSizes {
     /// one at its own end, the reverse direction starts there, and whatever the caller's arrays hold there is not read.
     const std::int64_t* lengths = nullptr;
 
+    /// P of an LSTM with recurrent projection, the width of h_t; 0: h_t has H columns.
+    std::size_t projection = 0;
+
     std::size_t recurrences() const { return layers * directions; }
+    /// Columns of h_t: P, or H.
+    std::size_t h_width() const { return projection != 0 ? projection : hidden; }
 };
 
 /// Of one recurrence; PyTorch's names, shapes and order. Both biases may be null: then they are zero.
 template <class Real>
 struct RnnParameters {
-    const Real* weight_ih;          // (G H, D), or (G H, K H) above the first layer
-    const Real* weight_hh;          // (G H, H)
-    const Real* bias_ih;            // (G H,)
-    const Real* bias_hh;            // (G H,)
-    const Real* vectors = nullptr;  // of cells that have any. LSTM with peephole: (3, H), rows i f o; coupled (2, H): i o
+    const Real* weight_ih;            // (G H, D), or (G H, K P) above the first layer
+    const Real* weight_hh;            // (G H, P)
+    const Real* bias_ih;              // (G H,)
+    const Real* bias_hh;              // (G H,)
+    const Real* vectors = nullptr;    // of cells that have any. LSTM with peephole: (3, H), rows i f o; coupled (2, H): i o
+    const Real* weight_hr = nullptr;  // (P, H), with projection
 };
 
 /// One of the two is null.
@@ -54,11 +61,11 @@ template <class Real>
 struct RnnInput {
     const Real* dense;           // (T, B, D)
     const std::int64_t* tokens;  // (T, B), each in [0, D)
-    /// (L - 1, T, B, K H): what a layer's output is multiplied by before the next layer reads it (dropout); null for 1.
+    /// (L - 1, T, B, K P): what a layer's output is multiplied by before the next layer reads it (dropout); null for 1.
     const Real* mask = nullptr;
 };
 
-/// (L K, B, H) each; `c` for LSTM alone. Null: zero where it is read, not wanted where it is written.
+/// h (L K, B, P) and c (L K, B, H); `c` for LSTM alone. Null: zero where it is read, not wanted where it is written.
 template <class Real>
 struct RnnState {
     Real* h = nullptr;
@@ -68,7 +75,7 @@ struct RnnState {
 /// What forward writes. Any may be null.
 template <class Real>
 struct RnnOutput {
-    Real* output;                // (T, B, K H): h_1 .. h_T of the last layer, directions side by side
+    Real* output;                // (T, B, K P): h_1 .. h_T of the last layer, directions side by side
     RnnState<Real> final_state;  // h_T, c_T of each recurrence
     Real* cells = nullptr;       // (L K, T, B, H): c_t, LSTM alone
 };
@@ -76,9 +83,9 @@ struct RnnOutput {
 /// What the sweep starts from: derivatives of the loss by each of forward's results alone. Null for zero.
 template <class Real>
 struct RnnUpstream {
-    const Real* output;                // (T, B, K H)
-    RnnState<const Real> final_state;  // (L K, B, H)
-    const Real* cells = nullptr;       // (L K, T, B, H)
+    const Real* output;  // (T, B, K P)
+    RnnState<const Real> final_state;
+    const Real* cells = nullptr;  // (L K, T, B, H)
 };
 
 /// Where one recurrence's gradients go; they are overwritten. The biases may be null: then they are not computed.
@@ -89,6 +96,7 @@ struct RnnParameterGradients {
     Real* bias_ih;
     Real* bias_hh;
     Real* vectors = nullptr;
+    Real* weight_hr = nullptr;
 };
 
 /// Any may be null: then it is not computed.
@@ -96,8 +104,8 @@ template <class Real>
 struct RnnGradients {
     const RnnParameterGradients<Real>* parameters;  // of each recurrence; not null
     Real* input = nullptr;                          // (T, B, D): dL/dx_t; dense input only
-    RnnState<Real> state{};                         // (L K, B, H): dL/dh_0, dL/dc_0
-    Real* hidden = nullptr;                         // (L K, T, B, H): dL/dh_t
+    RnnState<Real> state{};                         // dL/dh_0, dL/dc_0
+    Real* hidden = nullptr;                         // (L K, T, B, P): dL/dh_t
 };
 
 enum class HiddenClip { none, norm, value };
