@@ -169,6 +169,16 @@ def test_what_training_alone_needs(name, what, folder, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["recent", "optimiser.v"])
+def test_sums_that_cannot_be_negative(name, folder, capsys):
+    entries = entries_of(folder)
+    values = np.load(io.BytesIO(entries[f"{name}.npy"]))
+    path = folder / "bad.npz"
+    path.write_bytes(packed({**entries, f"{name}.npy": npy(-1 - values)}))
+    assert main(["train", "--load", str(path), "--text", str(folder / "text.txt"), "--steps", "6"]) == 2
+    assert "negative" in capsys.readouterr().err
+
+
 def test_a_missing_entry(load, folder):
     for name in ("pybptt.train", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "output.weight", "state"):
         entries = entries_of(folder)

@@ -36,7 +36,10 @@ def register(threadpoolctl: Any) -> None:
 
 
 class Finder:
-    """Stands on `sys.meta_path` until it is imported; others may merely ask whether it is there."""
+    """Waits for its import; others may merely ask whether it is there.
+
+    It stays on `sys.meta_path`: removed while another thread goes along that list, it would make it miss one.
+    """
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != "threadpoolctl":
@@ -49,8 +52,6 @@ class Finder:
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
                 register(module)
-                if self in sys.meta_path:
-                    sys.meta_path.remove(self)
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

@@ -228,6 +228,8 @@ class Training:
             _copy_into(history, arrays["history"])
             self.history = history
             self.optimiser.load_state_dict({name.removeprefix("optimiser."): arrays[name] for name in arrays})
+            if self.recent[2] < 0 or (arrays["optimiser.v"] < 0).any():
+                raise ValueError("a number of steps or a mean of squares is negative")
         except (KeyError, TypeError, ValueError) as error:
             raise CommandError(f"{path} doesn't fit its own settings: {error}") from None
         self.step, self.seconds = saved.step, saved.seconds
