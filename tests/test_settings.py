@@ -117,6 +117,14 @@ def test_an_optimiser_of_a_layer_that_went_into_a_model(optimiser):
     assert not np.isclose(model.flat, before).any()
 
 
+def test_a_shallow_copy_that_goes_into_a_model_leaves_the_layer_as_it_is():
+    layer = pybptt.RNN(3, 4, seed=0)
+    model = pybptt.SequenceModel(copy.copy(layer), 2)
+    before = model.flat.copy()
+    optim.SGD(layer.flat, lr=0.1).step(np.ones_like(layer.flat))
+    assert np.array_equal(model.flat, before)
+
+
 MASKED = {
     "x": lambda m: a_model().loss_and_grad(m(X), Y),
     "x of ids": lambda m: a_model().layer.forward(m(Y)),

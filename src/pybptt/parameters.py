@@ -147,4 +147,6 @@ class FlatParameters:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._hold(self._flat)
+        self._hold(
+            self._flat.view()
+        )  # of a shallow copy the memory is the same, but not whether it can be written

@@ -111,7 +111,7 @@ TEST_CASE("quotas of control groups, version 2") {
 TEST_CASE("quotas of control groups, version 1") {
     Machine machine;
     machine.write("/proc/self/mountinfo", kFirstVersion);
-    machine.write("/proc/self/cgroup", "5:memory:/elsewhere\n4:cpu,cpuacct:/batch/job\n0::/other");
+    machine.write("/proc/self/cgroup", "6:cpuset:/other\n5:memory:/other\n4:cpu,cpuacct:/batch/job\n0::/other");
     const std::string group = "/sys/fs/cgroup/cpu,cpuacct/batch/job";
     machine.write(group + "/cpu.cfs_quota_us", "-1");
     machine.write(group + "/cpu.cfs_period_us", "100000");
