@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from cell_support import parts
-from error_bounds import FUNCTION, U, gamma
+from error_bounds import FUNCTION, ONCE, U, gamma, over_time
 
 import pybptt
 
@@ -48,8 +48,8 @@ class Pair:
             Pair(v, e) for v, e in zip(np.split(self.v, count, -1), np.split(self.e, count, -1), strict=True)
         ]
 
-    def sum_rows(self, n):
-        return self.e.sum(axis=0) + gamma(n) * (np.abs(self.v) + self.e).sum(axis=0)
+    def sum_rows(self):
+        return self.e.sum(axis=0) + ONCE * (np.abs(self.v) + self.e).sum(axis=0)
 
 
 ONE = Pair(1.0)
@@ -191,20 +191,20 @@ def bounds(p):
         )
         steps.append((dz, terms, p_terms, d_state[0]))
     dz, terms, p_terms, dh = zip(*steps[::-1], strict=True)
-    dz, N = stacked(dz), T * B + 8  # the rows, and as many partial sums as there may be
+    dz, N = stacked(dz), over_time(T * B)
     gates = [
         (stacked(d), stacked(h)) for d, h in (zip(*gate, strict=True) for gate in zip(*terms, strict=True))
     ]
     parameters = {
         "weight_ih": product(dz.rows().T, Pair(x).rows(), N).e,
         "weight_hh": np.concatenate([product(d.rows().T, h.rows(), N).e for d, h in gates]),
-        "bias_ih": dz.rows().sum_rows(N),
-        "bias_hh": np.concatenate([d.rows().sum_rows(N) for d, _ in gates]),
+        "bias_ih": dz.rows().sum_rows(),
+        "bias_hh": np.concatenate([d.rows().sum_rows() for d, _ in gates]),
     }
     if "weight_peephole" in theta:
         p_sum = stacked(p_terms)  # (T, rows, B, H)
         parameters["weight_peephole"] = np.stack(
-            [p_sum[:, i].rows().sum_rows(N) for i in range(p_sum.v.shape[1])]
+            [p_sum[:, i].rows().sum_rows() for i in range(p_sum.v.shape[1])]
         )
     output = np.stack([s[0].e for s in states[1:]])
     is_lstm = p.d_cells is not None

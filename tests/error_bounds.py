@@ -8,6 +8,9 @@ u = 2^-24 is the unit roundoff of float32. A sum of n products, in whatever orde
 3.3) carries a value v together with a bound e on the error of its float32 counterpart through every equation
 of the network: worst cases throughout, no statistics. Second-order terms are kept, so nothing is approximate;
 the roundings of float64 are neglected. Elementary functions are taken to be good to 4 ulp, that is 8 u.
+
+Sums over time don't get worse with time: those of weights are made of short chains (see `over_time`), those
+of vectors are kept in double and rounded once.
 """
 
 from types import SimpleNamespace
@@ -30,6 +33,15 @@ _CURVES = {
 
 def gamma(n):
     return n * U / (1 - n * U)
+
+
+def over_time(n):
+    """Roundings of a weight's sum over n rows: a chain of 128, chains of some 512 rows, 16 such chunks; then
+    double."""
+    return min(n, 128 + 32 + 32) + 8
+
+
+ONCE = gamma(2)  # a sum in double of n terms, rounded to float32
 
 
 def product(a, b, n):
@@ -115,8 +127,8 @@ def backward(parameters, x, h, upstream, d_state, nonlinearity, truncate=None):
         dz = [(v, e + gamma(truncate + 1) * (np.abs(v) + e)) for v, e in dz]
     dz = tuple(np.stack(parts) for parts in zip(*dz, strict=True))
     before = tuple(np.stack(parts) for parts in zip(*h[:-1], strict=True))
-    N = T * B + 8  # the rows, and as many partial sums as there may be
-    bias = np.sum(dz[1], axis=(0, 1)) + gamma(N) * np.sum(np.abs(dz[0]) + dz[1], axis=(0, 1))
+    N = over_time(T * B)
+    bias = np.sum(dz[1], axis=(0, 1)) + ONCE * np.sum(np.abs(dz[0]) + dz[1], axis=(0, 1))
     gradients = {
         "weight_ih_l0": product(transposed(rows(dz)), rows(exact(x)), N)[1],
         "weight_hh_l0": product(transposed(rows(dz)), rows(before), N)[1],
@@ -156,10 +168,10 @@ def output_layer(parameters, h, y, loss, reduction):
         p = d_o / scale + one_hot
         d_e = scale * (p * relative + 4 * U * (p + one_hot))
         total = relative.max(axis=-1) + shift.max(axis=-1)  # log of the sum, and o - max o
-    N = y.size + 8
+    N = over_time(y.size)
     d_o = d_o, d_e
     gradients = {"output.weight": product(transposed(rows(d_o)), rows(h), N)[1]}
     if "output.bias" in parameters:
         size, error = rows((np.abs(d_o[0]) + d_e, d_e))
-        gradients["output.bias"] = error.sum(axis=0) + gamma(N) * size.sum(axis=0)
+        gradients["output.bias"] = error.sum(axis=0) + ONCE * size.sum(axis=0)
     return scale * total.sum() + 4 * U * abs(value), gradients, product(d_o, weight, Q)

@@ -273,23 +273,32 @@ TEST_CASE_TEMPLATE("the bits of a product do not depend on how its rows and colu
     });
 }
 
-TEST_CASE_TEMPLATE("the bits of product_transposed do not depend on how its depth is divided", Real, float, double) {
+/// The input is projected ahead or with each step, as pays: by what comes of it, nobody can tell.
+TEST_CASE_TEMPLATE("the bits of a product do not depend on which of its terms come together", Real, float, double) {
     Random random(5);
-    const std::size_t rows = 21, cols = kLanes<Real> + 7, depth = 1100;
-    const auto a = panels<Real>(depth, rows), b = panels<Real>(depth, cols);
-    a.fill(random.reals());
-    b.fill(random.reals());
-    for_each_tier<Real>([&](const Kernels<Real>& k) {
-        const auto whole = panels<Real>(rows, cols), parts = panels<Real>(rows, cols);
-        product_transposed<Real>(k, rows, cols, depth, a.view(), b.view(), none<Real>(), whole.view());
-        for (std::size_t from = 0, step = 1; from < depth; from += step, step = std::min(3 * step, depth - from))
-            product_transposed<Real>(k, rows, cols, step, a.view().rows_from(from), b.view().rows_from(from),
-                                     from == 0 ? none<Real>() : Matrix<const Real>(parts.view()), parts.view());
-        CHECK(same_bits(whole, parts));
-    });
+    const std::size_t cols = kLanes<Real> + 7, depths[3] = {70, 700, 9};
+    for (const std::size_t rows : {std::size_t{3}, std::size_t{29}}) {
+        const TestMatrix<Real> a[3] = {panels<Real>(rows, depths[0]), panels<Real>(rows, depths[1]), panels<Real>(rows, depths[2])};
+        const TestMatrix<Real> b[3] = {panels<Real>(depths[0], cols), panels<Real>(depths[1], cols), panels<Real>(depths[2], cols)};
+        std::vector<Term<Real>> terms;
+        for (std::size_t i = 0; i < 3; ++i) {
+            a[i].fill(random.reals());
+            b[i].fill(random.reals());
+            terms.push_back(term(a[i], b[i], depths[i]));
+        }
+        const auto start = panels<Real>(rows, cols);
+        start.fill(random.reals());
+        for_each_tier<Real>([&](const Kernels<Real>& k) {
+            const auto whole = panels<Real>(rows, cols), parts = panels<Real>(rows, cols);
+            product<Real>(k, rows, cols, terms.data(), 3, start.view(), whole.view());
+            for (std::size_t i = 0; i < 3; ++i)
+                product<Real>(k, rows, cols, terms.data() + i, 1, i == 0 ? start.view() : parts.view(), parts.view());
+            CHECK(same_bits(whole, parts));
+        });
+    }
 }
 
-TEST_CASE_TEMPLATE("product_transposed of sixteen terms has the bits of their one long sum", Real, float, double) {
+TEST_CASE_TEMPLATE("product_transposed of sixteen terms is their one long sum, exactly on integers", Real, float, double) {
     Random random(7);
     const std::size_t rows = 21, cols = kLanes<Real> + 7;
     // The kernel's blocks of 512 end with the eighth term and within the eleventh.
@@ -297,10 +306,10 @@ TEST_CASE_TEMPLATE("product_transposed of sixteen terms has the bits of their on
     std::vector<std::size_t> first = {0};
     for (const std::size_t depth : depths) first.push_back(first.back() + depth);
     const auto a = panels<Real>(first.back(), rows), b = panels<Real>(first.back(), cols);
-    a.fill(random.reals());
-    b.fill(random.reals());
+    a.fill(random.integers());
+    b.fill(random.integers());
     const TestMatrix<Real> from(rows, cols, Layout::row_major);
-    from.fill(random.reals());
+    from.fill(random.integers());
     for_each_tier<Real>([&](const Kernels<Real>& k) {
         for (int count = 0; count <= 16; ++count) {
             CAPTURE(count);
@@ -337,6 +346,25 @@ TEST_CASE_TEMPLATE("infinities and NaN pass through products into their own row 
                 else
                     CHECK(c(r, j) == (r == 5 ? kInfinity : j == 6 ? -kInfinity : Real(depth)));
             }
+    });
+}
+
+/// One running sum of so many equal terms would err by hundreds of ulps.
+TEST_CASE("products of float are sums of short chains") {
+    const std::size_t depth = 30000, rows = 3, cols = 5;
+    const auto a = panels<float>(rows, depth), b = panels<float>(depth, cols);
+    a.fill([] { return 0.1f; });
+    b.fill([] { return 0.7f; });
+    const TestMatrix<float> a_t = transposed(a);
+    const double exact = double(depth) * double(0.1f) * double(0.7f);
+    for_each_tier<float>([&](const Kernels<float>& k) {
+        const TestMatrix<float> c(rows, cols, Layout::row_major), d(rows, cols, Layout::row_major);
+        const Term<float> one = term(a, b, depth);
+        product(k, rows, cols, &one, 1, none<float>(), c.view());
+        product_transposed<float>(k, rows, cols, depth, a_t.view(), b.view(), none<float>(), d.view());
+        for (const TestMatrix<float>* m : {&c, &d})
+            for (std::size_t r = 0; r < rows; ++r)
+                for (std::size_t j = 0; j < cols; ++j) REQUIRE(std::abs(double((*m)(r, j)) - exact) <= 1.5e-5 * exact);
     });
 }
 

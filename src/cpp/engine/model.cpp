@@ -163,7 +163,7 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
             if (top.in_tape) output.record_losses(chunk, member);
         });
         top.bring(sizes, member);
-        if (!top.in_tape && rows.chunks() != 0) output.record_losses(rows.chunk(0), member);
+        for (std::size_t c = 0; !top.in_tape && c < rows.chunks(); ++c) output.record_losses(rows.chunk(c), member);
     });
     return output.total();
 }
@@ -193,7 +193,7 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
             if (top.in_tape) pass.run(chunk, member);
         });
         top.bring(sizes, member);
-        if (!top.in_tape && rows.chunks() != 0) pass.run(rows.chunk(0), member);
+        for (std::size_t c = 0; !top.in_tape && c < rows.chunks(); ++c) pass.run(rows.chunk(c), member);
     });
 }
 

@@ -33,7 +33,10 @@ OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, const OutputLayer<Rea
       d_bias_(layer.outputs),
       classes_(rows.total()),
       losses_(rows.total()) {
-    if (gradients != nullptr) g_ = *gradients;
+    if (gradients != nullptr) {
+        g_ = *gradients;
+        d_weight_ = ChunkSum<Real>(g_.weight, checked_product(layer.outputs, rows.width()), rows.chunks());
+    }
     if (d_array != nullptr) d_h_ = PanelBuffer<Real>(block_rows_, rows.width());
     if (targets.loss == Loss::squared_error) {
         values_ = PanelBuffer<Real>(block_rows_, layer.outputs);
@@ -58,7 +61,7 @@ void OutputPass<Real>::prepare(const Member& member) {
     const Range own = member.share(layer_.outputs, kLanes<Real>);
     k_.copy(own.size(), H, row_major(layer_.weight + own.begin * H, H), weight_.matrix().rows_from(own.begin));
     for (std::size_t q = own.begin; q < own.end; ++q) bias_[q] = layer_.bias != nullptr ? layer_.bias[q] : Real(0);
-    std::fill_n(d_bias_.data() + own.begin, own.size(), Real(0));
+    std::fill_n(d_bias_.data() + own.begin, own.size(), 0.0);
     if (g_.weight != nullptr && losses_.size() == 0) std::fill_n(g_.weight + own.begin * H, own.size() * H, Real(0));
     member.wait();
 }
@@ -67,7 +70,8 @@ template <class Real>
 template <class Visit>
 void OutputPass<Real>::for_each_block(const Chunk& chunk, Visit visit) const {
     for (std::size_t row = 0; row < chunk.rows; row += block_rows_)
-        visit(Block{row, std::min(block_rows_, chunk.rows - row), chunk.first_row + row, row == 0});
+        visit(
+            Block{row, std::min(block_rows_, chunk.rows - row), chunk.first_row + row, row == 0, row + block_rows_ >= chunk.rows});
 }
 
 template <class Real>
@@ -122,7 +126,6 @@ void OutputPass<Real>::run(const Chunk& chunk, const Member& member, Matrix<Real
     member.wait();
     for_each_block(chunk, [&](const Block& block) {
         losses_of(chunk, block, member);
-        const bool first = chunk.index + 1 == rows_.chunks() && block.is_first;
         const Range lanes = member.share(block.rows, L);
         const Matrix<Real> upstream =
             d_array_ != nullptr ? d_h_.matrix().rows_from(lanes.begin) : space.rows_from(block.first_row + lanes.begin);
@@ -136,9 +139,11 @@ void OutputPass<Real>::run(const Chunk& chunk, const Member& member, Matrix<Real
             // dW_ho += do^T h,  db_o += sum do
             const Range own = member.share(classes, L);
             const Term<Real> term{d_o.rows_from(own.begin), h_.matrix(), block.rows};
-            const Matrix<Real> dw = row_major(g_.weight + (q + own.begin) * H, H);
-            k_.product(own.size(), H, &term, 1, first ? none<Real>() : Matrix<const Real>(dw), dw, {});
-            k_.sum_columns(own.size(), block.rows, d_o.rows_from(own.begin), d_bias_.data() + q + own.begin);
+            const std::size_t row = q + own.begin;
+            const Matrix<Real> dw = row_major(g_.weight + row * H, H);
+            k_.product(own.size(), H, &term, 1, block.is_first ? d_weight_.so_far(chunk, dw) : Matrix<const Real>(dw), dw, {});
+            if (block.is_last) d_weight_.end(chunk, row * H, own.size() * H);
+            k_.sum_columns(own.size(), block.rows, d_o.rows_from(own.begin), d_bias_.data() + row);
         }
         if (d_array_ != nullptr)
             rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
@@ -160,7 +165,7 @@ void OutputPass<Real>::record_losses(const Chunk& chunk, const Member& member) {
 template <class Real>
 void OutputPass<Real>::finish(const Member& member) {
     const Range own = member.share(layer_.outputs, kLanes<Real>);
-    if (g_.bias != nullptr) std::copy_n(d_bias_.data() + own.begin, own.size(), g_.bias + own.begin);
+    for (std::size_t q = own.begin; g_.bias != nullptr && q < own.end; ++q) g_.bias[q] = Real(d_bias_[q]);
 }
 
 template <class Real>

@@ -7,6 +7,7 @@
 // is by all three products.
 #pragma once
 
+#include "engine/chunk_sum.hpp"
 #include "engine/output_rows.hpp"
 #include "engine/upstream.hpp"
 #include "pybptt/model.hpp"
@@ -29,7 +30,7 @@ public:
     }
     /// The same for the rows of an array.
     void run(const Member& member) {
-        if (rows_.chunks() != 0) run(rows_.chunk(0), member, {});
+        for (std::size_t c = rows_.chunks(); c-- > 0;) run(rows_.chunk(c), member, {});
     }
     /// Records the losses of a chunk alone. Begins and ends with a barrier.
     void record_losses(const Chunk& chunk, const Member& member);
@@ -42,7 +43,7 @@ private:
     struct Block {
         std::size_t first_row, rows;  // of the chunk
         std::size_t first_target;     // index in classes_ and losses_ of its first row
-        bool is_first;                // of the chunk
+        bool is_first, is_last;       // of the chunk
     };
     template <class Visit>
     void for_each_block(const Chunk& chunk, Visit visit) const;
@@ -65,7 +66,8 @@ private:
     PanelBuffer<Real> values_;      // y (block rows, Q), for squared error
     PanelBuffer<Real> values_t_;    // y^T (Q, block rows)
     Buffer<Real> bias_;             // (Q,)
-    Buffer<Real> d_bias_;           // (Q,)
+    ChunkSum<Real> d_weight_;       // (Q, H)
+    Buffer<double> d_bias_;         // (Q,)
     Buffer<std::int32_t> classes_;  // all targets (0 for squared error); -1 for those that do not count
     Buffer<double> losses_;         // one a target row
 };

@@ -1,5 +1,5 @@
-// The rows that an output layer reads: h_t of the last layer as its tape has them, chunk by chunk; or rows of an array, all in
-// one chunk, when they are the outputs of two directions or final states.
+// The rows that an output layer reads: h_t of the last layer as its tape has them, chunk by chunk; or rows of an array, some
+// at a time, when they are the outputs of two directions or final states.
 #pragma once
 
 #include "engine/division.hpp"
@@ -18,12 +18,14 @@ public:
 
     std::size_t width() const { return width_; }
     bool in_tape() const { return tape_ != nullptr; }
-    std::size_t chunks() const { return in_tape() ? tape_->cut.chunks() : rows_.empty() ? 0 : 1; }
+    std::size_t chunks() const { return in_tape() ? tape_->cut.chunks() : (rows_.size() + kChunkRows - 1) / kChunkRows; }
     /// Of a tape, in place 0, whether it is there or not.
     Chunk chunk(std::size_t index) const {
-        return in_tape() ? tape_->cut.chunk(index).in_place(0) : Chunk{0, 0, 1, 0, rows_.size(), 0};
+        if (in_tape()) return tape_->cut.chunk(index).in_place(0);
+        const std::size_t first = index * kChunkRows;
+        return {index, 0, 1, first, std::min(kChunkRows, rows_.size() - first), 0};
     }
-    std::size_t most_rows() const { return in_tape() ? tape_->cut.most_rows() : rows_.size(); }
+    std::size_t most_rows() const { return in_tape() ? tape_->cut.most_rows() : std::min(kChunkRows, rows_.size()); }
     std::size_t total() const { return in_tape() ? tape_->cut.rows() : rows_.size(); }
 
     /// visit(row, count, h, targets): the rows [first, first + rows) of a chunk that count, and their rows of the caller's arrays.
@@ -36,11 +38,13 @@ public:
             });
             return;
         }
-        const Rows all{0, rows_.data() + first};
+        const Rows all{0, rows_.data() + chunk.first_row + first};
         if (rows != 0) visit(first, rows, array_.at(all), all);
     }
 
 private:
+    static constexpr std::size_t kChunkRows = 1024;  // of an array
+
     const RecurrenceTape<Real>* tape_ = nullptr;
     UserRows<const Real> array_;
     std::size_t width_;

@@ -1,6 +1,14 @@
 #include "engine/weight_gradients.hpp"
 
 namespace pybptt {
+namespace {
+
+template <class Real>
+void round_to(std::size_t count, const double* from, Real* to) {
+    for (std::size_t i = 0; i < count; ++i) to[i] = Real(from[i]);
+}
+
+}  // namespace
 
 template <class Real>
 WeightGradients<Real>::WeightGradients(const RecurrenceTape<Real>& tape, const RnnParameterGradients<Real>& gradients,
@@ -11,26 +19,31 @@ WeightGradients<Real>::WeightGradients(const RecurrenceTape<Real>& tape, const R
       cell_(tape.cell),
       g_(gradients),
       input_(input),
+      weight_hh_(g_.weight_hh, std::size_t(cell_.gates) * s_.hidden * s_.h_width(), tape.cut.chunks()),
+      weight_hr_(g_.weight_hr, s_.projection * s_.hidden, tape.cut.chunks()),
       bias_(block_cols<Real>(cell_.blocks, s_.hidden)),
       vectors_(tape.weights->vectors.size()),
       dx_(dx) {
-    if (!tape.dense) token_row_ = PanelBuffer<Real>(tape.tokens.count, block_cols<Real>(cell_.gates, s_.hidden));
+    if (tape.dense)
+        weight_ih_ = ChunkSum<Real>(g_.weight_ih, std::size_t(cell_.gates) * s_.hidden * s_.inputs, tape.cut.chunks());
+    else
+        token_row_ = Buffer<double>(checked_product(tape.tokens.count, block_cols<Real>(cell_.gates, s_.hidden)));
 }
 
 template <class Real>
 void WeightGradients<Real>::prepare(const Member& member) {
     const Range own = member.share(s_.hidden, kLanes<Real>);
-    const std::size_t panel = own.begin / kLanes<Real>, padded = panel_count<Real>(own.size()) * kLanes<Real>;
+    const std::size_t padded = panel_count<Real>(own.size()) * kLanes<Real>;
     const std::size_t block = block_cols<Real>(1, s_.hidden);
     const bool empty = tape_.cut.chunks() == 0;  // otherwise the first chunk overwrites them
     for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g) {
         const std::size_t row = g * s_.hidden + own.begin;
         if (empty) std::fill_n(g_.weight_hh + row * s_.h_width(), own.size() * s_.h_width(), Real(0));
         if (empty || !tape_.dense) std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
-        if (!tape_.dense) k_.zero(tape_.tokens.count, own.size(), token_row_.matrix().panels_from(g * tape_.panels() + panel));
+        for (std::size_t i = 0; !tape_.dense && i < tape_.tokens.count; ++i) std::fill_n(token_row(i, g) + own.begin, padded, 0.0);
     }
-    for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, Real(0));
-    for (std::size_t at = own.begin; at < vectors_.size(); at += block) std::fill_n(vectors_.data() + at, padded, Real(0));
+    for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, 0.0);
+    for (std::size_t at = own.begin; at < vectors_.size(); at += block) std::fill_n(vectors_.data() + at, padded, 0.0);
     const Range projected = member.share(s_.projection, kLanes<Real>);
     if (empty && tape_.projects()) std::fill_n(g_.weight_hr + projected.begin * s_.hidden, projected.size() * s_.hidden, Real(0));
     if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
@@ -57,8 +70,6 @@ void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, 
     const std::size_t H = s_.hidden, P = s_.h_width(), D = s_.inputs, S = chunk.steps, panels = tape_.panels();
     const std::size_t block = std::size_t(group.block + i), panel = block * panels + own.begin / kLanes<Real>;
     const Matrix<const Real> own_dz = dz.panels_from(panel);
-    const bool first = chunk.index + 1 == tape_.cut.chunks();  // the sweep begins with the last chunk
-    const auto sum_so_far = [&](Matrix<const Real> dw) { return first ? none<Real>() : dw; };
     if (group.hidden_gate >= 0) {
         // dW_hh += dz^T h_{t-1}, a term a slice; or of the block that the product read
         const std::size_t row = std::size_t(group.hidden_gate + i) * H + own.begin;
@@ -73,18 +84,21 @@ void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, 
             }
         else
             terms[count++] = {own_dz, tape_.saved(chunk).panels_from(std::size_t(group.source) * panels), chunk.rows};
-        k_.product_transposed(own.size(), P, terms, count, sum_so_far(dw_hh), dw_hh);
+        k_.product_transposed(own.size(), P, terms, count, weight_hh_.so_far(chunk, dw_hh), dw_hh);
+        weight_hh_.end(chunk, row * P, own.size() * P);
     }
     if (group.input_gate >= 0) {
         // dW_ih += dz^T x; a token's x is one-hot
         const std::size_t gate = std::size_t(group.input_gate + i);
         if (tape_.dense) {
             const Term<Real> term{own_dz, tape_.x(chunk), chunk.rows};
-            const Matrix<Real> dw_ih = row_major(g_.weight_ih + (gate * H + own.begin) * D, D);
-            k_.product_transposed(own.size(), D, &term, 1, sum_so_far(dw_ih), dw_ih);
+            const std::size_t row = gate * H + own.begin;
+            const Matrix<Real> dw_ih = row_major(g_.weight_ih + row * D, D);
+            k_.product_transposed(own.size(), D, &term, 1, weight_ih_.so_far(chunk, dw_ih), dw_ih);
+            weight_ih_.end(chunk, row * D, own.size() * D);
         } else {
-            k_.scatter_add_rows(chunk.rows, own.size(), tape_.slots(chunk), own_dz,
-                                token_row_.matrix().panels_from(gate * panels + own.begin / kLanes<Real>));
+            k_.scatter_add_rows(chunk.rows, own.size(), tape_.slots(chunk), own_dz, token_row(0, gate) + own.begin,
+                                block_cols<Real>(cell_.gates, H));
         }
     }
     // db += sum dz
@@ -113,8 +127,8 @@ void WeightGradients<Real>::add_projection(const Chunk& chunk, Matrix<const Real
     const Range own = member.share(s_.projection, kLanes<Real>);
     const Term<Real> term{dz.panels_from(tape_.dh_panel() + own.begin / kLanes<Real>), tape_.unprojected(chunk), chunk.rows};
     const Matrix<Real> dw_hr = row_major(g_.weight_hr + own.begin * H, H);
-    const bool first = chunk.index + 1 == tape_.cut.chunks();
-    k_.product_transposed(own.size(), H, &term, 1, first ? none<Real>() : Matrix<const Real>(dw_hr), dw_hr);
+    k_.product_transposed(own.size(), H, &term, 1, weight_hr_.so_far(chunk, dw_hr), dw_hr);
+    weight_hr_.end(chunk, own.begin * H, own.size() * H);
 }
 
 /// dx = dz W_ih
@@ -141,25 +155,22 @@ void WeightGradients<Real>::finish(const Member& member) {
     const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
     const Range own = member.share(s_.hidden, kLanes<Real>);
     for (std::size_t v = 0; v < std::size_t(cell_.vector_count); ++v)
-        std::copy_n(vectors_.data() + v * panels * L + own.begin, own.size(), g_.vectors + v * H + own.begin);
+        round_to(own.size(), vectors_.data() + v * panels * L + own.begin, g_.vectors + v * H + own.begin);
     for (int g = 0; g < cell_.group_count; ++g) {
         const BlockGroup& group = cell_.groups[g];
         for (int i = 0; i < group.count; ++i) {
-            const Real* db = bias_.data() + std::size_t(group.block + i) * panels * L + own.begin;
+            const double* db = bias_.data() + std::size_t(group.block + i) * panels * L + own.begin;
             if (g_.bias_ih != nullptr && group.input_gate >= 0)
-                std::copy_n(db, own.size(), g_.bias_ih + std::size_t(group.input_gate + i) * H + own.begin);
+                round_to(own.size(), db, g_.bias_ih + std::size_t(group.input_gate + i) * H + own.begin);
             if (g_.bias_hh != nullptr && group.hidden_gate >= 0)
-                std::copy_n(db, own.size(), g_.bias_hh + std::size_t(group.hidden_gate + i) * H + own.begin);
+                round_to(own.size(), db, g_.bias_hh + std::size_t(group.hidden_gate + i) * H + own.begin);
         }
     }
     if (tape_.dense) return;
-    const Matrix<Real> rows = token_row_.matrix();
     for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g)
-        for (std::size_t u = own.begin; u < own.end; ++u) {
-            const Real* from = rows.data + (g * panels + u / L) * rows.panel_stride + u % L;
+        for (std::size_t u = own.begin; u < own.end; ++u)
             for (std::size_t i = 0; i < tape_.tokens.count; ++i)
-                g_.weight_ih[(g * H + u) * D + std::size_t(tape_.tokens.distinct[i])] = from[i * L];
-        }
+                g_.weight_ih[(g * H + u) * D + std::size_t(tape_.tokens.distinct[i])] = Real(token_row(i, g)[u]);
 }
 
 template class WeightGradients<float>;

@@ -6,6 +6,7 @@
 // for each gate: dz_t is the block that the gate's product is in, and h_{t-1} what that product read.
 #pragma once
 
+#include "engine/chunk_sum.hpp"
 #include "engine/sweep_step.hpp"
 
 namespace pybptt {
@@ -32,6 +33,10 @@ public:
     void finish(const Member& member);
 
 private:
+    /// Of the i-th distinct token, gate g.
+    double* token_row(std::size_t i, std::size_t g) const {
+        return token_row_.data() + (i * std::size_t(cell_.gates) + g) * block_cols<Real>(1, s_.hidden);
+    }
     void add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockGroup& group, int i, const Range& own);
     void add_vector(const Chunk& chunk, Matrix<const Real> dz, int v, const Range& own);
     void add_projection(const Chunk& chunk, Matrix<const Real> dz, const Member& member);
@@ -43,10 +48,11 @@ private:
     const Cell<Real>& cell_;
     const RnnParameterGradients<Real> g_;
     const InputGradient<Real> input_;
-    Buffer<Real> bias_;     // db of each block, in whole panels
-    Buffer<Real> vectors_;  // dp of each of the cell's vectors, likewise
+    ChunkSum<Real> weight_ih_, weight_hh_, weight_hr_;
+    Buffer<double> bias_;     // db of each block, in whole panels
+    Buffer<double> vectors_;  // dp of each of the cell's vectors, likewise
     const PanelBuffer<Real>& dx_;
-    PanelBuffer<Real> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
+    Buffer<double> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
 };
 
 }  // namespace pybptt

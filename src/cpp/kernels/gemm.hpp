@@ -4,12 +4,14 @@
 //     product              C = start + sum over terms of A . B      A: rows x depth,   B: depth x cols
 //     product_transposed   C = start + A^T . B                      A: depth x rows,   B: depth x cols
 //
-// The two differ only in where A's element (i, k) lies, see `Walk`. Every element of C is one chain of fused
-// multiply-adds in the order of the depth, whatever the tile, so a result does not depend on how rows and columns
-// were divided: any number of threads gives the same bits.
+// The two differ only in where A's element (i, k) lies, see `Walk`. The error of a sum grows with the length of its chains of
+// additions, so a chain of fused multiply-adds has at most kChain terms and begins at 0; chains are added up beside C, and what
+// came of a piece of the depth (of each term's, `product_transposed`: of all terms') is added to C once. Where chains and pieces
+// begin depends on the depths alone, so a result does not depend on how rows and columns were divided: any number of threads
+// gives the same bits.
 #pragma once
 
-#include "kernels/simd.hpp"
+#include "kernels/panels.hpp"
 
 namespace pybptt {
 namespace {
@@ -30,9 +32,11 @@ constexpr int tile_panels(int m) {
 constexpr int kTileRows = kRegisters / kPanelVecs >= 32 ? 12 : tile_fits(6, 1) ? 6 : 2;
 /// For A^T a tile's rows are lanes of one panel, so they divide its lanes.
 constexpr int kTileColumns = kRegisters / kPanelVecs >= 32 ? 8 : tile_fits(4, 1) ? 4 : 2;
-/// A . B takes the depth in blocks of about this: a tile's panels of B stay in the L1 cache for all rows of A.
+/// The longest chain of additions in registers, a number of whole panels.
+constexpr size_t kChain = 128;
+/// A . B takes the depth of a term in pieces of about this: a tile's panels of B stay in the L1 cache for all rows of A.
 constexpr size_t kRowsDepth = 256;
-/// A^T . B takes the depth in blocks that stay in the caches while all of C is updated.
+/// A^T . B takes the depth in pieces that stay in the caches while all of C is updated.
 constexpr size_t kColumnsDepth = 512;
 /// Lanes of A that take part in one pass over B.
 template <class Real>
@@ -51,87 +55,89 @@ struct Operands {
     const Real* b_next;  ///< to be fetched
 };
 
-/// What a tile starts from and where it goes: rows (at most the tile's) and, of its last panel, columns that exist. Of each panel's
-/// depth of what comes next, it fetches the lines [fetch_begin, fetch_end) of every kLanes.
+/// What a tile starts from and where it goes, whole rows and vectors. Of each panel's depth of what comes next, it fetches the
+/// lines [fetch_begin, fetch_end) of every kLanes.
 template <class Real>
 struct Ends {
     Matrix<const Real> start;
-    int start_cols;
     Matrix<Real> c;
-    int c_cols;
-    int rows;
+    Real* chains;  ///< room for kRegisters vectors
     int fetch_begin, fetch_end;
 };
 
 template <class Real>
 using TileFunction = void (*)(const Operands<Real>*, int term_count, const Ends<Real>&);
 
-/// Vector j of row i of a tile, and how many of its lanes exist when the tile's last panel has `last_cols` columns.
+/// Vector j of row i of a tile.
 template <class Real>
 PYBPTT_INLINE Real* vector_at(const Matrix<Real>& m, int i, int j) {
     return m.data + size_t(i) * m.row_stride + size_t(j / kPanelVecs) * m.panel_stride + j % kPanelVecs * kVecLanes<Real>;
 }
-template <class Real, int N>
-PYBPTT_INLINE int lanes_at(int j, int last_cols) {
-    return lanes_left<Real>(j / kPanelVecs + 1 < N ? int(kLanes<Real>) : last_cols, j % kPanelVecs);
-}
 
-/// M rows x N panels of C.
+/// M rows x N panels of C = start + the sum of the terms.
 template <class Real, int M, int N, Walk walk>
 void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
     constexpr int L = int(kLanes<Real>), VL = kVecLanes<Real>, NV = N * kPanelVecs;
-    const int rows = ends.rows;
-    Vec<Real> acc[M][NV];
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 16
-        for (int j = 0; j < NV; ++j) acc[i][j] = Vec<Real>{};
-    if (ends.start.data != nullptr) {
-#pragma GCC unroll 16
-        for (int i = 0; i < M; ++i) {
-            if (i >= rows) break;
-#pragma GCC unroll 16
-            for (int j = 0; j < NV; ++j) acc[i][j] = load_first(vector_at(ends.start, i, j), lanes_at<Real, N>(j, ends.start_cols));
-        }
-    }
+    const Real* before = nullptr;  // the chains so far
     for (int term = 0; term < term_count; ++term) {
         const Real* a = terms[term].a;
         const Real* b = terms[term].b;
+        const Real* next = terms[term].b_next;
         const size_t a_stride = terms[term].a_stride, b_stride = terms[term].b_stride;
-        size_t depth = terms[term].depth;
-        auto step = [&](const Real* a_k) __attribute__((always_inline)) {  // a_k: A's element (0, k)
-            Vec<Real> line[NV];
+        for (size_t left = terms[term].depth; left != 0;) {
+            Vec<Real> acc[M][NV];
 #pragma GCC unroll 16
-            for (int j = 0; j < NV; ++j) line[j] = load(b + size_t(j / kPanelVecs) * b_stride + (j % kPanelVecs) * VL);
+            for (int i = 0; i < M; ++i)
 #pragma GCC unroll 16
-            for (int i = 0; i < M; ++i) {
-                const Vec<Real> value = splat(a_k[walk == Walk::by_columns ? i : i * L]);
+                for (int j = 0; j < NV; ++j) acc[i][j] = Vec<Real>{};
+            const auto step = [&](const Real* a_k) __attribute__((always_inline)) {  // a_k: A's element (0, k)
+                Vec<Real> line[NV];
 #pragma GCC unroll 16
-                for (int j = 0; j < NV; ++j) acc[i][j] = fma(value, line[j], acc[i][j]);
-            }
-            b += L;
-        };
-        if (walk == Walk::by_columns) {
-            for (; depth != 0; --depth, a += L) step(a);
-        } else {
-            const Real* next = terms[term].b_next;
-            for (; depth >= size_t(L); depth -= size_t(L), a += a_stride) {
-                if (walk == Walk::by_rows_ahead) {
-                    for (int k = ends.fetch_begin; k < ends.fetch_end; ++k)
-#pragma GCC unroll 8
-                        for (int n = 0; n < N; ++n) __builtin_prefetch(next + size_t(n) * b_stride + k * L, 0, 2);
-                    next += L * L;
+                for (int j = 0; j < NV; ++j) line[j] = load(b + size_t(j / kPanelVecs) * b_stride + (j % kPanelVecs) * VL);
+#pragma GCC unroll 16
+                for (int i = 0; i < M; ++i) {
+                    const Vec<Real> value = splat(a_k[walk == Walk::by_columns ? i : i * L]);
+#pragma GCC unroll 16
+                    for (int j = 0; j < NV; ++j) acc[i][j] = fma(value, line[j], acc[i][j]);
                 }
-                for (int k = 0; k < L; ++k) step(a + k);
+                b += L;
+            };
+            size_t depth = left < kChain ? left : kChain;
+            left -= depth;
+            if (walk == Walk::by_columns) {
+                for (; depth != 0; --depth, a += L) step(a);
+            } else {
+                for (; depth >= size_t(L); depth -= size_t(L), a += a_stride) {
+                    if (walk == Walk::by_rows_ahead) {
+                        for (int k = ends.fetch_begin; k < ends.fetch_end; ++k)
+#pragma GCC unroll 8
+                            for (int n = 0; n < N; ++n) __builtin_prefetch(next + size_t(n) * b_stride + k * L, 0, 2);
+                        next += L * L;
+                    }
+                    for (int k = 0; k < L; ++k) step(a + k);
+                }
+                for (size_t k = 0; k < depth; ++k) step(a + k);
             }
-            for (size_t k = 0; k < depth; ++k) step(a + k);
+            const auto each = [&](auto visit) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+                for (int i = 0; i < M; ++i)
+#pragma GCC unroll 16
+                    for (int j = 0; j < NV; ++j) visit(acc[i][j], i, j);
+            };
+            Real* const sum = ends.chains;
+            if (before != nullptr)
+                each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { v += load(before + (i * NV + j) * VL); });
+            if (left != 0 || term + 1 != term_count) {
+                each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { store(sum + (i * NV + j) * VL, v); });
+                before = sum;
+                continue;
+            }
+            const Matrix<const Real> start = ends.start;
+            const Matrix<Real> c = ends.c;
+            if (start.data != nullptr)
+                each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { v += load_any(vector_at(start, i, j)); });
+            each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { store_any(vector_at(c, i, j), v); });
         }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i) {
-        if (i >= rows) break;
-#pragma GCC unroll 16
-        for (int j = 0; j < NV; ++j) store_first(vector_at(ends.c, i, j), acc[i][j], lanes_at<Real, N>(j, ends.c_cols));
     }
 }
 
@@ -173,14 +179,6 @@ constexpr TileFunction<Real> column_tile() {
 template <class Real>
 constexpr TileFunction<Real> kColumnTiles[3] = {column_tile<Real, 1>(), column_tile<Real, 2>(), column_tile<Real, 3>()};
 
-/// Columns of the last of `panels` panels that begin at column `first` and of which `cols` exist in all.
-template <class Real>
-int last_columns(const Matrix<Real>& c, size_t cols, size_t panel, size_t panels) {
-    constexpr size_t L = kLanes<Real>;
-    const size_t end = (panel + panels) * L;
-    return int(c.padded || end <= cols ? L : L - (end - cols));
-}
-
 /// `count` things in as few groups of at most `most` as will do, all of nearly the same size.
 struct Groups {
     size_t count, size, larger;
@@ -202,34 +200,71 @@ PYBPTT_INLINE void prefetch(size_t rows, size_t panels, Matrix<const Real> m, bo
         }
 }
 
-/// Cuts the depth of all terms together into blocks of at most `most` and calls add(terms of a block, their count). A term's piece
-/// begins at a whole panel of an A by rows.
+/// Whether the panels that end with panel `end` are not whole, and may not be written or read as if they were.
+template <class Real>
+bool ends_within(const Matrix<Real>& m, size_t cols, size_t end) {
+    return m.data != nullptr && !m.padded && end * kLanes<Real> > cols;
+}
+
+/// A . B adds each term by itself: then it does not matter which terms came together.
+template <class Real>
+PYBPTT_INLINE void run_tile(Walk walk, TileFunction<Real> run, const Operands<Real>* terms, int term_count, Ends<Real>& ends) {
+    if (walk == Walk::by_columns) return run(terms, term_count, ends);
+    for (int t = 0; t < term_count; ++t) {
+        if (t != 0) ends.start = ends.c;
+        run(terms + t, 1, ends);
+    }
+}
+/// The same where only rows x cols of the tile exist: on copies.
+template <class Real>
+void run_tile_at_edge(Walk walk, TileFunction<Real> run, const Operands<Real>* terms, int term_count, Ends<Real> ends, size_t rows,
+                      size_t cols) {
+    constexpr size_t kStride = size_t(kTileRows) * kLanes<Real>;
+    alignas(kPanelBytes) Real start[kMaxPanels * kStride], c[kMaxPanels * kStride];
+    if (ends.start.data != nullptr) {
+        copy<Real>(rows, cols, ends.start, in_panels(start, kStride));
+        ends.start = in_panels<const Real>(start, kStride);
+    }
+    const Matrix<Real> to = ends.c;
+    ends.c = in_panels(c, kStride);
+    run_tile(walk, run, terms, term_count, ends);
+    copy<Real>(rows, cols, ends.c, to);
+}
+
+/// c = start, where there is nothing to add.
+template <class Real>
+void begin(size_t rows, size_t cols, Matrix<const Real> start, Matrix<Real> c) {
+    alignas(kPanelBytes) static constexpr Real nothing[kLanes<Real>] = {};
+    if (start.data != c.data) copy<Real>(rows, cols, start.data != nullptr ? start : Matrix<const Real>(nothing, 0, 0, true), c);
+}
+
+/// Cuts the depth of each term into pieces that depend on it alone, and calls add(pieces, their count) for as many at a time as
+/// have at most the depth `most` together.
 template <class Real, class Add>
-void for_each_depth_block(Walk walk, const Term<Real>* terms, int term_count, size_t most, Add add) {
+void for_each_pass(const Term<Real>* terms, int term_count, size_t most, Add add) {
     constexpr size_t L = kLanes<Real>;
-    Term<Real> block[kMaxTerms];
+    Term<Real> pieces[kMaxTerms];
     int count = 0;
     size_t depth = 0;
     const auto flush = [&] {
-        if (count != 0) add(block, count);
+        if (count != 0) add(pieces, count);
         count = 0;
         depth = 0;
     };
-    for (int t = 0; t < term_count; ++t)
-        for (size_t k = 0; k < terms[t].depth;) {
-            const size_t space = most - depth, room = walk == Walk::by_columns ? space : space / L * L;
-            const size_t left = terms[t].depth - k, some = left < room ? left : room;
-            if (some != 0)
-                block[count++] = {walk == Walk::by_columns ? terms[t].a.rows_from(k) : terms[t].a.panels_from(k / L),
-                                  terms[t].b.rows_from(k), some};
-            k += some;
+    for (int t = 0; t < term_count; ++t) {
+        const size_t all = terms[t].depth, wanted = (all + kRowsDepth / 2) / kRowsDepth;
+        const size_t piece = wanted <= 1 ? all : ((all + wanted - 1) / wanted + L - 1) / L * L;
+        for (size_t k = 0; k < all; k += piece) {
+            const size_t some = all - k < piece ? all - k : piece;
+            if (count == kMaxTerms || depth + some > most) flush();
+            pieces[count++] = {terms[t].a.panels_from(k / L), terms[t].b.rows_from(k), some};
             depth += some;
-            if (some == room || count == kMaxTerms) flush();
         }
+    }
     flush();
 }
 
-/// One pass over C adds the terms [0, term_count).
+/// One pass over C adds the pieces.
 template <class Real>
 void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
                  const Ahead<Real>& ahead, bool far) {
@@ -240,25 +275,28 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
     Operands<Real> at[kMaxTerms];
     for (int t = 0; t < term_count; ++t)
         at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth, nullptr};
-    Ends<Real> ends{start, 0, c, 0, 0, 0, 0};
-    const auto run_tile = [&](size_t row, size_t m, size_t panel, size_t n) __attribute__((always_inline)) {
+    alignas(kPanelBytes) Real chains[kRegisters * kVecLanes<Real>];
+    Ends<Real> ends{start, c, chains, 0, 0};
+    const auto run = [&](size_t row, size_t m, size_t panel, size_t n) __attribute__((always_inline)) {
         for (const Matrix<const Real>& next : ahead.matrix)
             if (next.data != nullptr) prefetch(m, n, next.rows_from(row).panels_from(panel), ahead.to_write);
         for (int t = 0; t < term_count; ++t) {
             at[t].a = terms[t].a.data + row * L;
             at[t].b = terms[t].b.data + panel * at[t].b_stride;
         }
-        if (start.data != nullptr) ends.start.data = start.data + row * start.row_stride + panel * start.panel_stride;
-        ends.start_cols = last_columns(start, cols, panel, n);
+        ends.start = start;
+        if (start.data != nullptr) ends.start.data += row * start.row_stride + panel * start.panel_stride;
         ends.c.data = c.data + row * c.row_stride + panel * c.panel_stride;
-        ends.c_cols = last_columns(c, cols, panel, n);
-        ends.rows = int(m);
-        tiles[m - 1].of_panels[n - 1](at, term_count, ends);
+        const TileFunction<Real> tile = tiles[m - 1].of_panels[n - 1];
+        if (ends_within(start, cols, panel + n) || ends_within(c, cols, panel + n))
+            run_tile_at_edge(Walk::by_rows, tile, at, term_count, ends, m, cols - panel * L);
+        else
+            run_tile(Walk::by_rows, tile, at, term_count, ends);
     };
     // The larger operand passes once; what the inner loop needs of the other stays in the cache.
     if (rows > 4 * cols) {
         for (size_t i = 0, row = 0; i < heights.count; row += heights[i], ++i)
-            for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) run_tile(row, heights[i], panel, widths[j]);
+            for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) run(row, heights[i], panel, widths[j]);
     } else {
         for (size_t k = 0; k < widths.count; ++k) {
             const size_t j = ahead.backwards ? widths.count - 1 - k : k, panel = widths.first(j);
@@ -270,7 +308,7 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
                     ends.fetch_begin = int(i * L / heights.count);
                     ends.fetch_end = int((i + 1) * L / heights.count);
                 }
-                run_tile(row, heights[i], panel, widths[j]);
+                run(row, heights[i], panel, widths[j]);
             }
         }
     }
@@ -279,26 +317,22 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
 template <class Real>
 void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
              const Ahead<Real>& ahead) {
-    constexpr size_t L = kLanes<Real>;
     if (rows == 0 || cols == 0) return;
-    size_t depth = 0;
+    // Of one height, no tile reads B a second time.
+    const size_t most = rows <= size_t(kTileRows) ? SIZE_MAX : kRowsDepth * 3 / 2;
+    size_t passes = 0, depth = 0, index = 0;
     for (int t = 0; t < term_count; ++t) depth += terms[t].depth;
-    const size_t blocks = (depth + kRowsDepth / 2) / kRowsDepth;
-    if (blocks <= 1 || rows <= size_t(kTileRows)) {  // of one height, no tile reads B a second time
-        add_by_rows(rows, cols, terms, term_count, start, c, ahead, false);
-        return;
-    }
-    const bool far = rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= kFarBytes;
-    size_t index = 0;
-    for_each_depth_block(Walk::by_rows, terms, term_count, ((depth + blocks - 1) / blocks + L - 1) / L * L,
-                         [&](const Term<Real>* block, int count) {
-                             Ahead<Real> some = ahead;  // all at once would keep the tiles waiting for their own loads
-                             for (size_t i = 0; i < size_t(Ahead<Real>::kMost); ++i)
-                                 if (i % blocks != index % blocks) some.matrix[i] = none<Real>();
-                             add_by_rows(rows, cols, block, count, start, c, some, far);
-                             start = c;
-                             ++index;
-                         });
+    for_each_pass(terms, term_count, most, [&](const Term<Real>*, int) { ++passes; });
+    const bool far = passes > 1 && rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= kFarBytes;
+    for_each_pass(terms, term_count, most, [&](const Term<Real>* pieces, int count) {
+        Ahead<Real> some = ahead;  // all at once would keep the tiles waiting for their own loads
+        for (size_t i = 0; i < size_t(Ahead<Real>::kMost); ++i)
+            if (i % passes != index % passes) some.matrix[i] = none<Real>();
+        add_by_rows(rows, cols, pieces, count, start, c, some, far);
+        start = c;
+        ++index;
+    });
+    if (passes == 0) begin<Real>(rows, cols, start, c);
 }
 
 /// Likewise, of a depth that stays in the caches; `rows` are at most a lane block.
@@ -309,20 +343,23 @@ void add_by_columns(size_t rows, size_t cols, const Term<Real>* terms, int term_
     Operands<Real> at[kMaxTerms];
     for (int t = 0; t < term_count; ++t)
         at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth, nullptr};
-    Ends<Real> ends{start, 0, c, 0, 0, 0, 0};
+    alignas(kPanelBytes) Real chains[kRegisters * kVecLanes<Real>];
+    Ends<Real> ends{start, c, chains, 0, 0};
     for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
         const size_t n = widths[j];
-        ends.start_cols = last_columns(start, cols, panel, n);
-        ends.c_cols = last_columns(c, cols, panel, n);
+        const bool partial = ends_within(start, cols, panel + n) || ends_within(c, cols, panel + n);
+        const size_t existing = (panel + n) * L < cols ? n * L : cols - panel * L;
         for (int t = 0; t < term_count; ++t) at[t].b = terms[t].b.data + panel * at[t].b_stride;
         for (size_t row = 0; row < rows; row += M) {
             for (int t = 0; t < term_count; ++t) at[t].a = terms[t].a.data + row / L * at[t].a_stride + row % L;
             if (start.data != nullptr) ends.start.data = start.data + row * start.row_stride + panel * start.panel_stride;
             ends.c.data = c.data + row * c.row_stride + panel * c.panel_stride;
-            ends.rows = int(rows - row < M ? rows - row : M);
-            const size_t left = rows - row - size_t(ends.rows);
+            const size_t m = rows - row < M ? rows - row : M, left = rows - row - m;
             if (left != 0) prefetch(left < M ? left : M, n, Matrix<const Real>(ends.c.rows_from(M)), true);
-            kColumnTiles<Real>[n - 1](at, term_count, ends);
+            if (partial || m < M)
+                run_tile_at_edge(Walk::by_columns, kColumnTiles<Real>[n - 1], at, term_count, ends, m, existing);
+            else
+                run_tile(Walk::by_columns, kColumnTiles<Real>[n - 1], at, term_count, ends);
         }
     }
 }
@@ -330,19 +367,30 @@ void add_by_columns(size_t rows, size_t cols, const Term<Real>* terms, int term_
 template <class Real>
 void product_transposed(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start,
                         Matrix<Real> c) {
-    Term<Real> some[kMaxTerms];
+    Term<Real> some[kMaxTerms], pieces[kMaxTerms];
     for (size_t first = 0; first < rows && cols != 0; first += kLaneBlock<Real>) {
         for (int t = 0; t < term_count; ++t) some[t] = {terms[t].a.panels_from(first / kLanes<Real>), terms[t].b, terms[t].depth};
         const size_t left = rows - first, lanes = left < kLaneBlock<Real> ? left : kLaneBlock<Real>;
         const Matrix<Real> to = c.rows_from(first);
         Matrix<const Real> from = start.data != nullptr ? start.rows_from(first) : start;
+        int count = 0;
+        size_t depth = 0;
         bool begun = false;
-        for_each_depth_block(Walk::by_columns, some, term_count, kColumnsDepth, [&](const Term<Real>* block, int count) {
-            add_by_columns(lanes, cols, block, count, from, to);
-            from = to;
-            begun = true;
-        });
-        if (!begun && start.data != c.data) add_by_columns<Real>(lanes, cols, some, 0, from, to);
+        const auto flush = [&] {
+            if (count != 0) add_by_columns(lanes, cols, pieces, count, from, to), from = to, begun = true;
+            count = 0;
+            depth = 0;
+        };
+        for (int t = 0; t < term_count; ++t)
+            for (size_t k = 0; k < some[t].depth;) {
+                const size_t room = kColumnsDepth - depth, rest = some[t].depth - k, piece = rest < room ? rest : room;
+                pieces[count++] = {some[t].a.rows_from(k), some[t].b.rows_from(k), piece};
+                k += piece;
+                depth += piece;
+                if (depth == kColumnsDepth || count == kMaxTerms) flush();
+            }
+        flush();
+        if (!begun) begin<Real>(lanes, cols, from, to);
     }
 }
 

@@ -173,44 +173,48 @@ void norm_factors(size_t rows, size_t cols, Real limit, Matrix<const Real> from,
     }
 }
 
-/// Four partial sums, so that additions do not wait for one another.
-template <class Real>
-void sum_rows(size_t rows, size_t cols, Matrix<const Real> from, Real* sums) {
-    constexpr size_t L = kLanes<Real>;
+/// sums[c] += sum over rows of value_at(panel, offset in the panel), kVecLanes<double> columns at a time. Sums over time are kept
+/// in double; in four parts, so that additions do not wait for one another.
+template <class Real, class Value>
+PYBPTT_INLINE void sum_in_double(size_t rows, size_t cols, double* sums, Value value_at) {
+    constexpr size_t L = kLanes<Real>, VL = size_t(kVecLanes<double>);
     for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
-        for (int v = 0; v < kPanelVecs; ++v) {
-            const Real* line = from.data + panel * from.panel_stride + v * kVecLanes<Real>;
-            Vec<Real> part[4] = {};
-            for (size_t row = 0; row < rows; ++row) part[row % 4] += load(line + row * L);
-            Real* sum = sums + panel * L + size_t(v * kVecLanes<Real>);
+        for (size_t column = 0; column < L; column += VL) {
+            Vec<double> part[4] = {};
+            size_t row = 0;
+            for (; row + 4 <= rows; row += 4)
+#pragma GCC unroll 4
+                for (size_t k = 0; k < 4; ++k) part[k] += value_at(panel, (row + k) * L + column);
+            for (; row < rows; ++row) part[0] += value_at(panel, row * L + column);
+            double* sum = sums + panel * L + column;
             store(sum, load(sum) + ((part[0] + part[1]) + (part[2] + part[3])));
         }
 }
 
 template <class Real>
-void sum_products(size_t rows, size_t cols, Matrix<const Real> a, Matrix<const Real> b, Real* sums) {
-    constexpr size_t L = kLanes<Real>;
-    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
-        for (int v = 0; v < kPanelVecs; ++v) {
-            const Real* line_a = a.data + panel * a.panel_stride + v * kVecLanes<Real>;
-            const Real* line_b = b.data + panel * b.panel_stride + v * kVecLanes<Real>;
-            Vec<Real> part[4] = {};
-            for (size_t row = 0; row < rows; ++row)
-                part[row % 4] = fma(load(line_a + row * L), load(line_b + row * L), part[row % 4]);
-            Real* sum = sums + panel * L + size_t(v * kVecLanes<Real>);
-            store(sum, load(sum) + ((part[0] + part[1]) + (part[2] + part[3])));
-        }
+void sum_rows(size_t rows, size_t cols, Matrix<const Real> from, double* sums) {
+    sum_in_double<Real>(rows, cols, sums, [&](size_t panel, size_t at) __attribute__((always_inline)) {
+        return load_double(from.data + panel * from.panel_stride + at);
+    });
 }
 
 template <class Real>
-void sum_columns(size_t rows, size_t cols, Matrix<const Real> from, Real* sums) {
+void sum_products(size_t rows, size_t cols, Matrix<const Real> a, Matrix<const Real> b, double* sums) {
+    sum_in_double<Real>(rows, cols, sums, [&](size_t panel, size_t at) __attribute__((always_inline)) {
+        return load_double(a.data + panel * a.panel_stride + at) * load_double(b.data + panel * b.panel_stride + at);
+    });
+}
+
+template <class Real>
+void sum_columns(size_t rows, size_t cols, Matrix<const Real> from, double* sums) {
+    constexpr size_t L = kLanes<Real>;
     for (size_t row = 0; row < rows; ++row) {
-        Vec<Real> total{};
+        Vec<double> total{};
         for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
-            for (int v = 0; v < kPanelVecs; ++v)
-                total += load(from.data + panel * from.panel_stride + row * kLanes<Real> + v * kVecLanes<Real>);
-        Real sum = 0;
-        for (int i = 0; i < kVecLanes<Real>; ++i) sum += total[i];
+            for (size_t column = 0; column < L; column += size_t(kVecLanes<double>))
+                total += load_double(from.data + panel * from.panel_stride + row * L + column);
+        double sum = 0;
+        for (int i = 0; i < kVecLanes<double>; ++i) sum += total[i];
         sums[row] += sum;
     }
 }
@@ -226,13 +230,13 @@ void gather_rows(size_t rows, size_t cols, const int32_t* index, Matrix<const Re
 }
 
 template <class Real>
-void scatter_add_rows(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to) {
-    constexpr size_t L = kLanes<Real>;
+void scatter_add_rows(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, double* to, size_t stride) {
+    constexpr size_t L = kLanes<Real>, VL = size_t(kVecLanes<double>);
     for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
         for (size_t row = 0; row < rows; ++row)
-            for (int v = 0; v < kPanelVecs; ++v) {
-                Real* target = to.data + panel * to.panel_stride + size_t(index[row]) * L + v * kVecLanes<Real>;
-                store(target, load(target) + load(from.data + panel * from.panel_stride + row * L + v * kVecLanes<Real>));
+            for (size_t column = 0; column < L; column += VL) {
+                double* target = to + size_t(index[row]) * stride + panel * L + column;
+                store(target, load(target) + load_double(from.data + panel * from.panel_stride + row * L + column));
             }
 }
 

@@ -105,17 +105,22 @@ PYBPTT_INLINE V fma(V a, V b, V c) {
 template <class Real>
 PYBPTT_INLINE Vec<Real> load_first(const Real* p, int count) {
     if (count >= kVecLanes<Real>) return load_any(p);
-    Vec<Real> v{};
 #if defined(__AVX512F__)
     if constexpr (sizeof(Real) == 4)
-        v = _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+        return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
     else
-        v = _mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+        return _mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+#elif defined(__AVX2__)
+    static constexpr int32_t masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+    const int words = count * int(sizeof(Real) / 4);
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(masks + 8 - words));
+    return reinterpret_cast<Vec<Real>>(_mm256_maskload_epi32(reinterpret_cast<const int*>(p), mask));
 #else
+    Vec<Real> v{};
     for (int i = 0; i < kVecLanes<Real>; ++i)
         if (i < count) v[i] = p[i];
-#endif
     return v;
+#endif
 }
 template <class Real>
 PYBPTT_INLINE void store_first(Real* p, Vec<Real> v, int count) {
@@ -125,10 +130,34 @@ PYBPTT_INLINE void store_first(Real* p, Vec<Real> v, int count) {
         _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), v);
     else
         _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), v);
+#elif defined(__AVX2__)
+    // A half, a quarter, an eighth: a store with a mask takes longer.
+    const int words = count * int(sizeof(Real) / 4);
+    float* to = reinterpret_cast<float*>(p);
+    const __m256 all = reinterpret_cast<__m256>(v);
+    __m128 rest = _mm256_castps256_ps128(all);
+    if (words & 4) {
+        _mm_storeu_ps(to, rest);
+        to += 4;
+        rest = _mm256_extractf128_ps(all, 1);
+    }
+    if (words & 2) {
+        _mm_storel_pi(reinterpret_cast<__m64*>(to), rest);
+        to += 2;
+        rest = _mm_movehl_ps(rest, rest);
+    }
+    if (words & 1) _mm_store_ss(to, rest);
 #else
     for (int i = 0; i < kVecLanes<Real>; ++i)
         if (i < count) p[i] = v[i];
 #endif
+}
+
+/// kVecLanes<double> values as double, aligned to as many.
+PYBPTT_INLINE Vec<double> load_double(const double* p) { return load(p); }
+PYBPTT_INLINE Vec<double> load_double(const float* p) {
+    typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+    return __builtin_convertvector(*reinterpret_cast<const Half*>(p), Vec<double>);
 }
 
 /// Aligned to the vector, and not by way of the caches where the processor has such a store; other cores see them in order only

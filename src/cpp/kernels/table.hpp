@@ -243,12 +243,14 @@ struct Kernels {
     /// factors[r] = limit / 2-norm of from(r) where the norm is larger; else, and where it is not finite, 1.
     void (*norm_factors)(size_t rows, size_t cols, Real limit, Matrix<const Real> from, Real* factors);
     /// sums[c] += sum over rows of from(r, c), in whole panels.
-    void (*sum_rows)(size_t rows, size_t cols, Matrix<const Real> from, Real* sums);
+    void (*sum_rows)(size_t rows, size_t cols, Matrix<const Real> from, double* sums);
     /// sums[c] += sum over rows of a(r, c) b(r, c), in whole panels.
-    void (*sum_products)(size_t rows, size_t cols, Matrix<const Real> a, Matrix<const Real> b, Real* sums);
-    /// to(r) = from(index[r]) and to(index[r]) += from(r), whole rows: the product with one-hot rows, and with their transpose.
+    void (*sum_products)(size_t rows, size_t cols, Matrix<const Real> a, Matrix<const Real> b, double* sums);
+    /// to(r) = from(index[r]), whole rows: the product with one-hot rows.
     void (*gather_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
-    void (*scatter_add_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
+    /// Row index[r] of `to` += from(r), the product with their transpose; in whole panels, a row `stride` values behind the one
+    /// before.
+    void (*scatter_add_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, double* to, size_t stride);
     /// Softmax cross-entropy of columns. o: classes x cols holds o_t - b_o and becomes scale * dL/do_t, 0 in the lanes past
     /// the last column. losses[c] = -log softmax(o)_{target[c]}; bias: one value a class. A column whose target is -1 does not
     /// count: loss and gradient are 0.
@@ -259,7 +261,7 @@ struct Kernels {
     void (*squared_error)(size_t outputs, size_t cols, const Real* bias, Matrix<const Real> target, const int32_t* counted,
                           Real scale, Matrix<Real> o, double* losses);
     /// sums[r] += sum over columns of from(r, c); the lanes past the last column must be 0.
-    void (*sum_columns)(size_t rows, size_t cols, Matrix<const Real> from, Real* sums);
+    void (*sum_columns)(size_t rows, size_t cols, Matrix<const Real> from, double* sums);
     /// The linear recurrence and its gradient; its file has the equations.
     void (*scan)(const Scan<Real>& arrays);
     void (*scan_backward)(const ScanBack<Real>& arrays);

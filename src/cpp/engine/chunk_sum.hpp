@@ -1,0 +1,43 @@
+// A gradient's sum over the chunks, the last one first. The error of a running sum grows with the number of additions, and one day
+// what is added is too small to change it: so a sum begins anew after some chunks, and what it was is added up in double.
+#pragma once
+
+#include "engine/cut.hpp"
+#include "runtime/memory.hpp"
+
+namespace pybptt {
+
+template <class Real>
+class ChunkSum {
+public:
+    static constexpr std::size_t kGroup = 16;
+
+    ChunkSum() = default;
+    /// `count` values at `sum`.
+    ChunkSum(Real* sum, std::size_t count, std::size_t chunks) : sum_(sum), chunks_(chunks), groups_(chunks > kGroup ? count : 0) {}
+
+    /// What the chunk's terms are added to: what is in `part`, some rows of the sum, unless it begins anew.
+    Matrix<const Real> so_far(const Chunk& chunk, Matrix<const Real> part) const {
+        return (chunks_ - 1 - chunk.index) % kGroup == 0 ? none<Real>() : part;
+    }
+    /// To be called for all values, some at a time, once the chunk's terms have been added.
+    void end(const Chunk& chunk, std::size_t first, std::size_t count) const {
+        const std::size_t added = chunks_ - chunk.index;
+        const bool last = chunk.index == 0;
+        if (groups_.size() == 0 || (added % kGroup != 0 && !last)) return;
+        for (std::size_t i = first; i < first + count; ++i) {
+            const double sum = added <= kGroup ? double(sum_[i]) : groups_[i] + double(sum_[i]);
+            if (last)
+                sum_[i] = Real(sum);
+            else
+                groups_[i] = sum;
+        }
+    }
+
+private:
+    Real* sum_ = nullptr;
+    std::size_t chunks_ = 0;
+    Buffer<double> groups_;
+};
+
+}  // namespace pybptt
