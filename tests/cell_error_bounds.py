@@ -111,15 +111,19 @@ class Lstm:
         g = tanh(z_g)
         c = f * c_before + i * g
         o = sigmoid(z_o + self.p_o * c)
-        return (o * tanh(c), c), (c_before, i, f, g, o, c)
+        m = o * tanh(c)
+        h = product(m, self.theta["weight_hr"].T, len(m.v.T) + 2) if "weight_hr" in self.theta else m
+        return (h, c), (c_before, i, f, g, o, c, m)
 
     def backward(self, kept, h_before, d_state, n):
         """dz by W_ih x, dz by W_hh h and the h of each gate, state before, and what peepholes sum."""
-        c_before, i, f, g, o, c = kept
-        dh, dc = d_state
+        c_before, i, f, g, o, c, _ = kept
+        dm, dc = d_state
+        if "weight_hr" in self.theta:
+            dm = product(dm, self.theta["weight_hr"], len(dm.v.T) + 2)
         t = tanh(c)
-        dz_o = dh * t * (o - o * o)
-        dc = dc + dh * o * (ONE - t * t) + self.p_o * dz_o
+        dz_o = dm * t * (o - o * o)
+        dc = dc + dm * o * (ONE - t * t) + self.p_o * dz_o
         dz_i = dc * (g - c_before if self.coupled else g) * (i - i * i)
         dz_g = dc * i * (ONE - g * g)
         before, p = dc * f + self.p_i * dz_i, [dz_i * c_before]
@@ -201,6 +205,9 @@ def bounds(p):
         "bias_ih": dz.rows().sum_rows(),
         "bias_hh": np.concatenate([d.rows().sum_rows() for d, _ in gates]),
     }
+    if "weight_hr" in theta:
+        m = stacked(tape[-1] for tape in kept)
+        parameters["weight_hr"] = product(stacked(dh).rows().T, m.rows(), N).e
     if "weight_peephole" in theta:
         p_sum = stacked(p_terms)  # (T, rows, B, H)
         parameters["weight_peephole"] = np.stack(

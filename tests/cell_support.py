@@ -18,14 +18,17 @@ CELLS = {
     "lstm-peephole": ("LSTM", {"peephole": True}),
     "lstm-coupled": ("LSTM", {"coupled": True}),
     "lstm-peephole-coupled": ("LSTM", {"peephole": True, "coupled": True}),
+    "lstm-projected": ("LSTM", {"projected": True}),
+    "lstm-projected-peephole-coupled": ("LSTM", {"projected": True, "peephole": True, "coupled": True}),
     "gru": ("GRU", {}),
     "gru-before": ("GRU", {"reset_after": False}),
 }
 CLIPPED = {f"{name}-clip": (kind, options | {"clip": 0.4}) for name, (kind, options) in CELLS.items()}
 EVERY = CELLS | CLIPPED
-PYTORCHS = ("rnn", "rnn-relu", "lstm", "gru")
+PYTORCHS = ("rnn", "rnn-relu", "lstm", "lstm-projected", "gru")
 # One of each arithmetic.
-FEW = ("rnn", "lstm", "lstm-peephole", "lstm-peephole-coupled-clip", "gru", "gru-before", "gru-before-clip")
+FEW = ("rnn", "lstm", "lstm-peephole", "lstm-peephole-coupled-clip", "lstm-projected", "gru", "gru-before",
+       "gru-before-clip")  # fmt: skip
 
 
 def parts(state):
@@ -38,37 +41,46 @@ def directions(layer):
     return 2 if layer.bidirectional else 1
 
 
+def state_size(layer):
+    """P: entries of h_t."""
+    return getattr(layer, "proj_size", 0) or layer.hidden_size
+
+
 def problem(cell, T, B, D, H, L=1, K=1, *, lengths=None, tokens=False, mask=False, dtype="float64", seed=0,
             **options):  # fmt: skip
-    """A layer, and what its forward and backward take, with entries of order 1."""
+    """A layer, and what its forward and backward take, with entries of order 1; a projection halves h."""
     kind, own = EVERY[cell]
+    own = own | options
+    if own.pop("projected", False):
+        own = {"proj_size": H // 2} | own
     rng = np.random.default_rng([seed, T, B, D, H, L, K])
-    layer = getattr(pybptt, kind)(D, H, L, bidirectional=K == 2, dtype=dtype, seed=seed, **own | options)
+    layer = getattr(pybptt, kind)(D, H, L, bidirectional=K == 2, dtype=dtype, seed=seed, **own)
+    P = state_size(layer)
 
     def normal(*shape):
         return rng.normal(size=shape).astype(dtype)
 
     def state():
-        return (normal(L * K, B, H), normal(L * K, B, H)) if kind == "LSTM" else normal(L * K, B, H)
+        return (normal(L * K, B, P), normal(L * K, B, H)) if kind == "LSTM" else normal(L * K, B, H)
 
     return SimpleNamespace(
         layer=layer,
         x=rng.integers(D, size=(T, B)) if tokens else normal(T, B, D),
         state=state(),
         lengths=lengths,
-        mask=rng.choice([0.0, 1.25, 2.0], size=(L - 1, T, B, K * H)).astype(dtype) if mask else None,
-        d_output=normal(T, B, K * H),
+        mask=rng.choice([0.0, 1.25, 2.0], size=(L - 1, T, B, K * P)).astype(dtype) if mask else None,
+        d_output=normal(T, B, K * P),
         d_state=state(),
         d_cells=normal(L * K, T, B, H) if kind == "LSTM" else None,
     )
 
 
 def drawn_mask(layer, T, B, seed, L=2):
-    """The mask that a seed draws for L layers of K directions, seen through identity layers: (1, T, B, K H).
+    """The mask that a seed draws for L layers of K directions, seen through identity layers: (1, T, B, K P).
 
     Each layer hands on its own direction's part of what it reads, so for L > 2 it is the masks' product.
     """
-    K, H, dtype = directions(layer), layer.hidden_size, layer.dtype
+    K, H, dtype = directions(layer), state_size(layer), layer.dtype
     options = {"bidirectional": K == 2, "dropout": layer.dropout, "dtype": dtype}
     rnn = pybptt.RNN(1, H, L, nonlinearity="identity", bias=False, **options)
     rnn.flat[...] = 0
@@ -101,7 +113,7 @@ def cell_options(layer):
     """A layer's options as pybptt.reference takes them."""
     own = {
         n: getattr(layer, n)
-        for n in ("nonlinearity", "reset_after", "peephole", "coupled")
+        for n in ("nonlinearity", "reset_after", "peephole", "coupled", "proj_size")
         if hasattr(layer, n)
     }
     return own | {"num_layers": layer.num_layers, "bidirectional": layer.bidirectional, "clip": layer.clip}
@@ -148,8 +160,9 @@ def torch_layer(torch, layer, leaves, x, state, lengths, only=None):
     """Output and final state by PyTorch's module: of all layers, or of the layer `only` as a single one."""
     names = ("num_layers", "bias", "bidirectional")
     options = {name: getattr(layer, name) for name in names} | {"dtype": torch.float64}
-    if type(layer) is pybptt.RNN:
-        options["nonlinearity"] = layer.nonlinearity
+    for name in ("nonlinearity", "proj_size"):
+        if hasattr(layer, name):
+            options[name] = getattr(layer, name)
     if only is not None:
         options["num_layers"] = 1
         ends = tuple(f"_l{only}{end}" for end in ("", "_reverse"))
@@ -161,7 +174,7 @@ def torch_layer(torch, layer, leaves, x, state, lengths, only=None):
         return output, parts(last)
     # PyTorch takes no sequence without steps: those are left out, and their states stay what they were.
     T, B = x.shape[:2]
-    output = torch.zeros(T, B, directions(layer) * layer.hidden_size, dtype=torch.float64)
+    output = torch.zeros(T, B, directions(layer) * state_size(layer), dtype=torch.float64)
     some = torch.tensor(np.flatnonzero(lengths))
     if len(some) == 0:
         return output, state
@@ -195,8 +208,9 @@ def torch_leaves(torch, p, parameters):
     """Parameters, x and the initial state, to be differentiated by."""
     leaves = {name: torch.tensor(values, requires_grad=True) for name, values in parameters.items()}
     xs = torch_dense(torch, p.x, p.layer.input_size).requires_grad_()
-    zero = np.zeros((p.layer.num_layers * directions(p.layer), p.x.shape[1], p.layer.hidden_size))
-    given = (zero,) * (1 + isinstance(p.layer, pybptt.LSTM)) if p.state is None else parts(p.state)
+    sizes = (state_size(p.layer), p.layer.hidden_size)[: 1 + isinstance(p.layer, pybptt.LSTM)]
+    zero = (np.zeros((p.layer.num_layers * directions(p.layer), p.x.shape[1], size)) for size in sizes)
+    given = zero if p.state is None else parts(p.state)
     return leaves, xs, tuple(torch.tensor(s, requires_grad=True) for s in given)
 
 
@@ -235,13 +249,24 @@ def by_torch(torch, p):
     )
 
 
+def torch_cell(torch, layer):
+    """PyTorch's function of one step of the layer, which takes x_t, the state and the parameters."""
+    if getattr(layer, "proj_size", 0):  # there is none
+
+        def projected(x, state, W_ih, W_hh, b_ih, b_hh, W_hr):
+            i, f, g, o = (x @ W_ih.T + b_ih + state[0] @ W_hh.T + b_hh).chunk(4, dim=1)
+            c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+            return (o.sigmoid() * c.tanh()) @ W_hr.T, c
+
+        return projected
+    name = f"rnn_{layer.nonlinearity}" if isinstance(layer, pybptt.RNN) else type(layer).__name__.lower()
+    return getattr(torch, f"{name}_cell")
+
+
 def torch_cells(torch, p):
     """One layer, one direction, as a loop over PyTorch's cells: `run` with hidden, cells and d_cells."""
     leaves, xs, state = torch_leaves(torch, p, p.layer.parameters)
-    name = (
-        f"rnn_{p.layer.nonlinearity}" if isinstance(p.layer, pybptt.RNN) else type(p.layer).__name__.lower()
-    )
-    step = getattr(torch, f"{name}_cell")
+    step = torch_cell(torch, p.layer)
     now, h, c = tuple(s[0] for s in state), [], []
     for x_t in xs:
         found = step(x_t, now if len(now) == 2 else now[0], *leaves.values())
@@ -275,7 +300,7 @@ def scalar(p, output, state, cells):
 
 def differences(p):
     """Central differences of `scalar`, by every parameter, x and the initial state."""
-    point = dict(p.layer.parameters) | {"state": np.stack(parts(p.state))}
+    point = dict(p.layer.parameters) | {f"state[{i}]": part for i, part in enumerate(parts(p.state))}
     if p.x.ndim == 3:
         point["x"] = p.x
     before = p.layer.flat.copy()
@@ -284,7 +309,7 @@ def differences(p):
         for name, parameter in p.layer.parameters.items():
             parameter[...] = values[name]
         moved = SimpleNamespace(**vars(p) | {"x": values.get("x", p.x)})
-        moved.state = state_like(p.layer, values["state"])
+        moved.state = state_like(p.layer, (values[name] for name in values if name.startswith("state")))
         output, state, tape = forward(moved)
         return scalar(p, output, state, tape.cells)
 
@@ -295,7 +320,8 @@ def differences(p):
 
 def assert_differences(p, g, tolerance=1e-7):
     found = differences(p)
-    assert_close(np.stack(parts(g.state)), found.pop("state"), tolerance)
+    for i, part in enumerate(parts(g.state)):
+        assert_close(part, found.pop(f"state[{i}]"), tolerance)
     if "x" in found:
         assert_close(g.input, found.pop("x"), tolerance)
     assert list(g.parameters) == list(found)

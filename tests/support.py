@@ -48,6 +48,8 @@ def bits(*arrays):
     for array in arrays:
         if isinstance(array, pybptt.Gradients):
             found += bits(array.flat, array.input, array.state, array.hidden)
+        elif isinstance(array, tuple):  # a state
+            found += bits(*array)
         elif array is not None:
             array = np.asarray(array)
             found.append((array.shape, array.dtype.str, array.tobytes()))

@@ -198,17 +198,18 @@ def test_bad_upstream(cell, batch_first):
     right, wrong = p.d_output.shape, p.d_output.swapaxes(0, 1)
     bad = [
         ({"d_output": wrong}, ValueError, f"d_output: expected shape {right}, got {wrong.shape}"),
-        ({"d_output": p.d_output[..., :7]}, ValueError, f"d_output: expected shape {right}, got "),
+        ({"d_output": p.d_output[..., :-1]}, ValueError, f"d_output: expected shape {right}, got "),
         ({"d_output": p.d_output.astype(F32)}, TypeError, "d_output: expected dtype float64, got float32;"),
         ({"d_output": 1.0}, TypeError, "d_output: expected a numpy array of float64, got float"),
     ]
-    one, name = parts(p.d_state)[0], "d_state[1]" if p.d_cells is not None else "d_state"
+    h, *c = parts(p.d_state)
+    one, name = (c[0], "d_state[1]") if c else (h, "d_state")
     for value, error, text in (
         (one[:2], ValueError, f"{name}: expected shape (4, 3, 7), got (2, 3, 7)"),
         (one.astype(F32), TypeError, f"{name}: expected dtype float64, got float32; convert with {name}"),
         (1.0, TypeError, f"{name}: expected a numpy array of float64, got float"),
     ):
-        bad.append(({"d_state": (one, value) if p.d_cells is not None else value}, error, text))
+        bad.append(({"d_state": (h, value) if c else value}, error, text))
     if p.d_cells is not None:
         shape = "d_cells: expected shape (4, 5, 3, 7), got "
         bad += [

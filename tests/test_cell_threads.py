@@ -42,7 +42,7 @@ def model(cell, T, B, D, H, Q, L=1, K=1, *, ragged=False, last_only=False, **opt
 # ---- Threads --------------------------------------------------------------------------------------------
 
 # T is the least: `compute` makes it enough for seven threads, and the test after the next sees to that.
-CELLS = ("lstm-peephole", "gru", "gru-before", "rnn")
+CELLS = ("lstm-peephole", "lstm-projected", "gru", "gru-before", "rnn")
 LAYERS = {
     "rows": partial(layer, sizes=(12, 48, 17, 40)),
     "rows of tokens": partial(layer, sizes=(12, 48, 300, 40), tokens=True),

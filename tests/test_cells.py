@@ -17,6 +17,7 @@ from cell_support import (
     parts,
     problem,
     run,
+    state_size,
     torch_cells,
 )
 from hypothesis import example, given, settings
@@ -26,7 +27,6 @@ from support import assert_close, bits
 import pybptt
 
 MODULES_LACK = ("hidden", "cells")
-NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
 # Time is cut into chunks of 128 to 512 rows (T B): one row less, that many, one more, several, a short last
 # one; a batch of 8 and more into slices: two, of unequal size, three, the most that there may be.
 CUTS = [(127, 1), (128, 1), (129, 1), (513, 1), (1100, 1), (200, 3), (130, 8), (5, 7), (5, 15), (20, 17),
@@ -254,16 +254,17 @@ def test_inference_is_forward_to_the_last_bit(cell, T, B, H, dtype):
 def test_no_steps_or_no_sequences(cell, T, B, tokens, dtype):
     p = problem(cell, T, B, 4, 5, tokens=tokens, dtype=dtype)
     found = run(p)
-    assert found.output.shape == (T, B, 5)
+    P = state_size(p.layer)
+    assert found.output.shape == (T, B, P)
     assert bits(found.state) == bits(p.state)
     assert not found.g.flat.any()
     assert bits(found.g.state) == bits(p.d_state)
-    assert found.g.hidden.shape == (1, T, B, 5)
+    assert found.g.hidden.shape == (1, T, B, P)
     assert found.g.input is None if tokens else found.g.input.shape == (T, B, 4)
     if p.d_cells is not None:
         assert found.cells.shape == (1, T, B, 5)
-    for last in parts(p.layer.forward(p.x)[1]):
-        assert last.shape == (1, B, 5)
+    for last, size in zip(parts(p.layer.forward(p.x)[1]), (P, 5), strict=False):
+        assert last.shape == (1, B, size)
         assert not last.any()
 
 
@@ -300,14 +301,18 @@ def test_upstream_gradients_that_are_not_given_are_zero():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_have_the_layers_layout(cell):
-    gates, peepholes = {"lstm": (4, 3), "lstm-coupled": (3, 2)}.get(cell.replace("-peephole", ""), (3, 0))
-    gates = 1 if cell.startswith("rnn") else gates
+    gates = {"rnn": 1, "gru": 3}.get(cell.split("-")[0], 3 if "coupled" in cell else 4)
+    P = 2 if "projected" in cell else 5
     for bias in FLAGS:
         p = problem(cell, 4, 2, 3, 5, bias=bias)
         g = run(p).g
-        shapes = [(gates * 5, 3), (gates * 5, 5), *[(gates * 5,)] * 2, (peepholes, 5)]
-        kept = [n for n in NAMES if (bias or "bias" not in n) and ("peephole" in cell or "peephole" not in n)]
-        expected = {f"{n}_l0": s for n, s in zip(NAMES, shapes, strict=True) if n in kept}
+        expected = {"weight_ih_l0": (gates * 5, 3), "weight_hh_l0": (gates * 5, P)}
+        if bias:
+            expected |= {"bias_ih_l0": (gates * 5,), "bias_hh_l0": (gates * 5,)}
+        if "projected" in cell:
+            expected |= {"weight_hr_l0": (P, 5)}
+        if "peephole" in cell:
+            expected |= {"weight_peephole_l0": (gates - 1, 5)}
         for parameters, flat in ((g.parameters, g.flat), (p.layer.parameters, p.layer.flat)):
             assert list(parameters) == list(expected)
             assert {name: a.shape for name, a in parameters.items()} == expected

@@ -38,7 +38,10 @@ def assert_accurate(single, double, n):
         assert expected.size < 10 or rms(found - expected) <= 10 * np.sqrt(n) * U * rms(expected), name
 
 
-CELLS = ["lstm", "lstm-peephole", "lstm-coupled", "lstm-peephole-coupled", "gru", "gru-before"]
+CELLS = [
+    *("lstm", "lstm-peephole", "lstm-coupled", "lstm-peephole-coupled"),
+    *("lstm-projected", "lstm-projected-peephole-coupled", "gru", "gru-before"),
+]
 SIZES = [(1, 1, 1, 1), (3, 2, 5, 9), (20, 8, 28, 64), (100, 13, 3, 33), (1000, 2, 7, 20)]
 
 

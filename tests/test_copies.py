@@ -54,6 +54,7 @@ def test_a_copied_gradients_views_are_into_its_own_flat(copied):
         (pybptt.GRU(3, 4), "reset_after", False),
         (pybptt.LSTM(3, 4), "clip", 0.01),
         (pybptt.LSTM(3, 4), "peephole", True),
+        (pybptt.LSTM(3, 4), "proj_size", 2),
         (pybptt.RNN(3, 4), "bidirectional", True),
         (pybptt.RNN(3, 4), "hidden_size", 5),
         (pybptt.SequenceModel(pybptt.RNN(3, 4), 2), "last_only", True),

@@ -13,6 +13,7 @@ from pybptt.flow import _verdict
 CELLS = {
     "rnn": (pybptt.RNN, {}),
     "lstm": (pybptt.LSTM, {}),
+    "projected": (pybptt.LSTM, {"proj_size": 3}),
     "gru": (pybptt.GRU, {}),
     "relu": (pybptt.RNN, {"nonlinearity": "relu", "clip": 1.5}),
     "sigmoid": (pybptt.RNN, {"nonlinearity": "sigmoid", "bias": False}),
@@ -32,7 +33,7 @@ def problem(cell="rnn", T=9, B=3, D=2, H=5, *, last_only=False, seed=0, **option
     layer.flat *= 2  # so that gates move
     model = pybptt.SequenceModel(layer, 2, loss="mse", last_only=last_only, seed=seed + 1)
     units = layer.num_layers * (2 if layer.bidirectional else 1)
-    h, c = rng.normal(size=(2, units, B, H))
+    h, c = rng.normal(size=(units, B, own.get("proj_size", H))), rng.normal(size=(units, B, H))
     state = (h, c) if isinstance(layer, pybptt.LSTM) else h
     x, y = rng.normal(size=(T, B, D)), rng.normal(size=(B, 2) if last_only else (T, B, 2))
     if layer.batch_first:
@@ -84,14 +85,16 @@ def test_a_linear_network_has_powers_of_its_matrix(method):
 
 
 def torch_jacobians(torch, layer, x, state):
-    """dh_T/dh_t (T, H, H) of every run in the order of its own steps, by PyTorch's autograd; x (T, 1, D)."""
+    """dh_T/dh_t (T, P, P) of every run in the order of its own steps, by PyTorch's autograd; x (T, 1, D)."""
     h_0, c_0 = (torch.tensor(s) for s in (state if isinstance(state, tuple) else (state, state)))
     lstm = isinstance(layer, pybptt.LSTM)
-    xs, H, i = torch.tensor(x), layer.hidden_size, 0
+    options = {"proj_size": layer.proj_size} if lstm else {}
+    xs, i = torch.tensor(x), 0
     for k in range(layer.num_layers):
         outputs = []
         for end in ("", "_reverse")[: 2 if layer.bidirectional else 1]:
-            module = getattr(torch.nn, type(layer).__name__)(xs.shape[2], H, dtype=torch.float64)
+            kind = getattr(torch.nn, type(layer).__name__)
+            module = kind(xs.shape[2], layer.hidden_size, dtype=torch.float64, **options)
             values = {
                 name: torch.tensor(layer.parameters[f"{name[:-3]}_l{k}{end}"]) for name in module.state_dict()
             }
@@ -110,7 +113,7 @@ def torch_jacobians(torch, layer, x, state):
                     return module(inputs[t:], (h, state_t[1]) if lstm else h)[0][-1]
 
                 jacobian = torch.autograd.functional.jacobian(last, h_t.detach())
-                found.append(jacobian.detach().numpy().reshape(H, H))
+                found.append(jacobian.detach().numpy().reshape(h_t.shape[-1], -1))
             output = torch.cat(steps).detach()
             outputs.append(output.flip(0) if end else output)
             i += 1
@@ -119,7 +122,7 @@ def torch_jacobians(torch, layer, x, state):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "projected", "gru"])
 def test_jacobians_are_those_of_autograd(cell, method, torch):
     T, b = 7, 1  # of a batch of three sequences, of which the second has 7 of 9 steps
     model, x, y, state = problem(cell, num_layers=2, bidirectional=True)
@@ -127,7 +130,7 @@ def test_jacobians_are_those_of_autograd(cell, method, torch):
         model, x, y, state, lengths=[9, T, 3], sequence=b, points=T, method=method, seed=3
     )
     assert flow.runs == ("l0", "l0_reverse", "l1", "l1_reverse")
-    own = tuple(s[:, [b]] for s in state) if cell == "lstm" else state[:, [b]]
+    own = tuple(s[:, [b]] for s in state) if isinstance(state, tuple) else state[:, [b]]
     for run, jacobians in enumerate(torch_jacobians(torch, model.layer, x[:T, [b]], own)):
         check(flow, run, jacobians[::-1] if run % 2 else jacobians, 1e-10)
 
@@ -138,7 +141,8 @@ def test_jacobians_are_those_of_finite_differences(cell, method):
     T, H, step = 6, 4, 1e-6
     model, x, y, state = problem(cell, T, 1, 2, H)
     lstm = isinstance(model.layer, pybptt.LSTM)
-    found = [np.eye(H)]
+    eye = np.eye(state[0].shape[-1] if lstm else H)
+    found = [eye]
     for t in range(T - 1, 0, -1):
         _, state_t = model.layer(x[:t], state)
         h, c = state_t if lstm else (state_t, None)
@@ -146,7 +150,7 @@ def test_jacobians_are_those_of_finite_differences(cell, method):
         def last(h, c=c, t=t):
             return model.layer(x[t:], (h, c) if lstm else h)[0][-1, 0]
 
-        moved = [(last(h + step * e) - last(h - step * e)) / (2 * step) for e in np.eye(H)]
+        moved = [(last(h + step * e) - last(h - step * e)) / (2 * step) for e in eye]
         found.insert(0, np.stack(moved, axis=1))
     flow = pybptt.gradient_flow(model, x, y, state, points=T, method=method)
     check(flow, 0, np.stack(found), 1e-6)
@@ -180,7 +184,7 @@ def test_dropout_is_off():
     assert_close(flow.hidden_norms, np.linalg.norm(hidden, axis=(2, 3)), 1e-14)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "projected", "gru"])
 def test_both_methods_agree(cell):
     model, x, y, state = problem(cell, T=30, H=40)
     exact, iterative = (
@@ -195,7 +199,7 @@ def test_both_methods_agree(cell):
     assert exact.rates == pytest.approx(iterative.rates, rel=1e-6)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "projected"])
 def test_time_in_segments_gives_the_same(cell):
     model, x, _, state = problem(cell, T=11, B=1)
     h, c = state if cell == "lstm" else (state, None)
@@ -301,7 +305,8 @@ def test_each_layer_has_its_verdict():
 
 
 @pytest.mark.parametrize(
-    ("cell", "gates"), [("rnn", "h"), ("lstm", "ifgo"), ("coupled", "igo"), ("gru", "rzn")]
+    ("cell", "gates"),
+    [("rnn", "h"), ("lstm", "ifgo"), ("coupled", "igo"), ("projected", "ifgo"), ("gru", "rzn")],
 )
 def test_the_recurrent_matrix(cell, gates):
     model, x, y, state = problem(cell, num_layers=2, bidirectional=True)
@@ -309,6 +314,8 @@ def test_the_recurrent_matrix(cell, gates):
     assert flow.gates == tuple(gates)
     for i, run in enumerate(flow.runs):
         for g, W in enumerate(np.split(model.parameters[f"weight_hh_{run}"], len(gates))):
+            if cell == "projected":
+                W = model.parameters[f"weight_hr_{run}"] @ W  # noqa: PLW2901
             assert flow.spectral_radii[i, g] == pytest.approx(np.abs(np.linalg.eigvals(W)).max())
             assert_close(flow.recurrent_singular_values[i, g], np.linalg.svd(W, compute_uv=False), 1e-12)
 

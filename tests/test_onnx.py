@@ -399,6 +399,9 @@ def test_bad_exports():
         to_onnx(None)
     with pytest.raises(TypeError, match=r"^layer: expected an RNN, LSTM or GRU, got str"):
         load_onnx("LSTM", **OPERATOR)
+    for call in (to_onnx, lambda layer: load_onnx(layer, **OPERATOR)):
+        with pytest.raises(ValueError, match=r"^layer: ONNX's LSTM has no projection, got proj_size=2"):
+            call(pybptt.LSTM(3, 4, proj_size=2))
     for index, error in ((1, ValueError), (-1, ValueError), (0.0, TypeError)):
         with pytest.raises(error, match=r"^index: expected"):
             to_onnx(make("RNN"), index)

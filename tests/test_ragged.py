@@ -18,6 +18,7 @@ from cell_support import (
     parts,
     problem,
     run,
+    state_size,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -254,8 +255,9 @@ def test_the_final_state_is_the_one_at_each_sequences_end(cell):
     p = problem(cell, 7, 9, 4, 9, K=2, lengths=lengths)
     output, last, _ = forward(p)
     h = parts(last)[0]
-    assert bits(h[0]) == bits(output[lengths - 1, np.arange(9), :9])
-    assert bits(h[1]) == bits(output[0, :, 9:])
+    P = state_size(p.layer)
+    assert bits(h[0]) == bits(output[lengths - 1, np.arange(9), :P])
+    assert bits(h[1]) == bits(output[0, :, P:])
 
 
 def test_the_lengths_may_change_afterwards():

@@ -21,6 +21,7 @@ from cell_support import (
     parts,
     problem,
     run,
+    state_size,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,7 +61,7 @@ def test_every_parameter_of_three_layers_both_ways(torch, cell, bias, which, H):
     if p.d_cells is not None:
         p.d_cells[...] = 0
     found = run(p)
-    names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][: 4 if bias else 2]
+    names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias + ["weight_hr"] * ("projected" in cell)
     ends = [f"_l{k}{end}" for k in range(3) for end in ("", "_reverse")]
     assert list(found.g.parameters) == [name + end for end in ends for name in names]
     assert all(gradient.any() for gradient in found.g.parameters.values())
@@ -166,17 +167,17 @@ def test_the_reverse_direction_is_the_forward_one_on_time_reversed(cell):
     p = problem(cell, 8, 5, 4, 9, K=2)
     forwards = run(p)
     q = problem(cell, 8, 5, 4, 9, K=2)
-    half = p.layer.flat.size // 2
+    half, P = p.layer.flat.size // 2, state_size(p.layer)
     q.layer.flat = np.concatenate([p.layer.flat[half:], p.layer.flat[:half]])
-    q.x, q.d_output = p.x[::-1].copy(), np.concatenate([p.d_output[::-1, :, 9:], p.d_output[::-1, :, :9]], 2)
+    q.x, q.d_output = p.x[::-1].copy(), np.concatenate([p.d_output[::-1, :, P:], p.d_output[::-1, :, :P]], 2)
     q.state, q.d_state = (
         tuple(s[::-1].copy() for s in state) if isinstance(state, tuple) else state[::-1].copy()
         for state in (p.state, p.d_state)
     )
     q.d_cells = None if p.d_cells is None else p.d_cells[::-1, ::-1].copy()
     backwards = run(q)
-    assert bits(backwards.output[::-1, :, 9:]) == bits(forwards.output[:, :, :9])
-    assert bits(backwards.output[::-1, :, :9]) == bits(forwards.output[:, :, 9:])
+    assert bits(backwards.output[::-1, :, P:]) == bits(forwards.output[:, :, :P])
+    assert bits(backwards.output[::-1, :, :P]) == bits(forwards.output[:, :, P:])
     assert bits(backwards.g.flat[half:], backwards.g.flat[:half]) == bits(
         forwards.g.flat[:half], forwards.g.flat[half:]
     )
@@ -257,7 +258,7 @@ def test_dropout_of_0_one_layer_and_inference_have_none(cell, K):
     assert all_of(p.layer, p.x, training=False) == all_of(plain.layer, plain.x)
     assert bits(*p.layer(p.x)) == bits(*plain.layer(plain.x))
     assert all_of(p.layer, p.x, **options) != all_of(plain.layer, plain.x)
-    ones = np.ones((2, 6, 5, K * 9))
+    ones = np.ones((2, 6, 5, K * state_size(p.layer)))
     assert all_of(p.layer, p.x, dropout_mask=ones) == all_of(plain.layer, plain.x)
 
 
@@ -267,10 +268,11 @@ def test_dropout_of_1_cuts_the_layers_apart(cell):
     p = problem(cell, 6, 5, 4, 9, 2, dropout=1.0)
     output, _, tape = p.layer.forward(p.x, training=True)
     g = p.layer.backward(tape, p.d_output)
-    zeros = problem(cell, 6, 5, 9, 9)
+    P = state_size(p.layer)
+    zeros = problem(cell, 6, 5, P, 9)
     for name in zeros.layer.parameters:
         zeros.layer.parameters[name][...] = p.layer.parameters[name.replace("l0", "l1")]
-    assert_close(output, zeros.layer(np.zeros((6, 5, 9)))[0])
+    assert_close(output, zeros.layer(np.zeros((6, 5, P)))[0])
     assert not g.input.any()
     for name, gradient in g.parameters.items():
         assert gradient.any() == (name.endswith("l1") and "weight_ih" not in name), name

@@ -270,7 +270,7 @@ def in_float32(p, seed):
     return q, r
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm-peephole-coupled", "gru", "gru-before"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm-peephole-coupled", "lstm-projected", "gru", "gru-before"])
 @pytest.mark.parametrize(("k1", "k2"), [(7, 16), (8, 8), (9, 4), (1, 5)])
 def test_float32(cell, k1, k2):
     """Against float64: a root mean square error of at most 10 sqrt(n) 2^-24, n the terms of the longest sum.
@@ -299,6 +299,7 @@ THREADED = {
     "columns": ("rnn", 30, 1, 33, 320),
     "columns of a few": ("lstm", 24, 5, 20, 136),
     "columns, ragged stack": ("gru-before", 14, 3, 20, 150, 2),
+    "columns, ragged stack, projected": ("lstm-projected", 14, 3, 20, 150, 2),
 }
 
 

@@ -10,6 +10,8 @@ from cell_support import (
     parts,
     problem,
     state_like,
+    state_size,
+    torch_cell,
     torch_gradients,
     torch_leaves,
 )
@@ -114,9 +116,7 @@ def steps_by_torch(torch, p, leaves, xs, state, b, first, last, xi=None, clip_hi
     Returns h_t and c_t of all layers and steps, [t - first][layer] (one or two tensors (1, H)). The
     derivative by the state before step t is multiplied by xi[t - 1, b], and a hook clips every dL/dh_t.
     """
-    L, layer = p.layer.num_layers, p.layer
-    name = f"rnn_{layer.nonlinearity}" if isinstance(layer, pybptt.RNN) else type(layer).__name__.lower()
-    cell = getattr(torch, f"{name}_cell")
+    L, cell = p.layer.num_layers, torch_cell(torch, p.layer)
     now = [tuple(part[k : k + 1] for part in state) for k in range(L)]
     found = []
     for t in range(first, last + 1):
@@ -125,7 +125,7 @@ def steps_by_torch(torch, p, leaves, xs, state, b, first, last, xi=None, clip_hi
             before = now[k]
             if xi is not None:
                 before = tuple(xi[t - 1, b] * s + (1 - xi[t - 1, b]) * s.detach() for s in before)
-            theta = [leaves[f"{n}_l{k}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            theta = [leaf for name, leaf in leaves.items() if name.endswith(f"_l{k}")]
             now[k] = parts(cell(x, before if len(before) == 2 else before[0], *theta))
             h = now[k][0]
             if h.requires_grad:
@@ -153,7 +153,7 @@ def by_torch(torch, p, k1, k2, *, xi=None, clip_hidden=None):
     leaves, xs, state = torch_leaves(torch, p, _exact(p))
     steps, batch = p.x.shape[:2]
     lengths = [steps] * batch if p.lengths is None else [int(n) for n in p.lengths]
-    hidden = np.zeros((p.layer.num_layers, steps, batch, p.layer.hidden_size))
+    hidden = np.zeros((p.layer.num_layers, steps, batch, state_size(p.layer)))
     total, reached, scale = 0.0, 0, 1.0
     if model is not None and model.reduction == "mean":
         scale = 1 / max(1, batch if model.last_only else sum(lengths))

@@ -45,13 +45,15 @@ class GradientFlow:
     times : ndarray of int64, (N,)
         The steps t of the Jacobians, rising, the first and the last among them.
     jacobian_norms : ndarray of float64, (L K, N)
-        Frobenius norm of dh_T/dh_t, which is (H, H). With the iterative method an unbiased estimate of its
-        square was made from 64 random vectors: its standard deviation is at most 9 % of the norm.
+        Frobenius norm of dh_T/dh_t, which is (H, H), with a projection (P, P). With the iterative method an
+        unbiased estimate of its square was made from 64 random vectors: its standard deviation is at most 9 %
+        of the norm.
     singular_values : ndarray of float64, (L K, N)
         Largest singular value of dh_T/dh_t: by how much the gradient can grow, at most, from T back to t.
     spectral_radii : ndarray of float64, (L K, gates)
-        The largest |eigenvalue| of each gate's (H, H) block of W_hh.
-    recurrent_singular_values : ndarray of float64, (L K, gates, H)
+        The largest |eigenvalue| of each gate's (H, H) block of W_hh; with a projection of W_hr times the
+        block, (P, P).
+    recurrent_singular_values : ndarray of float64, (L K, gates, H or P)
         Singular values of the blocks, falling.
     rates : ndarray of float64, (L K,)
         Factor per step back in time: exp of the slope of a straight line, fitted by least squares, of the
@@ -275,9 +277,11 @@ def gradient_flow(
             rates.append(rate)
             verdicts.append(verdict)
         hidden_norms = _jacobians.norm(hidden)
-    H = model.layer.hidden_size
-    W_hh = np.stack([model.parameters[f"weight_hh_{name}"].reshape(-1, H, H) for name in names])
-    W_hh = W_hh.astype(np.float64)  # (L K, gates, H, H)
+    H, P = model.layer.hidden_size, model.layer._state_size
+    parameters = {name: values.astype(np.float64) for name, values in model.layer.parameters.items()}
+    W_hh = np.stack([parameters[f"weight_hh_{name}"].reshape(-1, H, P) for name in names])
+    if P != H:  # W_hr times each gate's block
+        W_hh = np.stack([parameters[f"weight_hr_{name}"] for name in names])[:, None] @ W_hh
     return GradientFlow(
         runs=tuple(names),
         gates=_gates(model.layer),

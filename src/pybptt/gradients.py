@@ -18,7 +18,7 @@ class Gradients(Generic[State]):
 
     Attributes
     ----------
-    flat : ndarray, (P,)
+    flat : ndarray, 1-D
         By every parameter, in the layout of the layer's or the model's own ``flat``.
     parameters : dict of str to ndarray
         The same by name: views into `flat`, with the names and shapes of the layer's or the model's

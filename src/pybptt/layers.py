@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike, DTypeLike
 
-from ._arrays import Array, flag
+from ._arrays import Array, at_least, flag, positive
 from .gradients import Gradients
 from .memory import Progress
 from .recurrent import RecurrentLayer
@@ -52,7 +52,7 @@ class RNN(RecurrentLayer[Array]):
 
     Attributes
     ----------
-    flat : ndarray, (P,)
+    flat : ndarray, 1-D
         All parameters. Assigning to it copies the values into the same memory, so ``rnn.flat -= step`` works.
     parameters : dict of str to ndarray
         Views into `flat`, in this order: ``weight_ih_l0`` (H, D), ``weight_hh_l0`` (H, H), ``bias_ih_l0``
@@ -122,7 +122,8 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         i = sigma(z_i)    f = sigma(z_f)    g = tanh(z_g)    o = sigma(z_o)
         c_t = f c_{t-1} + i g               h_t = o tanh(c_t)
 
-    A state is the pair (h, c).
+    A state is the pair (h, c). With a projection h_t has P entries, not H: P stands for H in every shape of
+    h, of outputs and of their derivatives.
 
     Parameters
     ----------
@@ -134,18 +135,22 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
     coupled : bool
         Coupled input and forget gates: f = 1 - i (CIFG in Greff et al. 2017; ONNX's ``input_forget``). There
         are three gates then, i g o.
+    proj_size : int
+        P, less than H, of a recurrent projection (Sak, Senior and Beaufays 2014), h_t = W_hr (o tanh(c_t)),
+        as in PyTorch; 0 for none, and P is H.
     clip : float, optional
         Bound of what sigma and tanh receive (ONNX's attribute ``clip``): z with the peephole terms, and c_t
         as the argument of h_t's tanh; c_t itself is carried on as it is. The derivative is 0 outside.
 
     Attributes
     ----------
-    flat : ndarray, (P,)
+    flat : ndarray, 1-D
         All parameters.
     parameters : dict of str to ndarray
         Views into `flat`, names and order as for `RNN`; the weights have 4 H rows (coupled: 3 H), gates in
-        the order i f g o (i g o). After a layer's biases comes ``weight_peephole_l0`` (3, H), rows i f o
-        (coupled: (2, H), rows i o), if there are peepholes.
+        the order i f g o (i g o). After a layer's biases come ``weight_hr_l0`` (P, H), if there is a
+        projection, ``weight_hh`` having P columns then, and ``weight_ih`` of the layers above K P; and
+        ``weight_peephole_l0`` (3, H), rows i f o (coupled: (2, H), rows i o), if there are peepholes.
 
     Raises
     ------
@@ -160,6 +165,9 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
     >>> output, (h, c) = lstm(np.ones((20, 4, 3), dtype=np.float32), lengths=[20, 3, 11, 7])
     >>> output.shape, h.shape, c.shape
     ((20, 4, 16), (4, 4, 8), (4, 4, 8))
+    >>> output, (h, c) = pybptt.LSTM(3, 8, proj_size=2, seed=0)(np.ones((20, 4, 3), dtype=np.float32))
+    >>> output.shape, h.shape, c.shape
+    ((20, 4, 2), (1, 4, 2), (1, 4, 8))
     """
 
     _cell = "lstm"
@@ -177,6 +185,7 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         bidirectional: bool = False,
         peephole: bool = False,
         coupled: bool = False,
+        proj_size: int = 0,
         clip: float | None = None,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
@@ -184,6 +193,9 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         self.peephole = flag("peephole", peephole)
         self.coupled = flag("coupled", coupled)
         self._gates = 3 if self.coupled else 4
+        self.proj_size = at_least("proj_size", proj_size, 0)
+        if self.proj_size >= positive("hidden_size", hidden_size):
+            raise ValueError(f"proj_size: expected less than hidden_size = {hidden_size}, got {proj_size}")
         super().__init__(
             input_size,
             hidden_size,
@@ -197,13 +209,20 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
             seed=seed,
             peephole=self.peephole,
             coupled=self.coupled,
+            proj_size=self.proj_size,
         )
 
     def _options(self) -> dict[str, Any]:
-        return {"peephole": self.peephole, "coupled": self.coupled}
+        return {"peephole": self.peephole, "coupled": self.coupled, "proj_size": self.proj_size}
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight_peephole": (self._gates - 1, self.hidden_size)} if self.peephole else {}
+        H = self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, H)
+        if self.peephole:
+            shapes["weight_peephole"] = (self._gates - 1, H)
+        return shapes
 
     def forward(
         self,
@@ -230,8 +249,8 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
 
         Returns
         -------
-        output : ndarray, (T, B, K H)
-        state : pair of ndarray, (L K, B, H)
+        output : ndarray, (T, B, K P)
+        state : pair of ndarray, (L K, B, P) and (L K, B, H)
         tape : Tape
 
         Raises
@@ -268,7 +287,7 @@ class LSTM(RecurrentLayer[tuple[Array, Array]]):
         ----------
         tape, d_output, truncation, clip_hidden, hidden, input
             As for `RNN.backward`. Truncation ends dL/dc_t and dL/dh_t alike; dL/dc_t is not clipped.
-        d_state : pair of ndarray, (L K, B, H), optional
+        d_state : pair of ndarray, (L K, B, P) and (L K, B, H), optional
             Derivatives of the loss by h_T and by c_T alone.
         d_cells : ndarray, (L K, T, B, H), optional
             Derivative of the loss by every c_t alone; zero if not given. Not read past a sequence's end.
@@ -315,7 +334,7 @@ class GRU(RecurrentLayer[Array]):
 
     Attributes
     ----------
-    flat : ndarray, (P,)
+    flat : ndarray, 1-D
         All parameters.
     parameters : dict of str to ndarray
         Views into `flat`, names and order as for `RNN`; the weights have 3 H rows, gates in the order r z n.

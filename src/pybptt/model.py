@@ -45,7 +45,7 @@ class SequenceModel(FlatParameters, Generic[State]):
 
     Attributes
     ----------
-    flat : ndarray, (P,)
+    flat : ndarray, 1-D
         All parameters, the layer's first. Assigning to it copies the values into the same memory.
     parameters : dict of str to ndarray
         Views into `flat`: the layer's names, then ``output.weight`` (Q, K H) and ``output.bias`` (Q,).

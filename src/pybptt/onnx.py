@@ -19,6 +19,7 @@ and its attributes stand for a layer's arguments:
 - ``linear_before_reset`` 0 or 1: ``reset_after`` of a GRU.
 - ``input_forget`` 0 or 1: ``coupled`` of an LSTM, f = 1 - i. The tensors have rows of f all the same, which
   nothing reads: importing leaves them out, exporting writes zeros.
+- ``proj_size`` of an LSTM has no attribute: layers with a projection are refused.
 - ``clip``: ``clip``, of the input of every activation, c_t before an LSTM's last tanh included. ONNX Runtime
   leaves that one out (its issue 27224), and so differs from the specification and from here.
 - ``activations``: ``nonlinearity`` of an RNN, one of Tanh, Relu, Sigmoid, and Affine (with alpha 1 and
@@ -115,7 +116,8 @@ def to_onnx(layer: Layer, index: int = 0) -> Operator:
     Raises
     ------
     TypeError, ValueError
-        For something that is no layer, and an index out of range.
+        For something that is no layer, an LSTM with a projection, which ONNX does not have, and an index out
+        of range.
 
     Examples
     --------
@@ -346,6 +348,8 @@ def reverse_sequences(x: Array, lengths: ArrayLike | None = None, *, batch_first
 def _op_type(layer: Any) -> str:
     for op_type, kind in _LAYERS.items():
         if isinstance(layer, kind):
+            if isinstance(layer, LSTM) and layer.proj_size:
+                raise ValueError(f"layer: ONNX's LSTM has no projection, got proj_size={layer.proj_size}")
             return op_type
     raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
 

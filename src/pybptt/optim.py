@@ -97,7 +97,7 @@ class SGD(_Optimiser):
 
     Parameters
     ----------
-    flat : ndarray, (P,), float32 or float64
+    flat : ndarray, 1-D, float32 or float64
         The parameters, changed in place by `step`.
     lr : float
         Learning rate, at least 0. The attribute ``lr`` may be assigned between steps.
@@ -138,7 +138,7 @@ class SGD(_Optimiser):
 
         Parameters
         ----------
-        gradient : ndarray, (P,), the parameters' dtype
+        gradient : ndarray, 1-D, the parameters' dtype
 
         Raises
         ------
@@ -163,7 +163,7 @@ class Adam(_Optimiser):
 
     Parameters
     ----------
-    flat : ndarray, (P,), float32 or float64
+    flat : ndarray, 1-D, float32 or float64
         The parameters, changed in place by `step`.
     lr : float
         Learning rate, at least 0. The attribute ``lr`` may be assigned between steps.
@@ -218,7 +218,7 @@ class Adam(_Optimiser):
 
         Parameters
         ----------
-        gradient : ndarray, (P,), the parameters' dtype
+        gradient : ndarray, 1-D, the parameters' dtype
 
         Raises
         ------

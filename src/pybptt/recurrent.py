@@ -68,7 +68,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
     # The core's layer is made for these.
     _fixed = frozenset(
         ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "clip", "dtype"]
-    ) | frozenset(["nonlinearity", "peephole", "coupled", "reset_after"])
+    ) | frozenset(["nonlinearity", "peephole", "coupled", "proj_size", "reset_after"])
     _cell: ClassVar[str]
     _gates: int
     _has_cells: ClassVar[bool] = False
@@ -86,6 +86,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         clip: float | None,
         dtype: DTypeLike,
         seed: int | None,
+        proj_size: int = 0,
         **cell: Any,
     ) -> None:
         self.input_size = D = positive("input_size", input_size)
@@ -97,7 +98,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         self.bidirectional = flag("bidirectional", bidirectional)
         self._directions = 2 if self.bidirectional else 1
         self._units = self.num_layers * self._directions
-        self._state_size = P = H  # of h_t
+        self._state_size = P = proj_size or H  # of h_t
         self._width = self._directions * P  # of an output
         self.clip = None if clip is None else number("clip", clip, "a positive number or None")
         if self.clip is not None and not 0 < self.clip < math.inf:
@@ -122,6 +123,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             self.bias,
             CELLS.index(self._cell),
             clip=self.clip or 0.0,
+            proj_size=proj_size,
             **cell,
         )
         self._in_model = False
@@ -300,10 +302,11 @@ class RecurrentLayer(FlatParameters, Generic[State]):
 
         For each layer and direction of N inputs (D, above the first layer K H) about ``T B (S H + N)``
         numbers plus the two weight matrices, G H (H + N). S is 1 for an RNN (h), 6 for an LSTM (i, f, g, o,
-        c, h; 5 if coupled) and 5 for a GRU (r, z, n, h, and W_hn h_{t-1} + b_hn or r h_{t-1}). H and N count
-        rounded up to a cache line of 64 bytes; T B up to whole chunks of 128 to 512 rows, each with B rows
-        more of h and c; T B is the sum of the lengths, if they are given. A dropout mask and ``cells=True``
-        come on top.
+        c, h; 5 if coupled) and 5 for a GRU (r, z, n, h, and W_hn h_{t-1} + b_hn or r h_{t-1}). With a
+        projection h has P numbers a row beside the S H, its weights are G H (P + N) + P H, and the layers
+        above read K P. H, P and N count rounded up to a cache line of 64 bytes; T B up to whole chunks of 128
+        to 512 rows, each with B rows more of h and c; T B is the sum of the lengths, if they are given. A
+        dropout mask and ``cells=True`` come on top.
 
         `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t.
         Chunks are whole steps; for T of at least 10 and T B of at least 1280, dz_t is a tenth of the tape or
