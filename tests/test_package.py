@@ -78,6 +78,8 @@ def test_it_exports_what_it_says():
         "Gradients",
         "Memory",
         "MemoryChoice",
+        "Packed",
+        "PackedLayer",
         "RandomTruncation",
         "SequenceModel",
         "Step",

@@ -19,6 +19,7 @@ from .layers import GRU, LSTM, RNN
 from .machine import config, get_num_threads, release_memory, set_num_threads, show_config
 from .memory import Memory, MemoryChoice
 from .model import SequenceModel
+from .packed import Packed, PackedLayer
 from .streaming import Step
 from .tape import Tape
 from .textbook import bptt
@@ -34,6 +35,8 @@ __all__ = [
     "Gradients",
     "Memory",
     "MemoryChoice",
+    "Packed",
+    "PackedLayer",
     "RandomTruncation",
     "SequenceModel",
     "Step",

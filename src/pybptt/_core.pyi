@@ -67,16 +67,31 @@ class TapeFloat32:
     def nbytes(self) -> int: ...
 
 class TapeFloat64(TapeFloat32): ...  # in the core another class; of the same methods
+class PackedFloat32: ...
+class PackedFloat64(PackedFloat32): ...
 
 class LayerFloat32:
     def __init__(self, config: LayerConfig, flat: _Array) -> None: ...
     def takes(self, x: object) -> bool: ...
+    def takes_state(self, h: object, c: object, batch: int) -> bool: ...
+    def takes_output(self, d_output: object, steps: int, batch: int) -> bool: ...
     def forward(
-        self, x: _Array, h_0: _Array | None, c_0: _Array | None, options: _Options | None
+        self,
+        x: _Array,
+        h_0: _Array | None,
+        c_0: _Array | None,
+        options: _Options | None,
+        packed: PackedFloat32 | None,
     ) -> tuple[_Array, Any, _Array | None, TapeFloat32]: ...
     def infer(
-        self, x: _Array, h_0: _Array | None, c_0: _Array | None, options: _Options | None
+        self,
+        x: _Array,
+        h_0: _Array | None,
+        c_0: _Array | None,
+        options: _Options | None,
+        packed: PackedFloat32 | None,
     ) -> tuple[_Array, Any]: ...
+    def pack(self, tokens: bool) -> PackedFloat32: ...
     def backward(
         self,
         tape: TapeFloat32,
@@ -120,8 +135,14 @@ class ModelFloat32:
         options: _Options | None,
     ) -> tuple[float, Any]: ...
     def predict(
-        self, x: _Array, h_0: _Array | None, c_0: _Array | None, options: _Options | None
+        self,
+        x: _Array,
+        h_0: _Array | None,
+        c_0: _Array | None,
+        options: _Options | None,
+        packed: PackedFloat32 | None,
     ) -> tuple[_Array, Any]: ...
+    def pack(self, tokens: bool) -> PackedFloat32: ...
     def plan(
         self,
         steps: int,

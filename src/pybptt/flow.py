@@ -239,7 +239,7 @@ def gradient_flow(
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     seed = at_least("seed", seed, 0)
-    call = model._checked(x, state, lengths)
+    call = model._call(x, state, lengths)
     targets, scale = model._targets(y, call)
     sequence = at_least("sequence", sequence, 0)
     if sequence >= call.batch:

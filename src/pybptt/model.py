@@ -10,10 +10,12 @@ from numpy.typing import ArrayLike
 
 from . import _core
 from ._arrays import Array, allocate, expect, flag, generator, ids, is_array, plain, positive
+from .call import Call
 from .gradients import Gradients, State
 from .memory import Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
+from .packed import Packed
 from .parameters import FlatParameters, layout_of
-from .recurrent import Call, RecurrentLayer
+from .recurrent import RecurrentLayer
 from .streaming import Step, stream
 from .truncation import TBPTT, Limits, Truncation, limits_of, unreached
 
@@ -149,11 +151,43 @@ class SequenceModel(FlatParameters, Generic[State]):
         >>> logits.shape
         (3, 1, 5)
         """
-        call = self._checked(x, state, lengths)
-        output, final_state = self._network.predict(call.x, call.h_0, call.c_0, call.options())
+        return self._infer(self._call(x, state, lengths), None)
+
+    def _infer(self, call: Call, packed: _core.PackedFloat32 | None) -> tuple[Array, State]:
+        """Output and final state of checked arguments; None for the parameters as they are now."""
+        output, final_state = self._network.predict(call.x, call.h_0, call.c_0, call.options(), packed)
         if self.layer.batch_first and not self.last_only:
             output = output.swapaxes(0, 1)
         return output, final_state
+
+    def packed(self, *, tokens: bool = True) -> Packed[State]:
+        """A handle that predicts with weights packed once, for many short calls.
+
+        Parameters
+        ----------
+        tokens : bool
+            Whether its input is token ids: there is a row for each of the D.
+
+        Returns
+        -------
+        Packed
+            To be called as the model is. In a ``with`` it lets the weights go at the end.
+
+        Raises
+        ------
+        TypeError, MemoryError
+            For `tokens` of another type, and weights that can't be allocated.
+
+        Examples
+        --------
+        >>> model = pybptt.SequenceModel(pybptt.GRU(5, 8, seed=0), 5, seed=1)
+        >>> token, state = np.array([[0]]), None
+        >>> with model.packed() as run:
+        ...     for _ in range(10):
+        ...         logits, state = run(token, state)
+        ...         token = logits.argmax(axis=-1)
+        """
+        return Packed(self, tokens)
 
     def loss(
         self,
@@ -186,7 +220,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         >>> model = pybptt.SequenceModel(pybptt.RNN(3, 8, seed=0), 5, loss="mse", last_only=True, seed=1)
         >>> loss, state = model.loss(np.array([[0], [2], [1]]), np.zeros((1, 5), dtype=np.float32))
         """
-        call = self._checked(x, state, lengths, dropout_mask=dropout_mask)
+        call = self._call(x, state, lengths, dropout_mask=dropout_mask)
         y, scale = self._targets(y, call)
         return self._network.loss(call.x, y, scale, call.h_0, call.c_0, call.options())
 
@@ -265,7 +299,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         >>> gradients.parameters["output.weight"].shape, gradients.hidden.shape
         ((3, 8), (1, 3, 2, 8))
         """
-        call = self._checked(x, state, lengths, training, seed, dropout_mask)
+        call = self._call(x, state, lengths, training, seed, dropout_mask)
         targets, scale = self._targets(y, call)
         if self.last_only and isinstance(truncation, TBPTT):  # the one boundary with a loss
             truncation = TBPTT(max(truncation.k1, call.steps), truncation.k2)
@@ -455,7 +489,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         classes = self.loss_name == "cross_entropy"
         return self._network.plan(steps, batch, lengths, tokens, classes, input, limits, limit)
 
-    def _checked(
+    def _call(
         self,
         x: Any,
         state: State | None,

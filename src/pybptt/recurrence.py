@@ -429,7 +429,7 @@ def rtrl(
     layer = model.layer
     if layer.bidirectional:
         raise ValueError("model: expected layers of one direction, got bidirectional=True")
-    call = model._checked(x, state, lengths)
+    call = model._call(x, state, lengths)
     targets, scale = model._targets(y, call)
     parameters = {name: values.astype(np.float64) for name, values in model.parameters.items()}
     network = _Network(layer, parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Generic, NamedTuple, cast
+from typing import Any, ClassVar, Generic, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -24,42 +24,15 @@ from ._arrays import (
     real_dtype,
     sequence_lengths,
 )
+from .call import Call
 from .gradients import Gradients, State
 from .memory import Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
+from .packed import PackedLayer
 from .parameters import FlatParameters, layout_of
 from .tape import Tape
 from .truncation import Truncation, limits_of, unreached
 
 CELLS = ("rnn", "lstm", "gru")  # in the order of the core's enum
-
-
-class Call(NamedTuple):
-    """The checked arguments of one call, time-major and as the core reads them."""
-
-    x: Array
-    h_0: Array | None
-    c_0: Array | None
-    lengths: Array | None
-    mask: Array | None
-
-    @property
-    def steps(self) -> int:
-        """T."""
-        return len(self.x)
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        batch: int = self.x.shape[1]
-        return batch
-
-    def options(
-        self, plan: _core.MemoryPlan | None = None, progress: Progress | None = None, cells: bool = False
-    ) -> tuple[Any, ...] | None:
-        """What the core is told beside x and the state; None for nothing."""
-        if self.lengths is None and self.mask is None and plan is None and progress is None and not cells:
-            return None
-        return self.lengths, self.mask, cells, plan, progress
 
 
 class RecurrentLayer(FlatParameters, Generic[State]):
@@ -203,7 +176,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         >>> output, state = rnn(np.array([[0], [2], [1]]))  # three tokens, one sequence
         >>> more, state = rnn(np.array([[2]]), state)
         """
-        return self._infer(self._call(x, state, lengths))
+        return self._infer(self._call(x, state, lengths), None)
 
     def forward(
         self,
@@ -273,6 +246,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         cells: bool,
         memory_limit: int | str | None,
         progress: Progress | None,
+        packed: _core.PackedFloat32 | None = None,
     ) -> tuple[Array, State, Tape]:
         call = self._call(x, state, lengths, training, seed, dropout_mask)
         if dropout_mask is not None and made((dropout_mask, call.mask)) == 0:
@@ -281,14 +255,43 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         if memory_limit is not None:
             plan = self._plan(call, memory_limit, made((x, call.x), (dropout_mask, call.mask)))
         options = call.options(plan, listener(progress), cells)
-        output, final_state, kept, core = self._network.forward(call.x, call.h_0, call.c_0, options)
+        output, final_state, kept, core = self._network.forward(call.x, call.h_0, call.c_0, options, packed)
         tape = Tape(self, core, output.shape, call.mask, call.lengths, kept)
         return output.swapaxes(0, 1) if self.batch_first else output, final_state, tape
 
-    def _infer(self, call: Call) -> tuple[Array, State]:
-        """Output and final state of checked arguments."""
-        output, final_state = self._network.infer(call.x, call.h_0, call.c_0, call.options())
+    def _infer(self, call: Call, packed: _core.PackedFloat32 | None) -> tuple[Array, State]:
+        """Output and final state of checked arguments; None for the parameters as they are now."""
+        output, final_state = self._network.infer(call.x, call.h_0, call.c_0, call.options(), packed)
         return output.swapaxes(0, 1) if self.batch_first else output, final_state
+
+    def packed(self, *, tokens: bool = False) -> PackedLayer[State]:
+        """A handle that runs the layer with weights packed once, for many short calls.
+
+        Parameters
+        ----------
+        tokens : bool
+            Whether its input is token ids: there is a row for each of the D.
+
+        Returns
+        -------
+        PackedLayer
+            To be called as the layer is; its `forward` is the layer's. In a ``with`` it lets the weights go
+            at the end.
+
+        Raises
+        ------
+        TypeError, MemoryError
+            For `tokens` of another type, and weights that can't be allocated.
+
+        Examples
+        --------
+        >>> rnn = pybptt.RNN(3, 8, seed=0)
+        >>> with rnn.packed() as run:
+        ...     output, state = run(np.ones((1, 1, 3), dtype=np.float32))
+        ...     rnn.flat *= 0.5
+        ...     run.repack()  # until then, results are those of the parameters as they were
+        """
+        return PackedLayer(self, tokens)
 
     def _plan(self, call: Call, memory_limit: int | str, beside: int) -> _core.MemoryPlan:
         one_direction(self.bidirectional)
@@ -475,7 +478,9 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             raise ValueError("tape: expected one from this layer's forward, got another layer's")
         dtype = self.dtype
         steps, batch, width = tape._shape
-        if d_output is not None:
+        if d_output is not None and (
+            self.batch_first or not self._network.takes_output(d_output, steps, batch)
+        ):
             shape = (batch, steps, width) if self.batch_first else tape._shape
             d_output = real("d_output", d_output, shape, dtype)
             if self.batch_first:
@@ -510,13 +515,16 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         """h and c of a state that a user passes."""
         if state is None:
             return None, None
-        h_shape, c_shape = ((self._units, batch, size) for size in (self._state_size, self.hidden_size))
-        if not self._has_cells:
-            return real(name, cast(Array, state), h_shape, self.dtype), None
-        if not isinstance(state, tuple | list) or len(state) != 2:
+        pair = isinstance(state, tuple | list) and len(state) == 2
+        if self._has_cells and not pair:
             got = f"{len(state)} values" if isinstance(state, tuple | list) else type(state).__name__
             raise TypeError(f"{name}: expected the pair (h, c), got {got}")
-        h, c = state
+        h, c = cast(tuple[Array, Array], state) if self._has_cells else (cast(Array, state), None)
+        if self._network.takes_state(h, c, batch):
+            return h, c
+        h_shape, c_shape = ((self._units, batch, size) for size in (self._state_size, self.hidden_size))
+        if not self._has_cells:
+            return real(name, h, h_shape, self.dtype), None
         return real(f"{name}[0]", h, h_shape, self.dtype), real(f"{name}[1]", c, c_shape, self.dtype)
 
     def _call(
@@ -529,7 +537,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         dropout_mask: Array | None = None,
     ) -> Call:
         """Checks what a user passes."""
-        as_it_is = type(x) is np.ndarray and not self.batch_first and self._network.takes(x)
+        as_it_is = not self.batch_first and self._network.takes(x)
         steps, batch = x.shape[:2] if as_it_is else self._steps_and_batch("x", x)
         checked_lengths = None if lengths is None else sequence_lengths(lengths, steps, batch)
         if not as_it_is:

@@ -9,8 +9,9 @@ from typing import Any, Generic, Protocol
 import numpy as np
 
 from ._arrays import Array, flag, generator
+from .call import Call
 from .gradients import Gradients, State
-from .recurrent import Call, RecurrentLayer
+from .recurrent import RecurrentLayer
 from .truncation import TBPTT, Limits, limits_of
 
 AHEAD = 64  # steps that are run forward at a time where no loss counts, besides k2
@@ -228,7 +229,7 @@ def _windows(
                 x, _ = source.cut(source.take(first, end), 0, end - k2 - first)
                 with _counted_from(first):
                     call = model.layer._call(x, state, None, masks is not None, _draw(masks))
-                    _, state = model.layer._infer(call)
+                    _, state = model.layer._infer(call, None)
                 del x, call
                 first = end - k2
             if end < wanted or end == before + k1:

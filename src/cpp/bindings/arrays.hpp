@@ -17,6 +17,9 @@ namespace py = pybind11;
 
 inline const py::detail::PyArray_Proxy* fields_of(py::handle array) { return py::detail::array_proxy(array.ptr()); }
 
+/// Whether `value` is an array, and not of a subclass.
+inline bool is_own(py::handle value) { return Py_TYPE(value.ptr()) == py::detail::npy_api::get().PyArray_Type_; }
+
 /// Whether the core reads `value` as it is: an array of this dtype, C-contiguous and aligned.
 template <class Value>
 bool is_plain(py::handle value) {
@@ -31,6 +34,16 @@ bool is_plain(py::handle value) {
 
 inline std::size_t axes_of(py::handle array) { return std::size_t(fields_of(array)->nd); }
 inline std::size_t length_of(py::handle array, std::size_t axis) { return std::size_t(fields_of(array)->dimensions[axis]); }
+
+/// Whether it is one, and of this shape.
+template <class Value>
+bool is_plain(py::handle value, std::initializer_list<std::size_t> shape) {
+    if (!is_plain<Value>(value) || axes_of(value) != shape.size()) return false;
+    std::size_t axis = 0;
+    for (const std::size_t length : shape)
+        if (length_of(value, axis++) != length) return false;
+    return true;
+}
 
 /// The values of an array, `size` of them; null for None.
 template <class Value>

@@ -55,7 +55,7 @@ public:
     }
 
     /// output, state
-    py::tuple predict(py::handle x, py::handle h_0, py::handle c_0, const py::object& given) const {
+    py::tuple predict(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, const Packed<Real>* packed) const {
         const Call<Real> call(*this, x, h_0, c_0, Options(given));
         const RnnSizes& s = call.sizes;
         py::array output =
@@ -64,10 +64,18 @@ public:
         const RnnParameters<Real>* const parameters = this->parameters();
         Real* const to = static_cast<Real*>(output.mutable_data());
         without_gil([&] {
-            pybptt::predict<Real>(s, parameters, call.input, call.state, layer(), to, final_state.to);
+            if (packed != nullptr)
+                pybptt::predict<Real>(s, *packed, call.input, call.state, layer(), to, final_state.to);
+            else
+                pybptt::predict<Real>(s, parameters, call.input, call.state, layer(), to, final_state.to);
             return 0;
         });
         return py::make_tuple(output, final_state.object());
+    }
+
+    Packed<Real> pack(bool tokens) const {
+        const RnnParameters<Real>* const parameters = this->parameters();
+        return without_gil([&] { return pack_model<Real>(this->config.sizes(0, 0, nullptr), parameters, tokens, layer()); });
     }
 
     MemoryPlan plan(std::size_t steps, std::size_t batch, py::handle lengths, bool tokens, bool classes, bool input,
@@ -107,7 +115,8 @@ void bind_for(py::module_& module, const char* name) {
              py::arg("c_0"), py::arg("options"), py::arg("limits"), py::arg("input"), py::arg("hidden"))
         .def("loss", &Model<Real>::loss, py::arg("x"), py::arg("y"), py::arg("scale"), py::arg("h_0"), py::arg("c_0"),
              py::arg("options"))
-        .def("predict", &Model<Real>::predict, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"))
+        .def("predict", &Model<Real>::predict, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"), py::arg("packed"))
+        .def("pack", &Model<Real>::pack, py::arg("tokens"))
         .def("plan", &Model<Real>::plan, py::arg("steps"), py::arg("batch"), py::arg("lengths"), py::arg("tokens"),
              py::arg("classes"), py::arg("input"), py::arg("limits"), py::arg("limit"));
 }

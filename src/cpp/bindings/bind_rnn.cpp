@@ -11,25 +11,29 @@ public:
     Layer(const LayerConfig& config, const py::object& flat) : Network<Real>(config, flat, 0) {}
 
     /// output, state, cells or None, tape
-    py::tuple forward(py::handle x, py::handle h_0, py::handle c_0, const py::object& given) const {
+    py::tuple forward(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, const Packed<Real>* packed) const {
         const Options options(given);
         const Call<Real> call(*this, x, h_0, c_0, options);
         const Results results(this->config, call.sizes, options.cells);
         const RnnParameters<Real>* const parameters = this->parameters();
         Tape<Real> tape = heard(options.progress, options.plan, [&](const Report& report) {
+            if (packed != nullptr) return pybptt::forward<Real>(call.sizes, *packed, call.input, call.state, results.to, report);
             return pybptt::forward<Real>(call.sizes, parameters, call.input, call.state, results.to, options.plan, report);
         });
         return py::make_tuple(results.output, results.state.object(), results.cells, std::move(tape));
     }
 
     /// output, state
-    py::tuple infer(py::handle x, py::handle h_0, py::handle c_0, const py::object& given) const {
+    py::tuple infer(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, const Packed<Real>* packed) const {
         const Options options(given);
         const Call<Real> call(*this, x, h_0, c_0, options);
         const Results results(this->config, call.sizes, false);
         const RnnParameters<Real>* const parameters = this->parameters();
         without_gil([&] {
-            pybptt::infer<Real>(call.sizes, parameters, call.input, call.state, results.to);
+            if (packed != nullptr)
+                pybptt::infer<Real>(call.sizes, *packed, call.input, call.state, results.to);
+            else
+                pybptt::infer<Real>(call.sizes, parameters, call.input, call.state, results.to);
             return 0;
         });
         return py::make_tuple(results.output, results.state.object());
@@ -54,6 +58,11 @@ public:
             return 0;
         });
         return gradients.objects();
+    }
+
+    Packed<Real> pack(bool tokens) const {
+        const RnnParameters<Real>* const parameters = this->parameters();
+        return without_gil([&] { return Packed<Real>(this->config.sizes(0, 0, nullptr), parameters, tokens); });
     }
 
     MemoryPlan plan(std::size_t steps, std::size_t batch, py::handle lengths, bool tokens, std::size_t limit) const {
@@ -82,7 +91,8 @@ private:
 };
 
 template <class Real>
-void bind_for(py::module_& module, const char* layer, const char* tape) {
+void bind_for(py::module_& module, const char* layer, const char* tape, const char* packed) {
+    py::class_<Packed<Real>>(module, packed);
     py::class_<Tape<Real>>(module, tape)
         .def_property_readonly("steps", [](const Tape<Real>& t) { return t.sizes().steps; })
         .def_property_readonly("batch", [](const Tape<Real>& t) { return t.sizes().batch; })
@@ -90,8 +100,11 @@ void bind_for(py::module_& module, const char* layer, const char* tape) {
     py::class_<Layer<Real>>(module, layer)
         .def(py::init<const LayerConfig&, const py::object&>(), py::arg("config"), py::arg("flat"))
         .def("takes", &Layer<Real>::takes, py::arg("x"))
-        .def("forward", &Layer<Real>::forward, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"))
-        .def("infer", &Layer<Real>::infer, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"))
+        .def("takes_state", &Layer<Real>::takes_state, py::arg("h"), py::arg("c"), py::arg("batch"))
+        .def("takes_output", &Layer<Real>::takes_output, py::arg("d_output"), py::arg("steps"), py::arg("batch"))
+        .def("forward", &Layer<Real>::forward, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"), py::arg("packed"))
+        .def("infer", &Layer<Real>::infer, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"), py::arg("packed"))
+        .def("pack", &Layer<Real>::pack, py::arg("tokens"))
         .def("backward", &Layer<Real>::backward, py::arg("tape"), py::arg("mask"), py::arg("d_output"), py::arg("d_h"),
              py::arg("d_c"), py::arg("d_cells"), py::arg("limits"), py::arg("input"), py::arg("hidden"))
         .def("plan", &Layer<Real>::plan, py::arg("steps"), py::arg("batch"), py::arg("lengths"), py::arg("tokens"),
@@ -138,8 +151,8 @@ void bind_rnn(py::module_& module) {
         .def_readonly("runs", &MemoryPlan::runs)
         .def_readonly("bytes", &MemoryPlan::bytes)
         .def_property_readonly("limited", &MemoryPlan::limited);
-    bind_for<float>(module, "LayerFloat32", "TapeFloat32");
-    bind_for<double>(module, "LayerFloat64", "TapeFloat64");
+    bind_for<float>(module, "LayerFloat32", "TapeFloat32", "PackedFloat32");
+    bind_for<double>(module, "LayerFloat64", "TapeFloat64", "PackedFloat64");
 }
 
 }  // namespace pybptt

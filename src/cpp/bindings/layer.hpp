@@ -144,8 +144,17 @@ public:
     const LayerConfig config;
 
     std::size_t count() const { return count_; }
-    /// Whether `x` can be read as it is: dense (T, B, D) input.
-    bool takes(py::handle x) const { return is_plain<Real>(x) && axes_of(x) == 3 && length_of(x, 2) == config.inputs; }
+    // Whether arrays, no subclass's, can be read as they are, which spares Python's checks: dense input, a state (c is None without
+    // cells), d_output.
+    bool takes(py::handle x) const { return is_own(x) && is_plain<Real>(x) && axes_of(x) == 3 && length_of(x, 2) == config.inputs; }
+    bool takes_state(py::handle h, py::handle c, std::size_t batch) const {
+        if (!is_own(h) || !is_plain<Real>(h, {config.recurrences(), batch, config.h_width()})) return false;
+        if (!config.cell.has_cell_state()) return c.is_none();
+        return is_own(c) && is_plain<Real>(c, {config.recurrences(), batch, config.hidden});
+    }
+    bool takes_output(py::handle d_output, std::size_t steps, std::size_t batch) const {
+        return is_own(d_output) && is_plain<Real>(d_output, {steps, batch, config.width()});
+    }
     /// Of each recurrence. An array that was given other memory since is a mistake.
     const RnnParameters<Real>* parameters() const {
         if (read<Real>("flat", flat_, count_) != values_) throw py::value_error("flat: expected to stay where it is");

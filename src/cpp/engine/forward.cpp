@@ -71,7 +71,7 @@ void ForwardPass<Real>::bring_input(const Piece<Real>& piece) {
         for (std::size_t s = 0; s < S; ++s)
             piece.for_each_block(cell_.blocks, panels, [&](int block, std::size_t cols) {
                 const std::size_t panel = std::size_t(block) * panels + piece.z.panels.begin;
-                k_.gather_rows(piece.active(s), cols, tape_.slots(piece.chunk) + piece.row(s),
+                k_.gather_rows(piece.active(s), cols, tape_.weight_rows(piece.chunk) + piece.row(s),
                                w_.token_rows.matrix().panels_from(panel), z_at(piece, s).panels_from(panel));
             });
         return;

@@ -2,6 +2,7 @@
 #include "pybptt/model.hpp"
 
 #include <numeric>
+#include <optional>
 
 #include "engine/needs.hpp"
 #include "engine/output_layer.hpp"
@@ -168,20 +169,26 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
     return output.total();
 }
 
+namespace {
+
+/// Of `parameters`, which are packed first, or of packed ones: the other is null.
 template <class Real>
-void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-             const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state) {
-    typename Tape<Real>::Contents tape(sizes, input, false);
+void run_predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const Packed<Real>* packed,
+                 const RnnInput<Real>& input, const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output,
+                 const RnnState<Real>& final_state) {
+    const typename Tape<Real>::Contents tape(sizes, input, false, {}, packed);
     Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer)));
     const Top<Real> top(sizes, layer.last_only, final_state, false);
     ForwardStack<Real> stack(tape, input, state, top.output());
     const OutputRows<Real> rows = top.rows(tape);
-    PredictPass<Real> pass(rows, team.size(), layer, output);
+    std::optional<PackedOutput<Real>> own;
+    if (packed == nullptr) own.emplace(rows.width(), layer.outputs);
+    PredictPass<Real> pass(rows, team.size(), own ? *own : *packed->contents().output, layer.outputs, output);
     const Cut& cut = tape.recurrences.back()->cut;
     Progress progress({}, 0);
     run_team(team, [&](const Member& member) {
         Steps steps(progress, member);
-        pass.prepare(member);
+        if (own) own->pack(layer, rows.width(), member);
         if (!layer.last_only && cut.ragged()) {
             const Range own = member.share(sizes.batch, 1);
             for (std::size_t position = own.begin; position < own.end; ++position)
@@ -197,6 +204,31 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
     });
 }
 
+}  // namespace
+
+template <class Real>
+void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+             const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state) {
+    run_predict<Real>(sizes, parameters, nullptr, input, state, layer, output, final_state);
+}
+
+template <class Real>
+void predict(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input, const RnnState<const Real>& state,
+             const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state) {
+    run_predict<Real>(sizes, nullptr, &packed, input, state, layer, output, final_state);
+}
+
+template <class Real>
+Packed<Real> pack_model(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens, const OutputLayer<Real>& layer) {
+    Packed<Real> packed(sizes, parameters, tokens);
+    const std::size_t width = sizes.directions * sizes.h_width();
+    auto output = std::make_unique<PackedOutput<Real>>(width, layer.outputs);
+    Team alone(1);
+    run_team(alone, [&](const Member& member) { output->pack(layer, width, member); });
+    packed.contents().output = std::move(output);
+    return packed;
+}
+
 #define PYBPTT_INSTANTIATE(Real)                                                                                                   \
     template double loss_and_grad(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
                                   const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&,                           \
@@ -207,6 +239,9 @@ void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const
     template double loss(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,          \
                          const OutputLayer<Real>&, const Targets<Real>&, const RnnState<Real>&);                                   \
     template void predict(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \
+                          const OutputLayer<Real>&, Real*, const RnnState<Real>&);                                                 \
+    template Packed<Real> pack_model(const RnnSizes&, const RnnParameters<Real>*, bool, const OutputLayer<Real>&);                 \
+    template void predict(const RnnSizes&, const Packed<Real>&, const RnnInput<Real>&, const RnnState<const Real>&,                \
                           const OutputLayer<Real>&, Real*, const RnnState<Real>&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

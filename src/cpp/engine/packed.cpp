@@ -90,6 +90,18 @@ std::size_t PackedWeights<Real>::bytes() const {
     return values * sizeof(Real);
 }
 
+template <class Real>
+void PackedOutput<Real>::pack(const OutputLayer<Real>& layer, std::size_t width, const Member& member) {
+    constexpr std::size_t L = kLanes<Real>;
+    const Range own = member.share(layer.outputs, L);
+    kernels<Real>().transpose(own.size(), width, row_major(layer.weight + own.begin * width, width),
+                              weight_t.matrix().panels_from(own.begin / L));
+    for (std::size_t q = own.begin; q < panel_count<Real>(own.end) * L; ++q)
+        bias[q] = q < own.end && layer.bias != nullptr ? layer.bias[q] : Real(0);
+}
+
+template struct PackedOutput<float>;
+template struct PackedOutput<double>;
 template struct PackedWeights<float>;
 template struct PackedWeights<double>;
 

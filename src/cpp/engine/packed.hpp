@@ -4,6 +4,7 @@
 
 #include "engine/buffers.hpp"
 #include "engine/member.hpp"
+#include "pybptt/model.hpp"
 #include "runtime/tier.hpp"
 
 namespace pybptt {
@@ -43,6 +44,19 @@ private:
     const Cell<Real>& cell_;
     std::size_t hidden_, h_width_, inputs_, tokens_;
     bool dense_;
+};
+
+/// The output layer likewise: W_ho^T (K H, Q) and b_o in whole panels.
+template <class Real>
+struct PackedOutput {
+    PanelBuffer<Real> weight_t;
+    Buffer<Real> bias;
+
+    PackedOutput(std::size_t width, std::size_t outputs)
+        : weight_t(width, outputs), bias(panel_count<Real>(outputs) * kLanes<Real>) {}
+
+    /// A member's share; it is complete after a barrier.
+    void pack(const OutputLayer<Real>& layer, std::size_t width, const Member& member);
 };
 
 }  // namespace pybptt

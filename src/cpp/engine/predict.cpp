@@ -3,31 +3,20 @@
 namespace pybptt {
 
 template <class Real>
-PredictPass<Real>::PredictPass(const OutputRows<Real>& rows, int team, const OutputLayer<Real>& layer, Real* output)
+PredictPass<Real>::PredictPass(const OutputRows<Real>& rows, int team, const PackedOutput<Real>& packed, std::size_t outputs,
+                               Real* output)
     : k_(kernels<Real>()),
       rows_(rows),
-      layer_(layer),
+      packed_(packed),
+      outputs_(outputs),
       output_(output),
       block_rows_(std::min<std::size_t>(256, rows.most_rows())),
-      weight_t_(rows.width(), layer.outputs),
       h_(block_rows_, rows.width(), std::size_t(team)),
-      o_(block_rows_, layer.outputs, std::size_t(team)),
-      bias_(panel_count<Real>(layer.outputs) * kLanes<Real>) {}
-
-template <class Real>
-void PredictPass<Real>::prepare(const Member& member) {
-    constexpr std::size_t L = kLanes<Real>;
-    const std::size_t H = rows_.width(), Q = layer_.outputs;
-    const Range own = member.share(Q, L);
-    k_.transpose(own.size(), H, row_major(layer_.weight + own.begin * H, H), weight_t_.matrix().panels_from(own.begin / L));
-    for (std::size_t q = own.begin; q < panel_count<Real>(own.end) * L; ++q)
-        bias_[q] = q < own.end && layer_.bias != nullptr ? layer_.bias[q] : Real(0);
-    member.wait();
-}
+      o_(block_rows_, outputs, std::size_t(team)) {}
 
 template <class Real>
 void PredictPass<Real>::run(const Chunk& chunk, const Member& member) {
-    const std::size_t H = rows_.width(), Q = layer_.outputs;
+    const std::size_t H = rows_.width(), Q = outputs_;
     const Range own = member.share(chunk.rows, 1);
     const Matrix<Real> h = h_.matrix(std::size_t(member.index)), o = o_.matrix(std::size_t(member.index));
     member.wait();
@@ -36,8 +25,8 @@ void PredictPass<Real>::run(const Chunk& chunk, const Member& member) {
         rows_.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real> from, const Rows&) {
             k_.copy(n, H, from, h.rows_from(row - first));
         });
-        const Term<Real> term{h, weight_t_.matrix(), H};  // rows past a sequence's end are not copied out
-        k_.product(rows, Q, &term, 1, every_row<Real>(bias_.data()), o, {});
+        const Term<Real> term{h, packed_.weight_t.matrix(), H};  // rows past a sequence's end are not copied out
+        k_.product(rows, Q, &term, 1, every_row<Real>(packed_.bias.data()), o, {});
         rows_.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& to) {
             k_.copy(n, Q, o.rows_from(row - first), UserRows<Real>{output_, Q}.at(to));
         });

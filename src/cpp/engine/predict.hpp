@@ -9,23 +9,21 @@ namespace pybptt {
 template <class Real>
 class PredictPass {
 public:
-    PredictPass(const OutputRows<Real>& rows, int team, const OutputLayer<Real>& layer, Real* output);
+    /// `packed` is complete when the first chunk is run.
+    PredictPass(const OutputRows<Real>& rows, int team, const PackedOutput<Real>& packed, std::size_t outputs, Real* output);
 
-    /// Ends with a barrier.
-    void prepare(const Member& member);
     /// Begins and ends with a barrier.
     void run(const Chunk& chunk, const Member& member);
 
 private:
     const Kernels<Real>& k_;
     const OutputRows<Real>& rows_;
-    const OutputLayer<Real> layer_;
+    const PackedOutput<Real>& packed_;
+    const std::size_t outputs_;
     Real* output_;
     std::size_t block_rows_;
-    PanelBuffer<Real> weight_t_;  // W_ho^T (H, Q)
-    PanelBuffer<Real> h_;         // (block rows, H) for each member
-    PanelBuffer<Real> o_;         // (block rows, Q)
-    Buffer<Real> bias_;           // in whole panels
+    PanelBuffer<Real> h_;  // (block rows, H) for each member
+    PanelBuffer<Real> o_;  // (block rows, Q)
 };
 
 }  // namespace pybptt

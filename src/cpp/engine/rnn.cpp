@@ -1,6 +1,7 @@
 // The public functions of rnn.hpp: allocate, divide, run.
 #include "pybptt/rnn.hpp"
 
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <thread>
@@ -50,10 +51,34 @@ MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, 
 }
 
 template <class Real>
-Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-                   const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan, const Report& report) {
+Packed<Real>::Packed(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens)
+    : contents_(std::make_unique<Contents>()) {
+    std::vector<std::int64_t> ids(tokens ? sizes.inputs : 0);
+    std::iota(ids.begin(), ids.end(), std::int64_t{0});
+    Team alone(1);
+    run_team(alone, [&](const Member& member) {
+        for (std::size_t i = 0; i < sizes.recurrences(); ++i) {
+            const bool dense = !tokens || i >= sizes.directions;
+            const RnnSizes one = recurrence_sizes(sizes, i);
+            contents_->recurrences.push_back(std::make_shared<PackedWeights<Real>>(one, dense, dense ? 0 : ids.size(), true));
+            contents_->recurrences.back()->pack(parameters[i], ids.data(), member);
+        }
+    });
+}
+template <class Real>
+Packed<Real>::Packed(Packed&&) noexcept = default;
+template <class Real>
+Packed<Real>::~Packed() = default;
+
+namespace {
+
+/// Of `parameters`, which are packed first, or of packed ones: the other is null.
+template <class Real>
+Tape<Real> run_forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const Packed<Real>* packed,
+                       const RnnInput<Real>& input, const RnnState<const Real>& state, const RnnOutput<Real>& output,
+                       const MemoryPlan& plan, const Report& report) {
     if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
-    auto tape = std::make_unique<typename Tape<Real>::Contents>(sizes, input, true, plan);
+    auto tape = std::make_unique<typename Tape<Real>::Contents>(sizes, input, true, plan, packed);
     if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, input, state);
     Team team(threads_for(sizes, input.tokens == nullptr));
     ForwardStack<Real> stack(*tape, input, state, output);
@@ -63,15 +88,15 @@ Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters,
         stack.prepare(parameters, member);
         stack.run(steps, member);
     });
-    if (!plan.limited())
+    if (!plan.limited() && packed == nullptr)
         for (const auto& recurrence : tape->recurrences) recurrence->weights->keep_for_sweep();
     return Tape<Real>(std::move(tape));
 }
 
 template <class Real>
-void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-           const RnnState<const Real>& state, const RnnOutput<Real>& output) {
-    const typename Tape<Real>::Contents tape(sizes, input, false);
+void run_infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const Packed<Real>* packed,
+               const RnnInput<Real>& input, const RnnState<const Real>& state, const RnnOutput<Real>& output) {
+    const typename Tape<Real>::Contents tape(sizes, input, false, {}, packed);
     Team team(threads_for(sizes, input.tokens == nullptr));
     ForwardStack<Real> stack(tape, input, state, output);
     Progress progress({}, 0);
@@ -80,6 +105,30 @@ void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const R
         stack.prepare(parameters, member);
         stack.run(steps, member);
     });
+}
+
+}  // namespace
+
+template <class Real>
+Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                   const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan, const Report& report) {
+    return run_forward<Real>(sizes, parameters, nullptr, input, state, output, plan, report);
+}
+template <class Real>
+Tape<Real> forward(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
+                   const RnnState<const Real>& state, const RnnOutput<Real>& output, const Report& report) {
+    return run_forward<Real>(sizes, nullptr, &packed, input, state, output, {}, report);
+}
+
+template <class Real>
+void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+           const RnnState<const Real>& state, const RnnOutput<Real>& output) {
+    run_infer<Real>(sizes, parameters, nullptr, input, state, output);
+}
+template <class Real>
+void infer(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input, const RnnState<const Real>& state,
+           const RnnOutput<Real>& output) {
+    run_infer<Real>(sizes, nullptr, &packed, input, state, output);
 }
 
 template <class Real>
@@ -113,6 +162,11 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
     template MemoryPlan plan_memory<Real>(const RnnSizes&, bool, bool, std::size_t);                                             \
     template Tape<Real> forward(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
                                 const RnnOutput<Real>&, const MemoryPlan&, const Report&);                                       \
+    template class Packed<Real>;                                                                                                 \
+    template Tape<Real> forward(const RnnSizes&, const Packed<Real>&, const RnnInput<Real>&, const RnnState<const Real>&,        \
+                                const RnnOutput<Real>&, const Report&);                                                          \
+    template void infer(const RnnSizes&, const Packed<Real>&, const RnnInput<Real>&, const RnnState<const Real>&,                \
+                        const RnnOutput<Real>&);                                                                                 \
     template void infer(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \
                         const RnnOutput<Real>&);                                                                                 \
     template void backward(const Tape<Real>&, const RnnUpstream<Real>&, const Real*, const RnnGradients<Real>&,                  \

@@ -34,13 +34,15 @@ Tokens::Tokens(const std::int64_t* ids, std::size_t vocabulary, const Cut& cut) 
 }
 
 template <class Real>
-RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep, const MemoryPlan& plan)
+RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep, const MemoryPlan& plan,
+                                     std::shared_ptr<PackedWeights<Real>> packed)
     : sizes(s),
       k(kernels<Real>()),
       cell(find_cell<Real>(s.cell)),
       cut(std::move(c)),
       dense(ids == nullptr),
-      moves_chunks(!keep || plan.limited()) {
+      moves_chunks(!keep || plan.limited()),
+      weights(std::move(packed)) {
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
     const std::size_t places = keep ? plan.places : 1;
     h = ChunkBuffer<Real>(cut, true, s.h_width(), places);
@@ -54,14 +56,20 @@ RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_
         states_h = PanelBuffer<Real>(s.batch, s.h_width(), plan.states + 1);
         if (cell.has_c) states_c = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
     }
-    weights = std::make_shared<PackedWeights<Real>>(sizes, dense, tokens.count, keep);
+    if (weights == nullptr) {
+        weights = std::make_shared<PackedWeights<Real>>(sizes, dense, tokens.count, keep);
+    } else if (!dense) {
+        token_rows = Buffer<std::int32_t>(tokens.slot.size());
+        for (std::size_t i = 0; i < tokens.slot.size(); ++i)
+            token_rows[i] = tokens.count == 0 ? 0 : std::int32_t(tokens.distinct[std::size_t(tokens.slot[i])]);
+    }
 }
 
 template <class Real>
 std::size_t RecurrenceTape<Real>::bytes() const {
     const std::size_t values = h.size() + c.size() + saved.size() + x.size() + states_h.size() + states_c.size();
     return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t) +
-           weights->bytes();
+           token_rows.size() * sizeof(std::int32_t) + weights->bytes();
 }
 
 template <class Real>
@@ -96,13 +104,15 @@ std::size_t TapeSource<Real>::bytes() const {
 }
 
 template <class Real>
-Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan)
+Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan,
+                               const Packed<Real>* packed)
     : sizes(s), plan(plan) {
     for (std::size_t i = 0; i < s.recurrences(); ++i) {
         const RnnSizes one = recurrence_sizes(s, i);
         const bool first_layer = i < s.directions;
         recurrences.push_back(std::make_unique<RecurrenceTape<Real>>(
-            one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell)), first_layer ? input.tokens : nullptr, keep, plan));
+            one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell)), first_layer ? input.tokens : nullptr, keep, plan,
+            packed == nullptr ? nullptr : packed->contents().recurrences[i]));
     }
     if (!recurrences.empty() && !CountMemory::active()) schedule = Schedule(recurrences.front()->cut.chunks(), keep, plan);
     sizes.lengths = nullptr;

@@ -43,13 +43,20 @@ struct RecurrenceTape {
     ChunkBuffer<Real> saved;               // z's blocks, if the cell keeps them
     ChunkBuffer<Real> x;                   // if dense
     Tokens tokens;                         // otherwise
+    Buffer<std::int32_t> token_rows;       // and for each step the row of shared weights, which have one for every id
     PanelBuffer<Real> states_h, states_c;  // (B, P), (B, H): states between chunks; the last one is carried along
     std::shared_ptr<PackedWeights<Real>> weights;
 
     /// `tokens` is null for dense input. `keep`: for a sweep; otherwise all chunks take the same place.
-    RecurrenceTape(const RnnSizes& sizes, Cut cut, const std::int64_t* tokens, bool keep, const MemoryPlan& plan = {});
+    /// `packed`: weights to share, or null for its own.
+    RecurrenceTape(const RnnSizes& sizes, Cut cut, const std::int64_t* tokens, bool keep, const MemoryPlan& plan,
+                   std::shared_ptr<PackedWeights<Real>> packed);
 
+    /// Of the rows of x: which distinct token each is, and which row of the weights belongs to it.
     const std::int32_t* slots(const Chunk& chunk) const { return tokens.slot.data() + chunk.first_row; }
+    const std::int32_t* weight_rows(const Chunk& chunk) const {
+        return token_rows.size() == 0 ? slots(chunk) : token_rows.data() + chunk.first_row;
+    }
     /// Panels of H.
     std::size_t panels() const { return panel_count<Real>(sizes.hidden); }
     bool projects() const { return sizes.projection != 0; }
@@ -100,7 +107,15 @@ struct Tape<Real>::Contents {
     std::vector<std::unique_ptr<RecurrenceTape<Real>>> recurrences;
     std::unique_ptr<TapeSource<Real>> source;  // of a tape that outlives its call, if the plan is limited
 
-    Contents(const RnnSizes& sizes, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan = {});
+    /// `packed` is null if the call packs its own.
+    Contents(const RnnSizes& sizes, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan = {},
+             const Packed<Real>* packed = nullptr);
+};
+
+template <class Real>
+struct Packed<Real>::Contents {
+    std::vector<std::shared_ptr<PackedWeights<Real>>> recurrences;
+    std::unique_ptr<PackedOutput<Real>> output;  // of a model
 };
 
 }  // namespace pybptt

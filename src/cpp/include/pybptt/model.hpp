@@ -62,4 +62,13 @@ template <class Real>
 void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
              const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state);
 
+/// Packs the output layer, too: for the function below.
+template <class Real>
+Packed<Real> pack_model(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens, const OutputLayer<Real>& layer);
+
+/// The same with packed parameters, of `layer` too.
+template <class Real>
+void predict(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input, const RnnState<const Real>& state,
+             const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state);
+
 }  // namespace pybptt

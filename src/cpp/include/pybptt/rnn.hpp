@@ -175,6 +175,26 @@ private:
     std::unique_ptr<Contents> contents_;
 };
 
+/// A network's parameters as its products read them: packed once, and read by any number of calls, on several threads at once, too.
+/// Copies: what happens to the parameters later does not change them.
+template <class Real>
+class Packed {
+public:
+    struct Contents;
+
+    ///   sizes       steps, batch and lengths do not matter
+    ///   parameters  of each recurrence
+    ///   tokens      whether calls are to have token ids as input; then there is a row for each of the D
+    Packed(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens);
+    Packed(Packed&&) noexcept;
+    ~Packed();
+
+    Contents& contents() const { return *contents_; }
+
+private:
+    std::unique_ptr<Contents> contents_;
+};
+
 /// Bytes that the tape of these sizes holds. Token input: `tokens`, and as many distinct ids as there can be.
 template <class Real>
 std::size_t tape_bytes(const RnnSizes& sizes, bool tokens);
@@ -193,11 +213,19 @@ Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters,
                    const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan = {},
                    const Report& report = {});
 
-/// The same without a tape: memory does not grow with T (but for some 20 bytes a token, and G H values a distinct token) if there
+/// The same with packed parameters; the tape shares them.
+template <class Real>
+Tape<Real> forward(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
+                   const RnnState<const Real>& state, const RnnOutput<Real>& output, const Report& report = {});
+
+/// forward without a tape: memory does not grow with T (but for some 20 bytes a token, and G H values a distinct token) if there
 /// is one direction; layers of two directions take T B K H values twice.
 template <class Real>
 void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
            const RnnState<const Real>& state, const RnnOutput<Real>& output);
+template <class Real>
+void infer(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input, const RnnState<const Real>& state,
+           const RnnOutput<Real>& output);
 
 /// The sweep.
 ///   mask  the one that forward was given
