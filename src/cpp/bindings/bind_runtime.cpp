@@ -1,4 +1,7 @@
 #include <pybind11/stl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 
@@ -26,6 +29,15 @@ extern "C" __attribute__((visibility("default"), used)) void pybptt_set_num_thre
 namespace pybptt {
 namespace {
 
+/// Kept memory back to the system: malloc, too, keeps what it is given back.
+std::size_t release_all() {
+    const std::size_t bytes = release_cached_memory();
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+    return bytes;
+}
+
 py::dict processors_found() {
     const Processors& found = processors();
     const py::object quota = found.quota > 0 ? py::object(py::int_(found.quota)) : py::object(py::none());
@@ -46,7 +58,7 @@ void bind_runtime(py::module_& module) {
     module.def("set_num_threads", &set_num_threads, py::arg("n"));
     module.def("processors", &processors_found);
     module.def("caches", &caches_found);
-    module.def("release_memory", &release_cached_memory);
+    module.def("release_memory", &release_all);
     module.def("tiers_built", &tiers_built);
     module.def("tiers_available", &tiers_available);
     module.def("active_tier", &active_tier);
