@@ -57,7 +57,7 @@ std::vector<Network> large_networks() {
     add({14, 3, 9, 90, gru, 3, 1}, 5, true, Loss::squared_error, true);
     add({12, 33, 9, 35, gru, 2, 1}, 40, false, Loss::cross_entropy, true, true);
     add({40, 3, 9, 90, lstm, 2, 1}, 5, false, Loss::squared_error, true);
-    all.back() = projected(all.back(), 37);
+    all.back() = projected(all.back(), 67);
     return all;
 }
 

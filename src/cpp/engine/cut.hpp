@@ -167,6 +167,15 @@ public:
         }
     }
 
+    /// 0 to some columns of a (T, B, ..) array's rows past the ends of `count` samples.
+    template <class Real>
+    void zero_paddings(const UserRows<Real>& array, std::size_t position, std::size_t count, std::size_t first,
+                       std::size_t cols) const {
+        for (std::size_t end = position + count; position < end; ++position)
+            for (std::size_t t = length(position); array && t < steps_; ++t)
+                std::fill_n(array.data + (t * batch_ + sample(position)) * array.leading + first, cols, Real(0));
+    }
+
     /// Rows of a buffer with one row a sample, slices apart.
     std::size_t apart_rows() const { return batch_ + (slices_ - 1) * kApart; }
     std::size_t apart_row(std::size_t slice, std::size_t position) const { return position + slice * kApart; }

@@ -6,18 +6,14 @@ template <class Real>
 void ForwardPass<Real>::write_paddings(const Member& member) {
     const std::size_t H = s_.hidden, P = s_.h_width();
     const Range own = member.share(s_.batch, 1);
+    if (!a_.output.of_chunk) tape_.cut.zero_paddings(a_.output, own.begin, own.size(), 0, P);
+    tape_.cut.zero_paddings(a_.cells, own.begin, own.size(), 0, H);
     for (std::size_t position = own.begin; position < own.end; ++position) {
-        const std::size_t length = tape_.cut.length(position), sample = tape_.cut.sample(position);
-        const auto end = [&](const UserRows<Real>& array, std::size_t width) {
-            for (std::size_t t = length; array && !array.of_chunk && t < s_.steps; ++t)
-                std::fill_n(array.data + (t * s_.batch + sample) * array.leading, width, Real(0));
-        };
-        end(a_.output, P);
-        end(a_.cells, H);
-        if (length != 0) continue;
+        if (tape_.cut.length(position) != 0) continue;
+        const std::size_t sample = tape_.cut.sample(position);
         const auto keep = [&](const Real* from, Real* to, std::size_t width) {
-            if (to == nullptr) return;
-            for (std::size_t u = sample * width; u < (sample + 1) * width; ++u) to[u] = from != nullptr ? from[u] : Real(0);
+            for (std::size_t u = sample * width; to != nullptr && u < (sample + 1) * width; ++u)
+                to[u] = from != nullptr ? from[u] : 0;
         };
         keep(a_.state.h, a_.final_state.h, P);
         keep(a_.state.c, a_.final_state.c, H);

@@ -78,7 +78,7 @@ Tape<Real> run_forward(const RnnSizes& sizes, const RnnParameters<Real>* paramet
                        const RnnInput<Real>& input, const RnnState<const Real>& state, const RnnOutput<Real>& output,
                        const MemoryPlan& plan, const Report& report) {
     if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
-    auto tape = std::make_unique<typename Tape<Real>::Contents>(sizes, input, true, plan, packed);
+    auto tape = std::make_shared<typename Tape<Real>::Contents>(sizes, input, true, plan, packed);
     if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, input, state);
     Team team(threads_for(sizes, input.tokens == nullptr));
     ForwardStack<Real> stack(*tape, input, state, output);

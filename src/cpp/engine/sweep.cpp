@@ -14,9 +14,7 @@ Sweep<Real>::Sweep(const RecurrenceTape<Real>& tape, int team, const RecurrenceG
       factors_(tape.cut, limits.factors),
       clipping_(limits, team, s_.batch),
       dz_(space.dz),
-      carry_h_(tape.cut.apart_rows(), s_.h_width()) {
-    if (tape.cell.carry != Carry::nothing) carry_ = PanelBuffer<Real>(tape.cut.apart_rows(), s_.hidden);
-}
+      carries_(tape) {}
 
 /// The carries hold the final state's own gradients: a sample meets them at its last step.
 template <class Real>
@@ -24,9 +22,7 @@ void Sweep<Real>::start(const Member& member) {
     const Part<Real> part = this->part(member);
     weights_.prepare(member);
     part.for_each_range(tape_.cut, [&](std::size_t position, std::size_t count, std::size_t slice) {
-        read_samples(k_, tape_.cut, g_.d_h, position, count, part.h, apart(carry_h_, part.h, slice, position));
-        if (cell_.carry != Carry::nothing)
-            read_samples(k_, tape_.cut, g_.d_c, position, count, part.z, apart(carry_, part.z, slice, position));
+        carries_.set(part, slice, position, count, 0, g_.d_h, g_.d_c);
     });
 }
 
@@ -34,19 +30,8 @@ template <class Real>
 void Sweep<Real>::finish(const Member& member) {
     const Part<Real> part = this->part(member);
     weights_.finish(member);
-    part.for_each_range(tape_.cut, [&](std::size_t position, std::size_t count, std::size_t slice) {
-        const Matrix<Real> d_h = apart(carry_h_, part.h, slice, position);
-        if (cell_.carry == Carry::part_of_d_h) k_.add(count, part.h.count, apart(carry_, part.h, slice, position), d_h);
-        write_samples<Real>(k_, tape_.cut, {g_.state.h, s_.h_width()}, position, count, part.h, d_h);
-        if (cell_.has_c)
-            write_samples<Real>(k_, tape_.cut, {g_.state.c, s_.hidden}, position, count, part.z,
-                                apart(carry_, part.z, slice, position));
-        if (!g_.hidden) return;
-        for (std::size_t i = 0; i < count; ++i)  // past a sequence's end
-            for (std::size_t t = tape_.cut.length(position + i); t < s_.steps; ++t)
-                std::fill_n(g_.hidden.data + (t * s_.batch + tape_.cut.sample(position + i)) * g_.hidden.leading + part.h.first,
-                            part.h.count, Real(0));
-    });
+    carries_.give(part, g_.state);
+    tape_.cut.zero_paddings(g_.hidden, part.samples.begin, part.samples.size(), part.h.first, part.h.count);
 }
 
 template <class Real>
@@ -63,8 +48,8 @@ template <class Real>
 void Sweep<Real>::sweep_piece(const Piece<Real>& piece, const Upstream<Real>& upstream) {
     const std::size_t S = piece.chunk.steps, panels = tape_.panels(), first = piece.positions.begin, cols = piece.h.count;
     const Matrix<Real> all = dz_.matrix(), all_dh = all.panels_from(tape_.dh_panel());
-    const Matrix<Real> carry_h = apart(carry_h_, piece.h, piece.slice.index, first);
-    const Matrix<Real> carry = cell_.carry != Carry::nothing ? apart(carry_, piece.z, piece.slice.index, first) : Matrix<Real>{};
+    const Matrix<Real> carry_h = carries_.h(piece, piece.slice.index, first);
+    const Matrix<Real> carry = carries_.cell(piece, piece.slice.index, first);
     std::size_t later = 0;  // samples that have the step after
     for (std::size_t s = S; s-- > 0;) {
         const std::size_t t = piece.chunk.first_step + s, n = piece.active(s);

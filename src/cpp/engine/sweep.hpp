@@ -45,10 +45,6 @@ public:
 private:
     Part<Real> part(const Member& member) const { return {s_, Division(s_, member.team), member}; }
     void sweep_piece(const Piece<Real>& piece, const Upstream<Real>& upstream);
-    /// Rows of a (B, H) buffer with the slices apart.
-    Matrix<Real> apart(const PanelBuffer<Real>& buffer, const Columns<Real>& own, std::size_t slice, std::size_t position) const {
-        return own.of(buffer.matrix().rows_from(tape_.cut.apart_row(slice, position)));
-    }
 
     const Kernels<Real>& k_;
     const RecurrenceTape<Real>& tape_;
@@ -59,8 +55,7 @@ private:
     const Factors<Real> factors_;
     Clipping<Real> clipping_;
     const PanelBuffer<Real>& dz_;
-    PanelBuffer<Real> carry_h_;  // (B, P): dL/dh through the later chunks
-    PanelBuffer<Real> carry_;    // (B, H): the cell's carry; see Cell
+    Carries<Real> carries_;
 };
 
 }  // namespace pybptt

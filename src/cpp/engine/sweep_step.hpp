@@ -41,6 +41,55 @@ void multiply_w_ih(const RecurrenceTape<Real>& tape, std::size_t rows, Matrix<co
         tape, tape.weights->w_ih, &BlockGroup::input_gate, [](const BlockGroup&) { return true; }, rows, dz, own, none<Real>(), to);
 }
 
+/// What goes from a chunk to the one before: dL/dh through the later chunks, and what the cell carries, if anything; a row a
+/// sample, slices apart, for one copy of the samples or several.
+template <class Real>
+class Carries {
+public:
+    explicit Carries(const RecurrenceTape<Real>& tape, std::size_t copies = 1)
+        : tape_(tape), copies_(copies), h_(checked_product(copies, tape.cut.apart_rows()), tape.sizes.h_width()) {
+        if (any()) cell_ = PanelBuffer<Real>(checked_product(copies, tape.cut.apart_rows()), tape.sizes.hidden);
+    }
+
+    /// A member's columns from a sample on; of what the cell carries, nothing if there is nothing.
+    Matrix<Real> h(const Part<Real>& part, std::size_t slice, std::size_t position, std::size_t copy = 0) const {
+        return part.h.of(h_.matrix().rows_from(row(slice, position, copy)));
+    }
+    Matrix<Real> cell(const Part<Real>& part, std::size_t slice, std::size_t position, std::size_t copy = 0) const {
+        return any() ? part.z.of(cell_.matrix().rows_from(row(slice, position, copy))) : Matrix<Real>{};
+    }
+    /// Begins with derivatives by a state, (B, P) and (B, H), or with 0.
+    void set(const Part<Real>& part, std::size_t slice, std::size_t position, std::size_t count, std::size_t copy,
+             const UserRows<const Real>& d_h = {}, const UserRows<const Real>& d_c = {}) const {
+        read_samples(tape_.k, tape_.cut, d_h, position, count, part.h, h(part, slice, position, copy));
+        if (any()) read_samples(tape_.k, tape_.cut, d_c, position, count, part.z, cell(part, slice, position, copy));
+    }
+    /// Ends as the derivatives by the initial state, sums over the copies.
+    void give(const Part<Real>& part, const RnnState<Real>& to) const {
+        part.for_each_range(tape_.cut, [&](std::size_t position, std::size_t count, std::size_t slice) {
+            const Matrix<Real> d_h = h(part, slice, position), carried = cell(part, slice, position);
+            for (std::size_t copy = 1; copy < copies_; ++copy) {
+                tape_.k.add(count, part.h.count, h(part, slice, position, copy), d_h);
+                if (any()) tape_.k.add(count, part.z.count, cell(part, slice, position, copy), carried);
+            }
+            if (tape_.cell.carry == Carry::part_of_d_h) tape_.k.add(count, part.h.count, carried, d_h);
+            write_samples<Real>(tape_.k, tape_.cut, {to.h, tape_.sizes.h_width()}, position, count, part.h, d_h);
+            if (tape_.cell.has_c)
+                write_samples<Real>(tape_.k, tape_.cut, {to.c, tape_.sizes.hidden}, position, count, part.z, carried);
+        });
+    }
+
+private:
+    bool any() const { return tape_.cell.carry != Carry::nothing; }
+    std::size_t row(std::size_t slice, std::size_t position, std::size_t copy) const {
+        return copy * tape_.cut.apart_rows() + tape_.cut.apart_row(slice, position);
+    }
+
+    const RecurrenceTape<Real>& tape_;
+    const std::size_t copies_;
+    PanelBuffer<Real> h_, cell_;  // (B, P) and (B, H)
+};
+
 /// What a piece's sweep reads of the tape at step s; dz and the carry are to be filled in.
 template <class Real>
 CellSweep<Real> cell_sweep(const RecurrenceTape<Real>& tape, const Piece<Real>& piece, std::size_t s) {

@@ -121,19 +121,11 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, b
 template <class Real>
 std::size_t tape_bytes(const RnnSizes& s, bool tokens) {
     const CountMemory count;
-    auto tape = std::make_unique<typename Tape<Real>::Contents>(s, some_input<Real>(tokens), true);
+    auto tape = std::make_shared<typename Tape<Real>::Contents>(s, some_input<Real>(tokens), true);
     for (const auto& recurrence : tape->recurrences) recurrence->weights->keep_for_sweep();
     return Tape<Real>(std::move(tape)).bytes();
 }
 
-template <class Real>
-Tape<Real>::Tape(std::unique_ptr<Contents> contents) : contents_(std::move(contents)) {}
-template <class Real>
-Tape<Real>::Tape(Tape&&) noexcept = default;
-template <class Real>
-Tape<Real>& Tape<Real>::operator=(Tape&&) noexcept = default;
-template <class Real>
-Tape<Real>::~Tape() = default;
 template <class Real>
 const RnnSizes& Tape<Real>::sizes() const {
     return contents_->sizes;

@@ -38,12 +38,10 @@ WindowStack<Real>::Layer::Layer(const RecurrenceTape<Real>& tape, int team, cons
       g(gradients),
       weights(tape, gradients.parameters, gradients.input, space.dx),
       dz_sum(tape.cut.most_rows(), tape.dz_cols()),
-      carry_h(checked_product(copies, tape.cut.apart_rows()), tape.sizes.h_width()),
+      carries(tape, copies),
       clipping(limits, team, checked_product(some, tape.sizes.batch)) {
     const std::size_t rows = some_rows(tape.cut, tape.sizes.batch, some);
     for (PanelBuffer<Real>& step : dz) step = PanelBuffer<Real>(rows, tape.dz_cols());
-    if (tape.cell.carry != Carry::nothing)
-        carry = PanelBuffer<Real>(checked_product(copies, tape.cut.apart_rows()), tape.sizes.hidden);
 }
 
 template <class Real>
@@ -87,52 +85,26 @@ bool WindowStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Step
         member.wait();
     });
     if (!complete) return false;
-    for (const auto& layer : layers_) finish(*layer, part(member));
+    for (const auto& layer : layers_) {
+        layer->weights.finish(member);
+        layer->carries.give(part(member), layer->g.state);
+    }
     return true;
 }
 
 /// Nothing comes from behind the end. A sequence without steps has its initial state for its final one.
 template <class Real>
 void WindowStack<Real>::start(Layer& layer, const Part<Real>& part) {
-    const bool carries = layer.tape.cell.carry != Carry::nothing;
     layer.weights.prepare(part.member);
     part.for_each_range(cut_, [&](std::size_t position, std::size_t count, std::size_t slice) {
-        for (std::size_t copy = 0; copy < windows_.copies; ++copy) {
-            k_.zero(count, part.h.count, carry_of(layer.carry_h, part.h, copy, slice, position));
-            if (carries) k_.zero(count, part.z.count, carry_of(layer.carry, part.z, copy, slice, position));
-        }
+        for (std::size_t copy = 0; copy < windows_.copies; ++copy) layer.carries.set(part, slice, position, count, copy);
         for (std::size_t at = position; at < position + count; ++at) {
             const UserRows<Real>& hidden = layer.g.hidden;  // a sum
             for (std::size_t t = 0; hidden && t < layer.tape.sizes.steps; ++t)
                 std::fill_n(hidden.data + (t * layer.tape.sizes.batch + cut_.sample(at)) * hidden.leading + part.h.first,
                             part.h.count, Real(0));
-            if (cut_.length(at) != 0) continue;
-            read_samples(k_, cut_, layer.g.d_h, at, 1, part.h, carry_of(layer.carry_h, part.h, 0, slice, at));
-            if (carries) read_samples(k_, cut_, layer.g.d_c, at, 1, part.z, carry_of(layer.carry, part.z, 0, slice, at));
+            if (cut_.length(at) == 0) layer.carries.set(part, slice, at, 1, 0, layer.g.d_h, layer.g.d_c);
         }
-    });
-}
-
-/// The state's gradients are the sums over the windows that get there.
-template <class Real>
-void WindowStack<Real>::finish(Layer& layer, const Part<Real>& part) {
-    const RecurrenceTape<Real>& tape = layer.tape;
-    layer.weights.finish(part.member);
-    part.for_each_range(cut_, [&](std::size_t position, std::size_t count, std::size_t slice) {
-        const auto all = [&](const PanelBuffer<Real>& buffer, const Columns<Real>& own) {
-            const Matrix<Real> sum = carry_of(buffer, own, 0, slice, position);
-            for (std::size_t copy = 1; copy < windows_.copies; ++copy)
-                k_.add(count, own.count, carry_of(buffer, own, copy, slice, position), sum);
-            return sum;
-        };
-        const Matrix<Real> d_h = all(layer.carry_h, part.h);
-        if (tape.cell.carry != Carry::nothing) {
-            const Matrix<Real> carried = all(layer.carry, part.z);
-            if (tape.cell.carry == Carry::part_of_d_h) k_.add(count, part.h.count, carried, d_h);
-            if (tape.cell.has_c)
-                write_samples<Real>(k_, cut_, {layer.g.state.c, tape.sizes.hidden}, position, count, part.z, carried);
-        }
-        write_samples<Real>(k_, cut_, {layer.g.state.h, tape.sizes.h_width()}, position, count, part.h, d_h);
     });
 }
 
@@ -154,18 +126,17 @@ template <class Real>
 void WindowStack<Real>::add_upstream(Layer& layer, bool is_top, const Piece<Real>& piece, std::size_t s, std::size_t n,
                                      Matrix<const Real> upstream_t, const Copies& copies, Matrix<Real> dh) {
     const std::size_t t = piece.chunk.first_step + s + 1, first = piece.positions.begin;
-    const bool carries = layer.tape.cell.carry != Carry::nothing;
     const Columns<Real>&h = piece.h, &z = piece.z;
     for (std::size_t copy = copies.first; copy < copies.end; ++copy) {
         const Matrix<Real> dh_w = dh.rows_from(copies.row(copy));
-        const Matrix<Real> carry = carries ? carry_of(layer.carry, z, copy, piece.slice.index, first) : Matrix<Real>{};
+        const Matrix<Real> carry = layer.carries.cell(piece, piece.slice.index, first, copy);
         const std::size_t w = windows_.window_of(copy, t);
         for (std::size_t j = 0, end; j < n; j = end) {
             const Windows::At at = windows_.at(w, t, cut_.length(first + j));
             for (end = cut_.ragged() ? j + 1 : n; end < n && windows_.at(w, t, cut_.length(first + end)) == at;) ++end;
             if (at == Windows::At::inside) continue;
             k_.zero(end - j, h.count, dh_w.rows_from(j));
-            if (carries) k_.zero(end - j, z.count, carry.rows_from(j));
+            if (carry.data != nullptr) k_.zero(end - j, z.count, carry.rows_from(j));
             for (std::size_t i = j; at == Windows::At::boundary && i < end; ++i) {
                 if (cut_.length(first + i) != t) continue;  // the final state is this sequence's last step's
                 const Rows sample{cut_.sample(first + i)};
@@ -189,9 +160,7 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
     Layer& layer = *layers_[index];
     const RecurrenceTape<Real>& tape = layer.tape;
     const std::size_t S = piece.chunk.steps, panels = tape.panels(), size = piece.size;
-    const auto carry = [&](const PanelBuffer<Real>& buffer, const Columns<Real>& own, std::size_t copy) {
-        return carry_of(buffer, own, copy, piece.slice.index, piece.positions.begin);
-    };
+    const std::size_t slice = piece.slice.index, position = piece.positions.begin;
     Copies copies = all, later = all;  // those alive at step s and at the one after
     Matrix<Real> dz{}, dz_later{};
     for (std::size_t s = S; s-- > 0; later = copies, dz_later = dz) {
@@ -214,7 +183,7 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
         };
         const Matrix<const Real> upstream_t = upstream_at(s);
         for (std::size_t copy = copies.first; s + 1 == S && copy < copies.end; ++copy)
-            k_.copy(size, piece.h.count, carry(layer.carry_h, piece.h, copy), dh.rows_from(copies.row(copy)));
+            k_.copy(size, piece.h.count, layer.carries.h(piece, slice, position, copy), dh.rows_from(copies.row(copy)));
         if (both.begin < both.end)
             multiply_w_hh<Real>(tape, piece, both.size() * size, dz_later.rows_from(later.row(both.begin)), -1,
                                 alone ? upstream_t : none<Real>(), dh.rows_from(copies.row(both.begin)),
@@ -229,8 +198,7 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
         const Matrix<Real> own = piece.z.of(dz);
         sweep_cell(tape, piece, step, copies.rows(), dz, [&](auto visit) {
             for (std::size_t copy = copies.first; copy < copies.end; ++copy)
-                visit(n, own.rows_from(copies.row(copy)),
-                      tape.cell.carry != Carry::nothing ? carry(layer.carry, piece.z, copy) : Matrix<Real>{});
+                visit(n, own.rows_from(copies.row(copy)), layer.carries.cell(piece, slice, position, copy));
         });
         if (tape.cell.phases > 1 || tape.projects()) piece.wait();  // others have read the rows that are made 0 below
         // dz_t = sum_w dz_t^w, and for dW_hr dh_t likewise
@@ -269,10 +237,9 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
     multiply_w_hh<Real>(tape, piece, copies.rows(), dz_later, -1, none<Real>(), before);
     for (std::size_t copy = all.first; copy < all.end; ++copy) {
         if (copies.first <= copy && copy < copies.end) {
-            k_.copy(size, piece.h.count, before.rows_from(copies.row(copy)), carry(layer.carry_h, piece.h, copy));
+            k_.copy(size, piece.h.count, before.rows_from(copies.row(copy)), layer.carries.h(piece, slice, position, copy));
         } else {
-            k_.zero(size, piece.h.count, carry(layer.carry_h, piece.h, copy));
-            if (tape.cell.carry != Carry::nothing) k_.zero(size, piece.z.count, carry(layer.carry, piece.z, copy));
+            layer.carries.set(piece, slice, position, size, copy);
         }
     }
     piece.wait();

@@ -59,9 +59,9 @@ private:
         const RecurrenceTape<Real>& tape;
         RecurrenceGradients<Real> g;
         WeightGradients<Real> weights;
-        PanelBuffer<Real> dz_sum;          // of a chunk: sum_w dz_t^w
-        PanelBuffer<Real> dz[2];           // (rows of some copies, dz_cols): dz_t^w and dz_{t+1}^w
-        PanelBuffer<Real> carry_h, carry;  // (rows of all copies, P and H): as Sweep's, at the end of a chunk
+        PanelBuffer<Real> dz_sum;  // of a chunk: sum_w dz_t^w
+        PanelBuffer<Real> dz[2];   // (rows of some copies, dz_cols): dz_t^w and dz_{t+1}^w
+        Carries<Real> carries;     // of all copies, at the end of a chunk
         Clipping<Real> clipping;
 
         Layer(const RecurrenceTape<Real>& tape, int team, const RecurrenceGradients<Real>& g, const SweepSpace<Real>& space,
@@ -89,12 +89,6 @@ private:
     Range alive(const Piece<Real>& piece, const Copies& copies, std::size_t t, std::size_t n) const;
     void add_upstream(Layer& layer, bool is_top, const Piece<Real>& piece, std::size_t s, std::size_t n,
                       Matrix<const Real> upstream_t, const Copies& copies, Matrix<Real> dh);
-    void finish(Layer& layer, const Part<Real>& part);
-    /// The rows of a member's samples in a layer's carries.
-    Matrix<Real> carry_of(const PanelBuffer<Real>& buffer, const Columns<Real>& own, std::size_t copy, std::size_t slice,
-                          std::size_t position) const {
-        return own.of(buffer.matrix().rows_from(copy * cut_.apart_rows() + cut_.apart_row(slice, position)));
-    }
     /// Where a chunk's upstream may lie: if all copies go at once, a step's sum takes its place when it has been used.
     Matrix<Real> upstream_space() const {
         return some_ < windows_.copies ? space_.dz.matrix()

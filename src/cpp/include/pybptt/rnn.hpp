@@ -150,18 +150,15 @@ struct MemoryPlan {
 using Report = std::function<bool(std::size_t done, std::size_t total)>;
 
 /// What forward keeps: states, activations, inputs and packed weights, all copies of its own. Reading it changes nothing, so
-/// several threads may run `backward` on one tape. One with a limited plan has only some of that, and copies of parameters, dense
-/// input and initial state for the rest: threads take turns, and only the first `backward` finds what forward left. A
-/// thread that is in `backward` (in `report`) must not call it again for that tape: std::logic_error.
+/// several threads may run `backward` on one tape. One with a limited plan has only some of that, and copies of dense input and
+/// initial state for the rest: threads take turns, and only the first `backward` finds what forward left. A thread that is
+/// in `backward` (in `report`) must not call it again for that tape: std::logic_error.
 template <class Real>
 class Tape {
 public:
     struct Contents;
 
-    explicit Tape(std::unique_ptr<Contents> contents);
-    Tape(Tape&&) noexcept;
-    Tape& operator=(Tape&&) noexcept;
-    ~Tape();
+    explicit Tape(std::shared_ptr<const Contents> contents) : contents_(std::move(contents)) {}
 
     /// Without the lengths.
     const RnnSizes& sizes() const;
@@ -172,7 +169,7 @@ public:
     const Contents& contents() const { return *contents_; }
 
 private:
-    std::unique_ptr<Contents> contents_;
+    std::shared_ptr<const Contents> contents_;
 };
 
 /// A network's parameters as its products read them: packed once, and read by any number of calls, on several threads at once, too.
