@@ -176,6 +176,19 @@ def test_norms_of_the_gradient_are_those_of_the_sweep():
     assert_close(flow.hidden_norms, expected, 1e-14)
 
 
+def test_a_subclass_may_be_made_in_another_way():
+    class Small(pybptt.LSTM):
+        def __init__(self, D):
+            super().__init__(D, 5, dtype="float64", seed=0)
+
+    _, x, y, state = problem("lstm")
+    flows = [
+        pybptt.gradient_flow(pybptt.SequenceModel(layer, 2, loss="mse", seed=1), x, y, state)
+        for layer in (Small(2), pybptt.LSTM(2, 5, dtype="float64", seed=0))
+    ]
+    assert np.array_equal(*(flow.singular_values for flow in flows))
+
+
 def test_dropout_is_off():
     model, x, y, state = problem(num_layers=2, dropout=0.5)
     flow = pybptt.gradient_flow(model, x, y, state)

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import reference
 from ._arrays import Array
+from .layers import GRU, LSTM, RNN
 from .recurrent import RecurrentLayer
 from .reference.cells import States
 
@@ -32,11 +33,12 @@ def runs(layer: RecurrentLayer[Any], x: Array, h_0: Array | None, c_0: Array | N
     """The runs of a network in the order of states, L K; x (T, 1, D) or (T, 1), states (L K, 1, H)."""
     xs = x if x.dtype.kind in "iu" else x.astype(np.float64)
     K = layer._directions
+    kind: Any = next(kind for kind in (RNN, LSTM, GRU) if isinstance(layer, kind))
     for k in range(layer.num_layers):
         outputs = []
         for j, name in enumerate((f"l{k}", f"l{k}_reverse")[:K]):
             N = layer.parameters[f"weight_ih_{name}"].shape[1]
-            own = type(layer)(N, layer.hidden_size, clip=layer.clip, dtype="float64", **layer._options())
+            own = kind(N, layer.hidden_size, clip=layer.clip, dtype="float64", **layer._options())
             for parameter, values in own.parameters.items():
                 # Without biases the layer has none of that name: they are zero.
                 values[...] = layer.parameters.get(parameter.removesuffix("l0") + name, 0.0)
