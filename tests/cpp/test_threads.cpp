@@ -18,6 +18,13 @@ namespace {
 
 const int kThreadsAtStart = num_threads();
 
+/// What the machine is taken for, which otherwise may be a crowd at any moment.
+struct Pretend {
+    explicit Pretend(double pause) { Crowd::pretend(pause); }
+    ~Pretend() { Crowd::pretend(0); }
+};
+const Pretend* const kAlwaysQuiet = new Pretend(0);
+
 /// Whether the thread's arithmetic takes denormals as zero, on the way in and on the way out.
 bool flushes_denormals() {
     volatile float smallest = std::numeric_limits<float>::min();
@@ -253,6 +260,50 @@ TEST_CASE_TEMPLATE("the same bits for any number of threads", Real, float, doubl
             CHECK(difference_of_all<Real>(expected, n) == "");
         }
     }
+}
+
+TEST_CASE_TEMPLATE("the same bits while members come and go", Real, float, double) {
+    for (const Network& n : large_networks()) {
+        CAPTURE(n.describe());
+        const Threads one(1);
+        const std::vector<Result> expected = all_results<Real>(n);
+        const MemoryPlan plan = core_plan<Real>(n, true, n.sizes.directions == 1 ? 0 : std::size_t(-1) / 2);
+        for (const double pause : {1e-9, 1e-4, 1e3}) {  // away for one chunk, for some, for the rest
+            const Pretend lost(pause);
+            for (const int count : {2, 4}) {
+                CAPTURE(count);
+                set_num_threads(count);
+                CHECK(difference_of_all<Real>(expected, n) == "");
+                CHECK(difference(expected[2], core_model<Real>(n, Ask::everything, {}, plan), 0) == "");
+                std::size_t total = 0;
+                const Report ask = [&](std::size_t, std::size_t of) { return total = of, true; };
+                core_model<Real>(n, Ask::everything, {}, {}, ask);
+                for (std::size_t last = 1; last < total; last += 1 + total / 5)  // stopped while they are away
+                    try {
+                        core_model<Real>(n, Ask::everything, {}, {}, [&](std::size_t done, std::size_t) { return done < last; });
+                    } catch (const std::logic_error&) {  // results are missing
+                    }
+            }
+        }
+    }
+}
+
+TEST_CASE("a team that sleeps at its steps is in a crowd for ten times as long") {
+    const Pretend nothing(-1);
+    CHECK(Crowd::pause(1, 0.2) == 0);         // less than a quarter
+    CHECK(Crowd::pause(0.001, 0.0009) == 0);  // less than a millisecond
+    CHECK(!Crowd::here());
+    CHECK(Crowd::pause(0.004, 0.003) == doctest::Approx(0.03));
+    CHECK(Crowd::here());
+    std::this_thread::sleep_for(std::chrono::milliseconds(31));
+    CHECK(!Crowd::here());
+    Barrier barrier(2);
+    std::thread other([&] { barrier.wait(0); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    barrier.wait(0);
+    other.join();
+    CHECK(barrier.asleep() > 0.01);
+    CHECK(barrier.asleep() < 10);
 }
 
 TEST_CASE_TEMPLATE("truncated sweeps: the same bits for any number of threads", Real, float, double) {

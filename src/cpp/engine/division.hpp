@@ -10,23 +10,12 @@
 
 namespace pybptt {
 
+/// Multiply-adds of the recurrence's product.
+inline double step_of(const RnnSizes& s) {
+    return double(s.cell.gates()) * double(s.batch) * double(s.hidden) * double(s.h_width());
+}
 /// Whether a step is so much work that a barrier after it is worth while.
-inline bool columns_pay(const RnnSizes& s) {
-    return double(s.cell.gates()) * double(s.batch) * double(s.hidden) * double(s.h_width()) >= 65536;
-}
-
-/// Threads worth waking for one call; `flops_beside` is work that has no order in time.
-///   multiplied_inputs  what the first layer's input adds to the depth: D, or 0 for tokens, which select
-inline int threads_wanted(const RnnSizes& s, std::size_t multiplied_inputs, double flops_beside = 0) {
-    const int most = num_threads();         // asked first: a bad environment variable is an error whatever the size
-    constexpr double kFlopsEach = 4e6;      // some 30 microseconds; waking a thread costs a few
-    constexpr std::size_t kFewSamples = 8;  // too few to be divided
-    const double rows = double(s.steps) * double(s.batch), H = double(s.hidden), P = double(s.h_width()), K = double(s.directions);
-    if (s.batch < kFewSamples && !columns_pay(s) && flops_beside == 0) return 1;
-    const double depth = P + double(multiplied_inputs) + (double(s.layers) - 1) * (P + K * P);
-    const double flops = 6 * rows * H * K * (double(s.cell.gates()) * depth + double(s.layers) * double(s.projection));
-    return int(std::clamp((flops + flops_beside) / kFlopsEach, 1.0, double(most)));
-}
+inline bool columns_pay(const RnnSizes& s) { return step_of(s) >= 65536; }
 
 /// Among the members of a team, for one recurrence: chosen anew for every chunk.
 struct Division {
@@ -49,6 +38,30 @@ struct Division {
             by_columns || s.batch <= 4 || std::size_t(s.cell.gates()) * (s.inputs + s.h_width()) * s.hidden > kManyWeights;
     }
 };
+
+/// Threads worth waking for one call; `flops_beside` is work that has no order in time.
+///   multiplied_inputs  what the first layer's input adds to the depth: D, or 0 for tokens, which select
+inline int threads_wanted(const RnnSizes& s, std::size_t multiplied_inputs, double flops_beside = 0) {
+    const int most = num_threads();         // asked first: a bad environment variable is an error whatever the size
+    constexpr double kFlopsEach = 4e6;      // some 30 microseconds; waking a thread costs a few
+    constexpr double kStepEach = 1 << 14;   // multiply-adds: less than a microsecond; a barrier costs a tenth or two
+    constexpr std::size_t kFewSamples = 8;  // too few to be divided
+    const double rows = double(s.steps) * double(s.batch), H = double(s.hidden), P = double(s.h_width()), K = double(s.directions);
+    if (s.batch < kFewSamples && !columns_pay(s) && flops_beside == 0) return 1;
+    const double depth = P + double(multiplied_inputs) + (double(s.layers) - 1) * (P + K * P);
+    const double flops = 6 * rows * H * K * (double(s.cell.gates()) * depth + double(s.layers) * double(s.projection));
+    const double paying = std::clamp((flops + flops_beside) / kFlopsEach, 1.0, double(most));
+    if (flops_beside > flops || !Division(s, int(paying)).by_columns) return int(paying);
+    return int(std::min(paying, std::max(1.0, step_of(s) / kStepEach)));
+}
+
+/// Of these, those that a call may have that begins now: in a crowd, members should not meet at every step. A long call finds out
+/// for itself (progress.hpp).
+inline int threads_now(const RnnSizes& s, int wanted) {
+    constexpr double kLong = 1e9;  // multiply-adds: some 100 ms
+    const bool is_short = step_of(s) * double(s.steps) * double(s.layers * s.directions) < kLong;
+    return is_short && Division(s, wanted).by_columns && Crowd::here() ? 1 : wanted;
+}
 
 /// Some columns, whole panels, of a matrix or of each of its blocks.
 template <class Real>
@@ -104,7 +117,7 @@ struct Part {
 
     /// For whoever works on other columns of the same samples.
     void wait() const {
-        if (division.by_columns) member.wait();
+        if (division.by_columns) member.meet();
     }
     /// visit(first position, count, slice): its samples of each slice, whether active or not.
     template <class Visit>

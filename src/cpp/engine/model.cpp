@@ -96,7 +96,14 @@ struct LossAndGrad {
                  last_only ? top.d_array.data() : nullptr) {}
 };
 
-/// Of loss_and_grad.
+/// Of loss and predict.
+template <class Real>
+int threads_for(const RnnSizes& sizes, const RnnInput<Real>& input, const OutputLayer<Real>& layer) {
+    const int wanted = threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer));
+    return threads_now(sizes, wanted);
+}
+
+/// Of loss_and_grad, crowd or not: its memory is planned for so many.
 template <class Real>
 int threads_for(const RnnSizes& sizes, const RnnInput<Real>& input, const OutputLayer<Real>& layer,
                 const SweepLimits<Real>& limits) {
@@ -128,18 +135,17 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameter
                      const Report& report) {
     if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
     const typename Tape<Real>::Contents tape(sizes, input, true, plan);
-    Team team(threads_for(sizes, input, layer, limits));
+    Team team(threads_now(sizes, threads_for(sizes, input, layer, limits)));
     LossAndGrad<Real> call(sizes, tape, team.size(), input, state, layer, targets, final_state, gradients, output_gradients,
                            limits);
-    Progress progress(report, forward_steps<Real>(tape) + backward_steps<Real>(tape));
-    run_team(team, [&](const Member& member) {
-        Steps steps(progress, member);
+    Progress progress(report, forward_steps<Real>(tape) + backward_steps<Real>(tape), Division(sizes, team.size()).by_columns);
+    run_team(team, progress, [&](const Member& member, Steps& steps) {
         call.stack.prepare(parameters, member);
-        if (!call.stack.run(steps, member)) return;
+        call.stack.run(steps, member);
         call.top.bring(sizes, member);
         call.output.prepare(member);
         if (!call.top.in_tape) call.output.run(member);
-        if (!call.sweeps.run(call.top.in_tape ? &call.output : nullptr, &call.stack, steps, member)) return;
+        call.sweeps.run(call.top.in_tape ? &call.output : nullptr, &call.stack, steps, member);
         call.output.finish(member);
     });
     return call.output.total();
@@ -150,14 +156,13 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
             const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
             const RnnState<Real>& final_state) {
     typename Tape<Real>::Contents tape(sizes, input, false);
-    Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer)));
+    Team team(threads_for(sizes, input, layer));
     const Top<Real> top(sizes, layer.last_only, final_state, false);
     ForwardStack<Real> stack(tape, input, state, top.output());
     const OutputRows<Real> rows = top.rows(tape);
     OutputPass<Real> output(rows, layer, targets, nullptr);
-    Progress progress({}, 0);
-    run_team(team, [&](const Member& member) {
-        Steps steps(progress, member);
+    Progress progress({}, 0, Division(sizes, team.size()).by_columns);
+    run_team(team, progress, [&](const Member& member, Steps& steps) {
         output.prepare(member);
         stack.prepare(parameters, member);
         stack.run(steps, member, [&](const Chunk& chunk) {
@@ -177,7 +182,7 @@ void run_predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, c
                  const RnnInput<Real>& input, const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output,
                  const RnnState<Real>& final_state) {
     const typename Tape<Real>::Contents tape(sizes, input, false, {}, packed);
-    Team team(threads_wanted(sizes, input.tokens == nullptr ? sizes.inputs : 0, output_flops(sizes, layer)));
+    Team team(threads_for(sizes, input, layer));
     const Top<Real> top(sizes, layer.last_only, final_state, false);
     ForwardStack<Real> stack(tape, input, state, top.output());
     const OutputRows<Real> rows = top.rows(tape);
@@ -185,9 +190,8 @@ void run_predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, c
     if (packed == nullptr) own.emplace(rows.width(), layer.outputs);
     PredictPass<Real> pass(rows, team.size(), own ? *own : *packed->contents().output, layer.outputs, output);
     const Cut& cut = tape.recurrences.back()->cut;
-    Progress progress({}, 0);
-    run_team(team, [&](const Member& member) {
-        Steps steps(progress, member);
+    Progress progress({}, 0, Division(sizes, team.size()).by_columns);
+    run_team(team, progress, [&](const Member& member, Steps& steps) {
         if (own) own->pack(layer, rows.width(), member);
         if (!layer.last_only && cut.ragged()) {
             const Range own = member.share(sizes.batch, 1);

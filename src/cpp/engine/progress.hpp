@@ -1,7 +1,13 @@
-// How far a call has come, told to whoever asked; and the end of the call, if that is the answer.
+// How far a call has come: told to whoever asked, who may end it; and whether all of its team should go on.
+//
+// Where members meet at every step of the recurrence and one of them loses its core, the others wait for it at every step. Then the
+// first member goes on alone for some chunks, which changes no bits, and the others go through the motions: their shares of
+// everything are empty.
 #pragma once
 
 #include <atomic>
+#include <cmath>
+#include <utility>
 
 #include "engine/member.hpp"
 #include "pybptt/rnn.hpp"
@@ -11,33 +17,66 @@ namespace pybptt {
 /// What the members of a team share.
 class Progress {
 public:
-    Progress(Report report, std::size_t total) : report_(std::move(report)), total_(total) {}
+    ///   meets  whether members meet at every step of the recurrence
+    Progress(Report report, std::size_t total, bool meets) : report_(std::move(report)), total_(total), meets_(meets) {}
 
 private:
     friend class Steps;
+    struct Plan {
+        int team;
+        std::size_t until;  // the step after which all come together
+    };
+
     const Report report_;
     const std::size_t total_;
-    std::atomic<std::size_t> last_{std::size_t(-1)};  // the step after which all members stop
+    const bool meets_;
+    Plan plans_[2] = {};  // in turns: a member may read the last one while the first makes the next
+    double since_ = now(), asleep_ = 0;
 };
 
 /// One member's way through the steps of a call, which are the same for all.
 class Steps {
 public:
-    Steps(Progress& progress, const Member& member) : progress_(progress), member_(member) {}
+    Steps(Progress& progress, Member& member) : progress_(progress), member_(member), size_(member.team) {}
 
-    /// After each step: whether to go on. Every member gets the same answer: a later one has a later step in it.
-    bool next() {
-        if (!progress_.report_) return true;
+    /// After each step.
+    void next() {
         ++done_;
-        if (member_.index == 0 && !progress_.report_(done_, progress_.total_)) progress_.last_.store(done_);
-        member_.wait();
-        return done_ < progress_.last_.load();
+        if (member_.index == 0 && progress_.report_ && !progress_.report_(done_, progress_.total_)) throw Barrier::Broken{};
+        if (!progress_.meets_ || done_ < plan_.until) return;
+        Progress::Plan& plan = progress_.plans_[meetings_++ % 2];
+        if (member_.index == 0) plan = next_plan();
+        member_.barrier.wait();
+        plan_ = plan;
+        member_.team = plan.team;
     }
 
 private:
+    Progress::Plan next_plan() {
+        const double before = std::exchange(progress_.since_, now()), seconds = progress_.since_ - before;
+        const double asleep = member_.barrier.asleep();
+        const double lost = (asleep - std::exchange(progress_.asleep_, asleep)) / (size_ - 1);
+        const double pause = member_.team > 1 ? Crowd::pause(seconds, lost) : 0;
+        if (pause == 0) return {size_, done_ + 1};
+        const double alone = std::max(1e-5, (seconds - lost) * size_);  // what a step may take
+        return {1, done_ + 1 + std::size_t(std::ceil(pause / alone))};
+    }
+
     Progress& progress_;
-    const Member& member_;
-    std::size_t done_ = 0;
+    Member& member_;
+    const int size_;
+    std::size_t done_ = 0, meetings_ = 0;
+    Progress::Plan plan_{};
 };
+
+/// work(member, steps) on every thread of a team.
+template <class Work>
+void run_team(Team& team, Progress& progress, Work work) {
+    team.run([&](int index) {
+        Member member{index, team.size(), team.barrier()};
+        Steps steps(progress, member);
+        work(member, steps);
+    });
+}
 
 }  // namespace pybptt

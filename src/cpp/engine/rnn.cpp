@@ -12,7 +12,7 @@
 namespace pybptt {
 namespace {
 
-int threads_for(const RnnSizes& s, bool dense) { return threads_wanted(s, dense ? s.inputs : 0); }
+int threads_for(const RnnSizes& s, bool dense) { return threads_now(s, threads_wanted(s, dense ? s.inputs : 0)); }
 
 /// Has a tape's source for this thread alone.
 template <class Real>
@@ -82,9 +82,8 @@ Tape<Real> run_forward(const RnnSizes& sizes, const RnnParameters<Real>* paramet
     if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, input, state);
     Team team(threads_for(sizes, input.tokens == nullptr));
     ForwardStack<Real> stack(*tape, input, state, output);
-    Progress progress(report, forward_steps<Real>(*tape));
-    run_team(team, [&](const Member& member) {
-        Steps steps(progress, member);
+    Progress progress(report, forward_steps<Real>(*tape), Division(sizes, team.size()).by_columns);
+    run_team(team, progress, [&](const Member& member, Steps& steps) {
         stack.prepare(parameters, member);
         stack.run(steps, member);
     });
@@ -99,9 +98,8 @@ void run_infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, con
     const typename Tape<Real>::Contents tape(sizes, input, false, {}, packed);
     Team team(threads_for(sizes, input.tokens == nullptr));
     ForwardStack<Real> stack(tape, input, state, output);
-    Progress progress({}, 0);
-    run_team(team, [&](const Member& member) {
-        Steps steps(progress, member);
+    Progress progress({}, 0, Division(sizes, team.size()).by_columns);
+    run_team(team, progress, [&](const Member& member, Steps& steps) {
         stack.prepare(parameters, member);
         stack.run(steps, member);
     });
@@ -149,11 +147,11 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
         from_the_start = !source->as_forward_left_it;
     }
     BackwardPass<Real> pass(tape, team.size(), upstream, mask, gradients, limits);
-    Progress progress(report, backward_steps<Real>(tape) + (from_the_start ? forward_steps<Real>(tape) : 0));
+    Progress progress(report, backward_steps<Real>(tape) + (from_the_start ? forward_steps<Real>(tape) : 0),
+                      Division(tape.sizes, team.size()).by_columns);
     if (source != nullptr) source->as_forward_left_it = false;
-    run_team(team, [&](const Member& member) {
-        Steps steps(progress, member);
-        if (from_the_start && !again->run(steps, member)) return;
+    run_team(team, progress, [&](const Member& member, Steps& steps) {
+        if (from_the_start) again->run(steps, member);
         pass.run(nullptr, again.get(), steps, member);
     });
 }

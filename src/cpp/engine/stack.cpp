@@ -113,7 +113,7 @@ SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int team
 }
 
 template <class Real>
-bool SweepStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) {
+void SweepStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) {
     const std::size_t K = tape_.sizes.directions, recurrences = sweeps_.size(), layers = tape_.sizes.layers;
     for (const auto& sweep : sweeps_) sweep->start(member);
     member.wait();  // what the second direction adds to is there
@@ -122,20 +122,18 @@ bool SweepStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps
         sweeps_[recurrence]->run(chunk, recurrence + 1 == recurrences && top != nullptr ? *top : given, member);
     };
     if (K == 1) {
-        const bool complete = sweep_chunks<Real>(tape_, again, steps, member, [&](const Chunk& chunk) {
+        sweep_chunks<Real>(tape_, again, steps, member, [&](const Chunk& chunk) {
             for (std::size_t i = recurrences; i-- > 0;) run(i, chunk);
         });
-        if (!complete) return false;
     } else {
         for (std::size_t layer = layers; layer-- > 0;)
             for (std::size_t i = layer * K; i < (layer + 1) * K; ++i)
                 for (std::size_t c = tape_.recurrences[i]->cut.chunks(); c-- > 0;) {
                     run(i, tape_.recurrences[i]->cut.chunk(c));
-                    if (!steps.next()) return false;
+                    steps.next();
                 }
     }
     for (const auto& sweep : sweeps_) sweep->finish(member);
-    return true;
 }
 
 #define PYBPTT_INSTANTIATE(Real)                                                                                                \

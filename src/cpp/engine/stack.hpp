@@ -28,28 +28,27 @@ public:
         member.wait();
     }
     /// Up to the first sweep, with a step after each chunk of the layers that go together; after_chunk(chunk) follows each chunk of
-    /// the last recurrence. Ends with a barrier. False: it was stopped.
+    /// the last recurrence. Ends with a barrier.
     template <class AfterChunk>
-    bool run(Steps& steps, const Member& member, AfterChunk after_chunk) {
+    void run(Steps& steps, const Member& member, AfterChunk after_chunk) {
         const std::size_t recurrences = passes_.size(), together = tape_.sizes.directions == 1 ? recurrences : 1;
         for (std::size_t first = 0; first < recurrences; first += together) {
             for (std::size_t i = 0; i < tape_.schedule.stretches().size() && i <= tape_.schedule.turn(); ++i)
-                if (!run(tape_.schedule.stretches()[i], first, together, steps, member, after_chunk)) return false;
+                run(tape_.schedule.stretches()[i], first, together, steps, member, after_chunk);
             member.wait();
         }
-        return true;
     }
-    bool run(Steps& steps, const Member& member) {
-        return run(steps, member, [](const Chunk&) {});
+    void run(Steps& steps, const Member& member) {
+        run(steps, member, [](const Chunk&) {});
     }
     /// The chunks of one stretch, all layers together.
-    bool run(const Stretch& stretch, Steps& steps, const Member& member) {
-        return run(stretch, 0, passes_.size(), steps, member, [](const Chunk&) {});
+    void run(const Stretch& stretch, Steps& steps, const Member& member) {
+        run(stretch, 0, passes_.size(), steps, member, [](const Chunk&) {});
     }
 
 private:
     template <class AfterChunk>
-    bool run(const Stretch& stretch, std::size_t first, std::size_t together, Steps& steps, const Member& member,
+    void run(const Stretch& stretch, std::size_t first, std::size_t together, Steps& steps, const Member& member,
              AfterChunk after_chunk) {
         const std::size_t carry = tape_.schedule.carry();
         for (std::size_t c = 0; c < stretch.count; ++c) {
@@ -58,9 +57,8 @@ private:
                 passes_[i]->run(chunk, c == 0 ? stretch.from : carry, c + 1 == stretch.count ? stretch.to : carry, member);
                 if (i + 1 == passes_.size()) after_chunk(chunk);
             }
-            if (!steps.next()) return false;
+            steps.next();
         }
-        return true;
     }
 
     const typename Tape<Real>::Contents& tape_;
@@ -75,23 +73,22 @@ RecurrenceGradients<Real> recurrence_gradients(const typename Tape<Real>::Conten
                                                const Real* d_last);
 
 /// What follows the forward pass, for layers of one direction: sweep(chunk) for every chunk, from the last to the first, with a
-/// step after each; those that are gone are run again. False: it was stopped.
+/// step after each; those that are gone are run again.
 template <class Real, class SweepChunk>
-bool sweep_chunks(const typename Tape<Real>::Contents& tape, ForwardStack<Real>* again, Steps& steps, const Member& member,
+void sweep_chunks(const typename Tape<Real>::Contents& tape, ForwardStack<Real>* again, Steps& steps, const Member& member,
                   SweepChunk sweep) {
     const Schedule& schedule = tape.schedule;
     for (std::size_t i = schedule.turn(); i < schedule.stretches().size(); ++i) {
         const Stretch& stretch = schedule.stretches()[i];
         if (i != schedule.turn()) {
-            if (!again->run(stretch, steps, member)) return false;
+            again->run(stretch, steps, member);
             member.wait();  // the sweep's members may have other parts
         }
         for (std::size_t c = stretch.count; c-- > stretch.count - stretch.kept;) {
             sweep(tape.recurrences.front()->cut.chunk(stretch.first + c).in_place(stretch.place(c)));
-            if (!steps.next()) return false;
+            steps.next();
         }
     }
-    return true;
 }
 
 /// Steps of a call over all recurrences, before the first sweep and from there on.
@@ -112,8 +109,8 @@ public:
                const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits, const Real* d_last = nullptr);
 
     /// `top` is the last layer's upstream in place of the caller's array, or null; a layer of one direction alone has it. `again`
-    /// runs chunks again; or null where there is a place for every chunk. False: it was stopped.
-    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member);
+    /// runs chunks again; or null where there is a place for every chunk.
+    void run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member);
 
 private:
     const typename Tape<Real>::Contents& tape_;

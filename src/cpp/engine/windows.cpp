@@ -67,11 +67,11 @@ WindowStack<Real>::WindowStack(const typename Tape<Real>::Contents& tape, int te
 }
 
 template <class Real>
-bool WindowStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) {
+void WindowStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) {
     for (const auto& layer : layers_) start(*layer, part(member));
     member.wait();
     Upstream<Real>& upstream = top != nullptr ? *top : *given_;
-    const bool complete = sweep_chunks<Real>(tape_, again, steps, member, [&](const Chunk& chunk) {
+    sweep_chunks<Real>(tape_, again, steps, member, [&](const Chunk& chunk) {
         const Part<Real> part = this->part(member);
         upstream.prepare_chunk(chunk, part, upstream_space());
         for (std::size_t first = 0; first < windows_.copies; first += some_)
@@ -84,12 +84,10 @@ bool WindowStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Step
         for (const auto& layer : layers_) layer->weights.add(chunk, layer->dz_sum.matrix(), member);
         member.wait();
     });
-    if (!complete) return false;
     for (const auto& layer : layers_) {
         layer->weights.finish(member);
         layer->carries.give(part(member), layer->g.state);
     }
-    return true;
 }
 
 /// Nothing comes from behind the end. A sequence without steps has its initial state for its final one.

@@ -51,7 +51,7 @@ public:
                 const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits, const Real* d_last = nullptr);
 
     /// As a SweepStack's.
-    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member);
+    void run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member);
 
 private:
     /// One layer.
@@ -121,8 +121,8 @@ public:
         else
             sweeps_.emplace(tape, team, upstream, mask, gradients, limits, d_last);
     }
-    bool run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) {
-        return windows_ ? windows_->run(top, again, steps, member) : sweeps_->run(top, again, steps, member);
+    void run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) {
+        windows_ ? windows_->run(top, again, steps, member) : sweeps_->run(top, again, steps, member);
     }
 
 private:

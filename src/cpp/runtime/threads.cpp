@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
 #include <cstdlib>
 #include <exception>
@@ -60,14 +61,16 @@ void set_num_threads(int threads) {
 
 namespace {
 
-std::atomic<unsigned> forks{0};
+std::atomic<unsigned> forks_so_far{0};
 
 }  // namespace
 
-Bell::Bell() : forks_(forks.load(std::memory_order_relaxed)) {}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+unsigned Bell::forks() { return forks_so_far.load(std::memory_order_relaxed); }
 
 void Bell::expect_company() const {
-    if (forks_ != forks.load(std::memory_order_relaxed))
+    if (forks_ != forks())
         throw std::runtime_error("a child of fork() can't end a call of its parent's: it has none of the threads at work on it");
 }
 
@@ -79,7 +82,7 @@ void Bell::wake() {
     syscall(SYS_futex, &rings_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
-void Barrier::wait() {
+void Barrier::wait(int spins) {
     if (size_ == 1) return;
     const unsigned round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
@@ -87,7 +90,8 @@ void Barrier::wait() {
         round_.exchange(round + 1);
         return bell_.ring();
     }
-    bell_.wait([&] { return round_.load() != round || broken_.load(); });
+    const double asleep = bell_.wait([&] { return round_.load() != round || broken_.load(); }, spins);
+    if (asleep != 0) asleep_.fetch_add(std::int64_t(1e9 * asleep));
     if (broken_.load()) throw Broken{};
 }
 
@@ -95,6 +99,26 @@ void Barrier::break_up() {
     broken_.exchange(true);
     bell_.ring();
 }
+
+namespace {
+
+std::atomic<double> crowded_until{0};
+std::atomic<double> pretended_pause{-1};
+
+}  // namespace
+
+bool Crowd::here() { return pretended_pause.load() < 0 && now() < crowded_until.load(std::memory_order_relaxed); }
+
+double Crowd::pause(double seconds, double lost) {
+    if (const double pretended = pretended_pause.load(); pretended >= 0) return pretended;
+    constexpr double kLeast = 1e-3;  // less than the time for which a core is given away
+    if (lost < std::max(kLeast, seconds / 4)) return 0;
+    const double pause = std::min(10 * lost, 0.5);  // looking again costs a tenth of the time
+    crowded_until.store(now() + pause, std::memory_order_relaxed);
+    return pause;
+}
+
+void Crowd::pretend(double pause) { pretended_pause.store(pause); }
 
 using Work = std::function<void(int member)>;
 
@@ -180,7 +204,7 @@ Team::Claim Team::claim(int workers) {
     static const bool registered = [] {
         pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
                        [] {
-                           forks.fetch_add(1);
+                           forks_so_far.fetch_add(1);
                            the_pool = nullptr;
                            pool_mutex.unlock();
                        });
@@ -211,20 +235,23 @@ Team::~Team() {
 
 void Team::run(const std::function<void(int)>& work) {
     const FlushDenormals flush;
-    if (size() == 1) return work(0);
     const FloatMode mode = FloatMode::now();
     std::atomic<bool> failed{false};
     std::exception_ptr thrown;
-    pool_.owner->run(size() - 1, [&](int member) {
+    const auto guarded = [&](int member) {
         mode.set();
         try {
-            work(member);
+            return work(member);
         } catch (const Barrier::Broken&) {
         } catch (...) {
             if (!failed.exchange(true)) thrown = std::current_exception();
-            barrier_.break_up();
         }
-    });
+        barrier_.break_up();
+    };
+    if (size() == 1)
+        guarded(0);
+    else
+        pool_.owner->run(size() - 1, guarded);
     if (thrown) std::rethrow_exception(thrown);
 }
 

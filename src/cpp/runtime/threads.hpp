@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 
 namespace pybptt {
@@ -16,23 +17,32 @@ int num_threads();
 /// 1 to kMostThreads, or std::invalid_argument.
 void set_num_threads(int threads);
 
-/// What threads wait at for one another: they spin, because a step of a small network takes a few microseconds, then sleep, because
-/// whoever they wait for may have lost its core to another process, or may want theirs.
+/// Seconds since some moment.
+double now();
+
+/// What threads wait at for one another: they spin for a while, because a step of a small network takes a few microseconds, then
+/// sleep, because whoever they wait for may have lost its core to another process, or may want theirs.
 class Bell {
 public:
-    Bell();
-    /// Until `ready`, which takes sequentially consistent loads. Throws std::runtime_error in a child of fork(), where nobody
-    /// comes.
+    // Some 40 microseconds: what it may cost to sleep and be woken. Who spins for longer has used up its time when the one that it
+    // waits for comes back; but where not much is to be waited for, nothing is lost by it.
+    static constexpr int kSpins = 800, kManySpins = 4000;
+
+    Bell() : forks_(forks()) {}
+    /// Until `ready`, which takes sequentially consistent loads; the seconds that it slept. Throws std::runtime_error in a child of
+    /// fork(), where nobody comes.
     template <class Ready>
-    void wait(Ready ready) {
-        for (int spins = 0; spins < kSpins; ++spins) {
-            if (ready()) return;
+    double wait(Ready ready, int most = kManySpins) {
+        for (int spins = 0; spins < most; ++spins) {
+            if (ready()) return 0;
             pause();
         }
         expect_company();
+        const double start = now();
         sleepers_.fetch_add(1);
         for (unsigned rings = rings_.load(); !ready(); rings = rings_.load()) sleep(rings);
         sleepers_.fetch_sub(1);
+        return now() - start;
     }
     /// After an exchange that made something ready: either this sees the sleeper, or the sleeper what was changed. An exchange,
     /// because a store may be seen after the load that follows it under emulation (qemu's of aarch64), whatever its order.
@@ -41,8 +51,6 @@ public:
     }
 
 private:
-    static constexpr int kSpins = 4000;
-
     static void pause() {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
@@ -54,7 +62,9 @@ private:
     void sleep(unsigned rings);  // while there have been so many
     void wake();
 
-    const unsigned forks_;  // when it was made
+    static unsigned forks();  // that led to this process
+
+    const unsigned forks_;
     std::atomic<int> sleepers_{0};
     std::atomic<unsigned> rings_{0};
 };
@@ -63,9 +73,11 @@ private:
 class Barrier {
 public:
     explicit Barrier(int size) : size_(size) {}
-    /// Throws Broken if a member will not come any more.
-    void wait();
+    /// Throws Broken if a member will not come any more. Whoever throws it ends the team's work.
+    void wait(int spins = Bell::kManySpins);
     void break_up();
+    /// Of all members so far, in seconds.
+    double asleep() const { return 1e-9 * double(asleep_.load()); }
 
     struct Broken {};
 
@@ -74,7 +86,21 @@ private:
     std::atomic<int> arrived_{0};
     alignas(64) std::atomic<unsigned> round_{0};
     std::atomic<bool> broken_{false};
+    std::atomic<std::int64_t> asleep_{0};
     Bell bell_;
+};
+
+/// Members that meet at every step all wait for one that has lost its core to another process: then one of them alone is faster.
+/// This is what teams know of each other's losses.
+class Crowd {
+public:
+    /// Whether short work should not be divided into parts that meet at every step.
+    static bool here();
+    /// After `seconds` of such work, of which a member was asleep for `lost`: for how long it should not be divided. 0 if
+    /// all is well.
+    static double pause(double seconds, double lost);
+    /// For tests: what `pause` says, whatever was lost; there is no crowd here. Below 0: as it finds.
+    static void pretend(double pause);
 };
 
 /// Threads for one call. A team may come out smaller than wished: of size 1 when the pool is already at work for another
