@@ -30,8 +30,7 @@ struct Division {
         constexpr std::size_t kSamplesEach = 4;
         constexpr double kWorth = 1 << 22;  // a step's dz passes from one core's cache to the other's
         const bool few_samples = s.batch < kSamplesEach * std::size_t(team);
-        const double work = double(s.cell.gates()) * double(s.batch) * double(copies) * double(s.hidden) * double(s.h_width());
-        by_columns = team > 1 && few_samples && (columns_pay(s) || work >= kWorth);
+        by_columns = team > 1 && few_samples && (columns_pay(s) || step_of(s) * double(copies) >= kWorth);
         // A step reads all its weights: with few rows, or many weights for the cache, it is better off without W_ih.
         constexpr std::size_t kManyWeights = 1 << 18;
         project_ahead =
