@@ -263,7 +263,9 @@ TEST_CASE_TEMPLATE("the same bits for any number of threads", Real, float, doubl
 }
 
 TEST_CASE_TEMPLATE("the same bits while members come and go", Real, float, double) {
-    for (const Network& n : large_networks()) {
+    std::vector<Network> networks = large_networks();
+    if (kSanitized) networks = {networks[1], networks[5]};
+    for (const Network& n : networks) {
         CAPTURE(n.describe());
         const Threads one(1);
         const std::vector<Result> expected = all_results<Real>(n);
@@ -271,6 +273,7 @@ TEST_CASE_TEMPLATE("the same bits while members come and go", Real, float, doubl
         for (const double pause : {1e-9, 1e-4, 1e3}) {  // away for one chunk, for some, for the rest
             const Pretend lost(pause);
             for (const int count : {2, 4}) {
+                if (kSanitized && (count != 2 || pause == 1e3)) continue;
                 CAPTURE(count);
                 set_num_threads(count);
                 CHECK(difference_of_all<Real>(expected, n) == "");

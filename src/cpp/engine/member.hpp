@@ -20,4 +20,13 @@ struct Member {
     Range share(std::size_t count, std::size_t grain) const { return pybptt::share(count, grain, index, team); }
 };
 
+/// work(member) on every thread of a team.
+template <class Work>
+void run_team(Team& team, Work work) {
+    team.run([&](int index) {
+        Member member{index, team.size(), team.barrier()};
+        work(member);
+    });
+}
+
 }  // namespace pybptt

@@ -69,11 +69,10 @@ private:
     Progress::Plan plan_{};
 };
 
-/// work(member, steps) on every thread of a team.
+/// work(member, steps), likewise.
 template <class Work>
 void run_team(Team& team, Progress& progress, Work work) {
-    team.run([&](int index) {
-        Member member{index, team.size(), team.barrier()};
+    run_team(team, [&](Member& member) {
         Steps steps(progress, member);
         work(member, steps);
     });
