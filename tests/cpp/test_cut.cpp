@@ -66,13 +66,13 @@ void check_positions(const Cut& cut, const Lengths& lengths, std::size_t T) {
     }
     std::vector<int> of_sample(B);
     for (std::size_t i = 0; i < cut.slices(); ++i)
-        cut.for_each_sample_run(cut.first_position(i), cut.first_position(i + 1) - cut.first_position(i),
-                                [&](std::size_t at, std::size_t count, std::size_t sample) {
-                                    for (std::size_t j = 0; j < count; ++j) {
-                                        ++of_sample[sample + j];
-                                        REQUIRE(cut.sample(cut.first_position(i) + at + j) == sample + j);
-                                    }
-                                });
+        cut.for_each_samples(cut.first_position(i), cut.first_position(i + 1) - cut.first_position(i),
+                             [&](std::size_t at, std::size_t count, std::size_t sample) {
+                                 for (std::size_t j = 0; j < count; ++j) {
+                                     ++of_sample[sample + j];
+                                     REQUIRE(cut.sample(cut.first_position(i) + at + j) == sample + j);
+                                 }
+                             });
     REQUIRE(std::all_of(of_sample.begin(), of_sample.end(), [](int n) { return n == 1; }));
 }
 
@@ -132,7 +132,7 @@ void check_rows(const Cut& cut, const Lengths& lengths, std::size_t T, bool reve
         std::vector<std::size_t> user_row(chunk.rows);
         for (std::size_t first = 0; first < chunk.rows; first += piece) {
             const std::size_t rows = std::min(piece, chunk.rows - first);
-            cut.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t count, const Rows& user, const Slice& slice) {
+            cut.for_each_rows(chunk, first, rows, [&](std::size_t row, std::size_t count, const Rows& user, const Slice& slice) {
                 REQUIRE(row >= first);
                 REQUIRE(row + count <= first + rows);
                 REQUIRE(row >= chunk.steps * slice.begin);
@@ -241,10 +241,11 @@ TEST_CASE("sequences that all have T steps are cut as if nobody had said so, and
         CHECK(with.chunks() == without.chunks());
         std::size_t runs = 0;
         for (std::size_t i = 0; i < with.chunks(); ++i)
-            with.for_each_run(with.chunk(i), 0, with.chunk(i).rows, [&](std::size_t, std::size_t count, const Rows&, const Slice&) {
-                CHECK(count == B);
-                ++runs;
-            });
+            with.for_each_rows(with.chunk(i), 0, with.chunk(i).rows,
+                               [&](std::size_t, std::size_t count, const Rows&, const Slice&) {
+                                   CHECK(count == B);
+                                   ++runs;
+                               });
         CHECK(runs == 20);
     }
 }

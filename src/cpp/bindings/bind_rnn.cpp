@@ -118,11 +118,9 @@ LayerConfig make_config(std::size_t inputs, std::size_t hidden, std::size_t laye
     if (nonlinearity < 0 || nonlinearity >= kNonlinearities) throw py::value_error("nonlinearity: out of range");
     if (layers < 1 || directions < 1 || directions > 2) throw py::value_error("layers, directions: out of range");
     const bool lstm = cell == int(CellKind::lstm);
-    if (!lstm && projection != 0) throw py::value_error("proj_size: expected 0 for a cell other than LSTM");
-    return {inputs,    hidden,
-            layers,    directions,
-            bias,      CellConfig{CellKind(cell), Nonlinearity(nonlinearity), lstm && peephole, lstm && coupled, reset_after, clip},
-            projection};
+    const CellConfig config{CellKind(cell), Nonlinearity(nonlinearity), lstm && peephole, lstm && coupled, reset_after, clip};
+    if (projection != 0 && !config.projectable()) throw py::value_error("proj_size: expected 0 for this cell");
+    return {inputs, hidden, layers, directions, bias, config, projection};
 }
 
 }  // namespace

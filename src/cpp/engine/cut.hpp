@@ -125,9 +125,10 @@ public:
         return (reverse_ ? length(position) - 1 - step : step) * batch_ + sample(position);
     }
 
-    /// visit(i, count, rows): the rows of a (T, B, ..) array of `count` samples from `position` on, in as few runs as can be told.
+    /// visit(i, count, rows): the rows of a (T, B, ..) array of `count` samples from `position` on, in as few matrices as can be
+    /// told.
     template <class Visit>
-    void for_each_user_run(std::size_t step, std::size_t position, std::size_t count, Visit visit) const {
+    void for_each_user_rows(std::size_t step, std::size_t position, std::size_t count, Visit visit) const {
         constexpr std::size_t kMost = 64;
         if (count == 0) return;
         if (!ragged()) return visit(std::size_t{0}, count, Rows{user_row(step, position)});
@@ -140,19 +141,19 @@ public:
     }
     /// visit(i, count, sample), likewise for a (B, ..) array.
     template <class Visit>
-    void for_each_sample_run(std::size_t position, std::size_t count, Visit visit) const {
+    void for_each_samples(std::size_t position, std::size_t count, Visit visit) const {
         if (count == 0) return;
         if (!ragged()) return visit(std::size_t{0}, count, position);
         for (std::size_t i = 0; i < count; ++i) visit(i, std::size_t{1}, samples_[position + i]);
     }
     /// visit(row, count, rows of a (T, B, ..) array, slice): the active ones of the rows [first, first + rows) of x or dz.
     template <class Visit>
-    void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
-        for_each_run(chunk, first, rows, chunk.first_step, visit);
+    void for_each_rows(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
+        for_each_rows(chunk, first, rows, chunk.first_step, visit);
     }
     /// The same for an array whose first row is the chunk's step `chunk.first_step - first_step`.
     template <class Visit>
-    void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, std::size_t first_step, Visit visit) const {
+    void for_each_rows(const Chunk& chunk, std::size_t first, std::size_t rows, std::size_t first_step, Visit visit) const {
         for (std::size_t i = 0; i < slices_; ++i) {
             const Slice part = slice(chunk, i);
             const std::size_t begin = chunk.steps * part.begin, end = begin + chunk.steps * part.size;
@@ -160,8 +161,8 @@ public:
                 const std::size_t s = (row - begin) / part.size, j = (row - begin) % part.size;
                 const std::size_t count = std::min(part.size - j, std::min(first + rows, end) - row);
                 const std::size_t alive = active(i, chunk.first_step + s);
-                for_each_user_run(first_step + s, part.first + j, alive <= j ? 0 : std::min(count, alive - j),
-                                  [&](std::size_t at, std::size_t n, const Rows& user) { visit(row + at, n, user, part); });
+                for_each_user_rows(first_step + s, part.first + j, alive <= j ? 0 : std::min(count, alive - j),
+                                   [&](std::size_t at, std::size_t n, const Rows& user) { visit(row + at, n, user, part); });
                 row += count;
             }
         }

@@ -83,7 +83,7 @@ template <class Real>
 void read_samples(const Kernels<Real>& k, const Cut& cut, const UserRows<const Real>& array, std::size_t position,
                   std::size_t count, const Columns<Real>& own, Matrix<Real> to) {
     if (!array) return k.zero(count, own.count, to);
-    cut.for_each_sample_run(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
+    cut.for_each_samples(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
         k.copy(n, own.count, own.of(array.at(Rows{sample})), to.rows_from(i));
     });
 }
@@ -91,7 +91,7 @@ template <class Real>
 void write_samples(const Kernels<Real>& k, const Cut& cut, const UserRows<Real>& array, std::size_t position, std::size_t count,
                    const Columns<Real>& own, Matrix<const Real> from) {
     if (!array) return;
-    cut.for_each_sample_run(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
+    cut.for_each_samples(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
         k.copy(n, own.count, from.rows_from(i), own.of(array.at(Rows{sample})));
     });
 }
@@ -176,8 +176,8 @@ struct Piece : Part<Real> {
     template <class Value, class Visit>
     void for_each_row(const UserRows<Value>& array, std::size_t s, std::size_t n, Visit visit) const {
         if (!array) return;
-        cut.for_each_user_run(array.first_step(chunk) + s, positions.begin, n,
-                              [&](std::size_t i, std::size_t count, const Rows& rows) { visit(i, count, array.at(rows)); });
+        cut.for_each_user_rows(array.first_step(chunk) + s, positions.begin, n,
+                               [&](std::size_t i, std::size_t count, const Rows& rows) { visit(i, count, array.at(rows)); });
     }
 
 private:

@@ -215,12 +215,12 @@ void ForwardPass<Real>::write_final_state(const Piece<Real>& piece) {
     const std::size_t first = piece.active(piece.chunk.steps);
     const auto write = [&](const ChunkBuffer<Real>& tape, const UserRows<Real>& rows, const Columns<Real>& own) {
         if (!rows) return;
-        cut.for_each_sample_run(
-            piece.positions.begin + first, piece.size - first, [&](std::size_t i, std::size_t count, std::size_t sample) {
-                const std::size_t steps = cut.length(piece.positions.begin + first + i) - piece.chunk.first_step;
-                k_.copy(count, own.count, own.of(tape(piece.chunk).rows_from(piece.state_row(steps) + first + i)),
-                        own.of(rows.at(Rows{sample})));
-            });
+        cut.for_each_samples(piece.positions.begin + first, piece.size - first,
+                             [&](std::size_t i, std::size_t count, std::size_t sample) {
+                                 const std::size_t steps = cut.length(piece.positions.begin + first + i) - piece.chunk.first_step;
+                                 k_.copy(count, own.count, own.of(tape(piece.chunk).rows_from(piece.state_row(steps) + first + i)),
+                                         own.of(rows.at(Rows{sample})));
+                             });
     };
     write(tape_.h, {a_.final_state.h, s_.h_width()}, piece.h);
     if (cell_.has_c) write(tape_.c, {a_.final_state.c, s_.hidden}, piece.z);

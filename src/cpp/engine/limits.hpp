@@ -18,7 +18,7 @@ public:
     bool all(std::size_t step, std::size_t position, std::size_t count, Real value) const {
         bool same = true;
         if (!xi_) return value == Real(1);
-        cut_->for_each_user_run(step, position, count, [&](std::size_t, std::size_t n, const Rows& rows) {
+        cut_->for_each_user_rows(step, position, count, [&](std::size_t, std::size_t n, const Rows& rows) {
             for (std::size_t i = 0; i < n; ++i) same = same && xi_.data[rows[i]] == value;
         });
         return same;
@@ -27,7 +27,7 @@ public:
     void scale(const Kernels<Real>& k, std::size_t step, std::size_t position, std::size_t count, std::size_t cols,
                Matrix<Real> to) const {
         if (!xi_) return;
-        cut_->for_each_user_run(step, position, count, [&](std::size_t i, std::size_t n, const Rows& rows) {
+        cut_->for_each_user_rows(step, position, count, [&](std::size_t i, std::size_t n, const Rows& rows) {
             k.scale_rows(n, cols, xi_.at(rows), to.rows_from(i));
         });
     }

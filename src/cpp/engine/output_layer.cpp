@@ -46,7 +46,7 @@ OutputPass<Real>::OutputPass(const OutputRows<Real>& rows, const OutputLayer<Rea
     std::fill_n(classes_.data(), classes_.size(), -1);
     for (std::size_t c = 0; c < rows.chunks(); ++c) {
         const Chunk chunk = rows.chunk(c);
-        rows.for_each_run(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& target) {
+        rows.for_each_rows(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& target) {
             for (std::size_t i = 0; i < n; ++i) {
                 if (targets.counted != nullptr && !targets.counted[target[i]]) continue;
                 classes_[chunk.first_row + row + i] = targets.classes == nullptr ? 0 : std::int32_t(targets.classes[target[i]]);
@@ -86,12 +86,12 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, const M
         k_.zero(row - end, H, h_.matrix().rows_from(end));
         end = row;
     };
-    rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
-                       [&](std::size_t row, std::size_t n, Matrix<const Real> h, const Rows&) {
-                           zero_until(row - block.first_row);
-                           k_.copy(n, H, h, h_.matrix().rows_from(row - block.first_row));
-                           end += n;
-                       });
+    rows_.for_each_rows(chunk, block.first_row + lanes.begin, lanes.size(),
+                        [&](std::size_t row, std::size_t n, Matrix<const Real> h, const Rows&) {
+                            zero_until(row - block.first_row);
+                            k_.copy(n, H, h, h_.matrix().rows_from(row - block.first_row));
+                            end += n;
+                        });
     zero_until(lanes.end);
     k_.transpose(lanes.size(), H, h_.matrix().rows_from(lanes.begin), h_t_.matrix().panels_from(panel));
     member.wait();
@@ -106,11 +106,11 @@ void OutputPass<Real>::losses_of(const Chunk& chunk, const Block& block, const M
         k_.softmax_cross_entropy(Q, lanes.size(), bias_.data(), classes_.data() + first, Real(targets_.scale), o,
                                  losses_.data() + first);
     } else {
-        rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
-                           [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& target) {
-                               k_.copy(n, Q, UserRows<const Real>{targets_.values, Q}.at(target),
-                                       values_.matrix().rows_from(row - block.first_row));
-                           });
+        rows_.for_each_rows(chunk, block.first_row + lanes.begin, lanes.size(),
+                            [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& target) {
+                                k_.copy(n, Q, UserRows<const Real>{targets_.values, Q}.at(target),
+                                        values_.matrix().rows_from(row - block.first_row));
+                            });
         const Matrix<Real> y = values_t_.matrix().panels_from(panel);
         k_.transpose(lanes.size(), Q, values_.matrix().rows_from(lanes.begin), y);
         k_.squared_error(Q, lanes.size(), bias_.data(), y, classes_.data() + first, Real(targets_.scale), o,
@@ -146,11 +146,11 @@ void OutputPass<Real>::run(const Chunk& chunk, const Member& member, Matrix<Real
             k_.sum_columns(own.size(), block.rows, d_o.rows_from(own.begin), d_bias_.data() + row);
         }
         if (d_array_ != nullptr)
-            rows_.for_each_run(chunk, block.first_row + lanes.begin, lanes.size(),
-                               [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& to) {
-                                   k_.copy(n, H, d_h_.matrix().rows_from(row - block.first_row),
-                                           UserRows<Real>{d_array_, H}.at(to));
-                               });
+            rows_.for_each_rows(chunk, block.first_row + lanes.begin, lanes.size(),
+                                [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& to) {
+                                    k_.copy(n, H, d_h_.matrix().rows_from(row - block.first_row),
+                                            UserRows<Real>{d_array_, H}.at(to));
+                                });
         member.wait();
     });
 }

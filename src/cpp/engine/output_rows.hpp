@@ -30,10 +30,10 @@ public:
 
     /// visit(row, count, h, targets): the rows [first, first + rows) of a chunk that count, and their rows of the caller's arrays.
     template <class Visit>
-    void for_each_run(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
+    void for_each_rows(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
         if (in_tape()) {
             const Matrix<const Real> h = tape_->h(chunk);
-            tape_->cut.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, const Rows& targets, Slice slice) {
+            tape_->cut.for_each_rows(chunk, first, rows, [&](std::size_t row, std::size_t n, const Rows& targets, Slice slice) {
                 visit(row, n, h.rows_from(row + slice.begin + slice.size), targets);
             });
             return;

@@ -7,6 +7,7 @@ namespace pybptt {
 int CellConfig::gates() const { return find_cell<float>(*this).gates; }
 int CellConfig::vectors() const { return find_cell<float>(*this).vector_count; }
 bool CellConfig::has_cell_state() const { return find_cell<float>(*this).has_c; }
+bool CellConfig::projectable() const { return !find_cell<float>(*this).reads_h; }
 
 template <class Real>
 PackedWeights<Real>::PackedWeights(const RnnSizes& s, bool dense, std::size_t tokens, bool for_sweep)

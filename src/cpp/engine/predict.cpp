@@ -22,12 +22,12 @@ void PredictPass<Real>::run(const Chunk& chunk, const Member& member) {
     member.wait();
     for (std::size_t first = own.begin; first < own.end; first += block_rows_) {
         const std::size_t rows = std::min(block_rows_, own.end - first);
-        rows_.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real> from, const Rows&) {
+        rows_.for_each_rows(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real> from, const Rows&) {
             k_.copy(n, H, from, h.rows_from(row - first));
         });
         const Term<Real> term{h, packed_.weight_t.matrix(), H};  // rows past a sequence's end are not copied out
         k_.product(rows, Q, &term, 1, every_row<Real>(packed_.bias.data()), o, {});
-        rows_.for_each_run(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& to) {
+        rows_.for_each_rows(chunk, first, rows, [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& to) {
             k_.copy(n, Q, o.rows_from(row - first), UserRows<Real>{output_, Q}.at(to));
         });
     }

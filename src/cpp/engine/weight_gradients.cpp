@@ -48,9 +48,7 @@ void WeightGradients<Real>::prepare(const Member& member) {
     if (empty && tape_.projects()) std::fill_n(g_.weight_hr + projected.begin * s_.hidden, projected.size() * s_.hidden, Real(0));
     if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
     const Range samples = member.share(s_.batch, 1);
-    for (std::size_t position = samples.begin; position < samples.end; ++position)
-        for (std::size_t t = tape_.cut.length(position); t < s_.steps; ++t)
-            std::fill_n(input_.rows.data + (t * s_.batch + tape_.cut.sample(position)) * input_.rows.leading, s_.inputs, Real(0));
+    tape_.cut.zero_paddings(input_.rows, samples.begin, samples.size(), 0, s_.inputs);
 }
 
 template <class Real>
@@ -139,14 +137,14 @@ void WeightGradients<Real>::add_input(const Chunk& chunk, Matrix<const Real> dz,
     multiply_w_ih(tape_, own_rows.size(), dz.rows_from(own_rows.begin), Columns<Real>(D, {0, panel_count<Real>(D)}),
                   dx_.matrix().rows_from(own_rows.begin));
     if (input_.mask)
-        tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(),
-                               [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
-                                   k_.multiply(n, D, input_.mask.at(user), dx_.matrix().rows_from(row));
-                               });
-    tape_.cut.for_each_run(chunk, own_rows.begin, own_rows.size(), input_.rows.first_step(chunk),
-                           [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
-                               (input_.add ? k_.add : k_.copy)(n, D, dx_.matrix().rows_from(row), input_.rows.at(user));
-                           });
+        tape_.cut.for_each_rows(chunk, own_rows.begin, own_rows.size(),
+                                [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
+                                    k_.multiply(n, D, input_.mask.at(user), dx_.matrix().rows_from(row));
+                                });
+    tape_.cut.for_each_rows(chunk, own_rows.begin, own_rows.size(), input_.rows.first_step(chunk),
+                            [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
+                                (input_.add ? k_.add : k_.copy)(n, D, dx_.matrix().rows_from(row), input_.rows.at(user));
+                            });
 }
 
 template <class Real>

@@ -125,6 +125,7 @@ struct CellShape {
     int blocks;    ///< of z
     bool keeps_z;  ///< on the tape; otherwise its only block lies in the place of h_t, and becomes it
     bool has_c;    ///< a cell state beside h
+    bool reads_h;  ///< elementwise: then h is as wide as the cell, and not projected
     Carry carry;
     int group_count;
     BlockGroup groups[kMostGroups];

@@ -25,6 +25,8 @@ struct CellConfig {
     int vectors() const;
     /// Whether there is a cell state c_t beside h_t.
     bool has_cell_state() const;
+    /// Whether h_t may be a projection of what the cell makes.
+    bool projectable() const;
 };
 
 }  // namespace pybptt

@@ -34,6 +34,7 @@ template <class Real, template <class> class Phi, bool clipped>
 constexpr Cell<Real> elman() {
     Cell<Real> cell{};
     cell.gates = cell.blocks = 1;
+    cell.reads_h = true;
     cell.group_count = 1;
     cell.groups[0] = {0, 1, 0, 0, -1};
     cell.phases = 1;

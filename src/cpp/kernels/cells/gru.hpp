@@ -124,7 +124,7 @@ constexpr Cell<Real> gru_after() {
     Cell<Real> cell{};
     cell.gates = 3;
     cell.blocks = 4;
-    cell.keeps_z = true;
+    cell.keeps_z = cell.reads_h = true;
     cell.carry = Carry::part_of_d_h;
     cell.group_count = 3;
     cell.groups[0] = {0, 2, 0, 0, -1};   // r, z
@@ -141,7 +141,7 @@ constexpr Cell<Real> gru_before() {
     Cell<Real> cell{};
     cell.gates = 3;
     cell.blocks = 4;
-    cell.keeps_z = true;
+    cell.keeps_z = cell.reads_h = true;
     cell.carry = Carry::part_of_d_h;
     cell.group_count = 2;
     cell.groups[0] = {0, 2, 0, 0, -1};  // r, z
