@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from . import _core
@@ -36,3 +38,7 @@ class Call(NamedTuple):
         if self.lengths is None and self.mask is None and plan is None and progress is None and not cells:
             return None
         return self.lengths, self.mask, cells, plan, progress
+
+
+# A Call of its fields, without the Python function that a named tuple has in between.
+made_call: Callable[[tuple[Any, ...]], Call] = partial(tuple.__new__, Call)

@@ -24,7 +24,7 @@ from ._arrays import (
     real_dtype,
     sequence_lengths,
 )
-from .call import Call
+from .call import Call, made_call
 from .gradients import Gradients, State
 from .memory import Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
 from .packed import PackedLayer
@@ -254,7 +254,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         plan = None
         if memory_limit is not None:
             plan = self._plan(call, memory_limit, made((x, call.x), (dropout_mask, call.mask)))
-        options = call.options(plan, listener(progress), cells)
+        options = call.options(plan, None if progress is None else listener(progress), cells)
         output, final_state, kept, core = self._network.forward(call.x, call.h_0, call.c_0, options, packed)
         tape = Tape(self, core, output.shape, call.mask, call.lengths, kept)
         return output.swapaxes(0, 1) if self.batch_first else output, final_state, tape
@@ -485,7 +485,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             d_output = real("d_output", d_output, shape, dtype)
             if self.batch_first:
                 d_output = plain(d_output.swapaxes(0, 1))
-        d_h, d_c = self._given_state("d_state", d_state, batch)
+        d_h, d_c = (None, None) if d_state is None else self._given_state("d_state", d_state, batch)
         if d_cells is not None:
             d_cells = real("d_cells", d_cells, (self._units, steps, batch, self.hidden_size), dtype)
         limits, left_out = None, 0
@@ -538,6 +538,8 @@ class RecurrentLayer(FlatParameters, Generic[State]):
     ) -> Call:
         """Checks what a user passes."""
         as_it_is = not self.batch_first and self._network.takes(x)
+        if as_it_is and state is None and lengths is None and not training and dropout_mask is None:
+            return made_call((x, None, None, None, None))
         steps, batch = x.shape[:2] if as_it_is else self._steps_and_batch("x", x)
         checked_lengths = None if lengths is None else sequence_lengths(lengths, steps, batch)
         if not as_it_is:
@@ -550,7 +552,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         mask = None
         if training or dropout_mask is not None:
             mask = self._mask(steps, batch, training, seed, dropout_mask)
-        return Call(x, h_0, c_0, checked_lengths, mask)
+        return made_call((x, h_0, c_0, checked_lengths, mask))
 
     def _steps_and_batch(self, name: str, x: Any) -> tuple[int, int]:
         """T and B of an input."""

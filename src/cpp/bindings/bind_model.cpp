@@ -55,7 +55,8 @@ public:
     }
 
     /// output, state
-    py::tuple predict(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, const Packed<Real>* packed) const {
+    py::tuple predict(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, py::handle given_packed) const {
+        const Packed<Real>* const packed = packed_of<Real>(given_packed);
         const Call<Real> call(*this, x, h_0, c_0, Options(given));
         const RnnSizes& s = call.sizes;
         py::array output =

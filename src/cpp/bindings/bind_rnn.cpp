@@ -11,7 +11,8 @@ public:
     Layer(const LayerConfig& config, const py::object& flat) : Network<Real>(config, flat, 0) {}
 
     /// output, state, cells or None, tape
-    py::tuple forward(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, const Packed<Real>* packed) const {
+    py::tuple forward(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, py::handle given_packed) const {
+        const Packed<Real>* const packed = packed_of<Real>(given_packed);
         const Options options(given);
         const Call<Real> call(*this, x, h_0, c_0, options);
         const Results results(this->config, call.sizes, options.cells);
@@ -24,7 +25,8 @@ public:
     }
 
     /// output, state
-    py::tuple infer(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, const Packed<Real>* packed) const {
+    py::tuple infer(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, py::handle given_packed) const {
+        const Packed<Real>* const packed = packed_of<Real>(given_packed);
         const Options options(given);
         const Call<Real> call(*this, x, h_0, c_0, options);
         const Results results(this->config, call.sizes, false);
