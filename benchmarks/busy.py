@@ -81,7 +81,7 @@ def measure(seconds: float) -> Iterator[tuple[str, str, list]]:
     """(case, row, mean milliseconds with fewer and with more threads)."""
     processors = os.sched_getaffinity(0)
     shapes = [(cell, *shape) for cell, shapes in ROWS.items() for shape in shapes]
-    for case in ("spinning", "quiet"):
+    for case in ("spinning", "no spinners"):
         with spinning(processors) if case == "spinning" else contextlib.nullcontext():
             for cell, B, D in shapes:
                 yield case, f"{cell} {T} {B} {D} {H}", mean_ms(step(cell, B, D), (1, 2), seconds)
