@@ -1,4 +1,4 @@
-"""One step (T = 1, B = 1) of an LSTM on one thread, from NumPy to NumPy: packed weights against calls that pack.
+"""One step (T = 1, B = 1) of an LSTM on one thread, from NumPy to NumPy: packed weights and calls that pack.
 
 `python benchmarks/steps.py` prints the table; PyTorch and ONNX Runtime are left out where they are missing.
 """
