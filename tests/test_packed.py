@@ -12,7 +12,6 @@ LAYERS = {
     "rnn": lambda **options: pybptt.RNN(5, 9, nonlinearity="relu", **options),
     "lstm": lambda **options: pybptt.LSTM(5, 17, peephole=True, clip=2.0, **options),
     "lstm, projected": lambda **options: pybptt.LSTM(5, 17, proj_size=9, **options),
-    "lstm, projected": lambda **options: pybptt.LSTM(5, 17, proj_size=6, **options),
     "gru": lambda **options: pybptt.GRU(5, 33, **options),
     "gru, reset before": lambda **options: pybptt.GRU(5, 7, reset_after=False, **options),
 }
