@@ -104,8 +104,9 @@ TEST_CASE_TEMPLATE("product is exact across the depth's blocks, to the bits of s
     struct Sizes {
         std::size_t rows, cols, depth_0, depth_1;
     };
-    const Sizes all[] = {{13, L + 3, 28, 360}, {14, 2 * L, 130, 257},   {29, 3 * L + 1, 512, 33}, {26, L - 1, 5, 1000},
-                         {37, 4 * L, 1030, 0}, {70, L / 2, 385, L + 1}, {14, 83 * L - 5, 3, 610}, {31, 110 * L, 448, 0}};
+    const Sizes all[] = {{13, L + 3, 28, 360},     {14, 2 * L, 130, 257}, {29, 3 * L + 1, 512, 33},
+                         {26, L - 1, 5, 1000},     {37, 4 * L, 1030, 0},  {70, L / 2, 385, L + 1},
+                         {14, 83 * L - 5, 3, 610}, {31, 110 * L, 448, 0}, {13, 10 * L, 5000, 3}};
     Random random(8);
     for (const Sizes& size : all) {
         const std::size_t rows = size.rows, cols = size.cols;

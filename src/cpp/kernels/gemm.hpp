@@ -323,7 +323,8 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
     size_t passes = 0, depth = 0, index = 0;
     for (int t = 0; t < term_count; ++t) depth += terms[t].depth;
     for_each_pass(terms, term_count, most, [&](const Term<Real>*, int) { ++passes; });
-    const bool far = passes > 1 && rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= kFarBytes;
+    const bool far =
+        passes > 1 && rows > size_t(kTileRows) && rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= kFarBytes;
     for_each_pass(terms, term_count, most, [&](const Term<Real>* pieces, int count) {
         Ahead<Real> some = ahead;  // all at once would keep the tiles waiting for their own loads
         for (size_t i = 0; i < size_t(Ahead<Real>::kMost); ++i)
