@@ -165,14 +165,15 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
         const std::size_t t = piece.chunk.first_step + s, n = piece.active(s);
         copies = all.of(alive(piece, all, t + 1, n));
         const bool is_top = index + 1 == layers_.size();
-        // Those that come from the step after, and whether it is one alone that goes on: then its dh begins with the upstream, and
-        // its dz is the sum.
+        // Those that come from the step after, and whether it is one alone of all there are that goes on: then its dh begins with
+        // the upstream, and its dz is the sum.
         const Range both = s + 1 == S ? Range{} : Range{std::max(copies.first, later.first), std::min(copies.end, later.end)};
         const std::size_t w = windows_.window_of(t + 1);
-        const bool alone = both.begin < both.end && copies.rows() == size && windows_.copies == all.end - all.first &&
-                           !cut_.ragged() && windows_.window_of(both.begin, t + 1) == w &&
-                           windows_.at(w, t + 1, cut_.length(0)) == Windows::At::inside;
-        dz = alone ? layer.dz_sum.matrix().rows_from(piece.row(s)) : layer.dz[s % 2].matrix().rows_from(copies.first_row);
+        const bool alone =
+            both.begin < both.end && !cut_.ragged() && alive(piece, {0, windows_.copies, 0, size}, t + 1, n).size() == 1 &&
+            windows_.window_of(both.begin, t + 1) == w && windows_.at(w, t + 1, cut_.length(0)) == Windows::At::inside;
+        const bool is_sum = alone && windows_.copies == all.end - all.first;  // other rounds add to it
+        dz = is_sum ? layer.dz_sum.matrix().rows_from(piece.row(s)) : layer.dz[s % 2].matrix().rows_from(copies.first_row);
         const Matrix<Real> all_dh = dz.panels_from(tape.dh_panel()), dh = piece.h.of(all_dh);
         const CellSweep<Real> step = cell_sweep(tape, piece, s);
         // dh_t^w = upstream_t + dz_{t+1}^w W_hh
@@ -204,8 +205,8 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
             const Matrix<Real> each = columns.of(dz.panels_from(panel));
             const Matrix<Real> sum = columns.of(layer.dz_sum.matrix().rows_from(piece.row(s)).panels_from(panel));
             bool first = all.first == 0;
-            if (alone && n != size) k_.zero(size - n, cols, each.rows_from(n));
-            if (alone) return;
+            if (is_sum && n != size) k_.zero(size - n, cols, each.rows_from(n));
+            if (is_sum) return;
             if (first && copies.rows() == 0) k_.zero(size, cols, sum);
             for (std::size_t copy = copies.first; copy < copies.end; ++copy) {
                 const Matrix<Real> dz_w = each.rows_from(copies.row(copy));
