@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "engine/progress.hpp"
 #include "network.hpp"
 #include "runtime/float_mode.hpp"
 #include "runtime/threads.hpp"
@@ -309,6 +310,27 @@ TEST_CASE("a team that sleeps at its steps is in a crowd for ten times as long")
     CHECK(barrier.asleep() < 10);
 }
 
+TEST_CASE("members who were away stay when they have come back") {
+    const Pretend nothing(-1);
+    Team team(2);
+    REQUIRE(team.size() == 2);
+    bool away = false;
+    int together = 0;  // steps in a row, since then
+    const double start = now();
+    Progress progress([&](std::size_t, std::size_t) { return together < 3 && now() < start + 30; }, 0, true);
+    run_team(team, progress, [&](const Member& member, Steps& steps) {
+        if (member.index == 1) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        for (member.meet();; steps.next()) {
+            if (member.index != 0) continue;
+            away = away || member.team == 1;
+            together = away && member.team == 2 ? together + 1 : 0;
+            for (const double end = now() + 2e-6; now() < end;);
+        }
+    });
+    CHECK(away);
+    CHECK(together == 3);
+}
+
 TEST_CASE_TEMPLATE("truncated sweeps: the same bits for any number of threads", Real, float, double) {
     CellConfig lstm, gru;
     lstm.kind = CellKind::lstm;
@@ -344,6 +366,7 @@ TEST_CASE_TEMPLATE("truncated sweeps: the same bits for any number of threads", 
     check({30, 33, 3, 40}, 1, 1, 25, HiddenClip::none, 0);
     check({14, 35, 3, 20, lstm, 2}, 0, 1, 12, HiddenClip::norm, 2);
     check({20, 3, 9, 65}, 0, 1, 15, HiddenClip::none, 0);
+    check({24, 130, 5, 400}, 0, 6, 8, HiddenClip::none, 0);  // few threads take one copy at a time
     // By columns of h.
     check({10, 2, 9, 300}, 0, 0, 0, HiddenClip::norm, 7);
     check({7, 2, 9, 110, lstm, 2}, 1, 0, 0, HiddenClip::norm, 3);

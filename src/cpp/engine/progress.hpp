@@ -46,7 +46,7 @@ public:
         if (!progress_.meets_ || done_ < plan_.until) return;
         Progress::Plan& plan = progress_.plans_[meetings_++ % 2];
         if (member_.index == 0) plan = next_plan();
-        member_.barrier.wait();
+        member_.barrier.wait(Bell::kManySpins, member_.team > 1);  // those who were away may sleep until then
         plan_ = plan;
         member_.team = plan.team;
     }

@@ -82,7 +82,7 @@ void Bell::wake() {
     syscall(SYS_futex, &rings_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
-void Barrier::wait(int spins) {
+void Barrier::wait(int spins, bool counted) {
     if (size_ == 1) return;
     const unsigned round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
@@ -91,7 +91,7 @@ void Barrier::wait(int spins) {
         return bell_.ring();
     }
     const double asleep = bell_.wait([&] { return round_.load() != round || broken_.load(); }, spins);
-    if (asleep != 0) asleep_.fetch_add(std::int64_t(1e9 * asleep));
+    if (counted && asleep != 0) asleep_.fetch_add(std::int64_t(1e9 * asleep));
     if (broken_.load()) throw Broken{};
 }
 

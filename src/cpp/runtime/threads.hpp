@@ -74,9 +74,10 @@ class Barrier {
 public:
     explicit Barrier(int size) : size_(size) {}
     /// Throws Broken if a member will not come any more. Whoever throws it ends the team's work.
-    void wait(int spins = Bell::kManySpins);
+    ///   counted  whether sleep here is a loss
+    void wait(int spins = Bell::kManySpins, bool counted = true);
     void break_up();
-    /// Of all members so far, in seconds.
+    /// Of all members so far, in seconds, where it counts.
     double asleep() const { return 1e-9 * double(asleep_.load()); }
 
     struct Broken {};
