@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -24,17 +26,21 @@ from rows import DEFAULT as DEFAULT_ROWS
 from rows import GROUPS, ROWS
 
 QUICK_SECONDS = 1.0
+BEFORE_TURNS = 4
 
 
 class WorkerProcess:
-    """A `worker.py` on its number of threads."""
+    """A `worker.py` on its number of threads; with `source`, of the pybptt that lies built in that folder."""
 
-    def __init__(self, threads: int, peers: list[str], seconds: float):
+    def __init__(self, threads: int, peers: list[str], seconds: float, source: Path | None = None):
         self.threads = threads
+        environment = machine.environment(threads)
+        if source is not None:
+            environment["PYTHONPATH"] = os.pathsep.join([str(source), environment.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py")), f"--threads={threads}"]
             + [f"--peers={','.join(peers)}", f"--seconds={seconds}"],
-            env=machine.environment(threads),
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -58,12 +64,43 @@ class WorkerProcess:
         self.process.wait()
 
 
-def compare(row_names: list[str], threads: list[int], peers: list[str], seconds: float) -> dict:
+class BeforeAndNow:
+    """Two versions of pybptt on the same number of threads, each in a process that has nothing else."""
+
+    def __init__(self, threads: int, seconds: float, before: Path):
+        share = seconds / (2 * BEFORE_TURNS)
+        sources = {"before": before, "now": None}
+        self.workers = {key: WorkerProcess(threads, ["pybptt"], share, sources[key]) for key in sources}
+        for worker in self.workers.values():
+            worker.read()
+
+    def measure(self, row: str) -> dict:
+        """Medians over the turns of both, and the median ratio of turns that lie side by side."""
+        times: dict[str, list[float]] = {"before": [], "now": []}
+        for turn in range(BEFORE_TURNS):
+            for key in sorted(times, reverse=turn % 2 == 1):
+                measured = self.workers[key].measure(row)["contestants"]
+                if "pybptt" not in measured:  # the version before has no such row
+                    return {}
+                times[key].append(measured["pybptt"]["median"])
+        ratios = [before / now for before, now in zip(*times.values(), strict=True)]
+        medians = {key: statistics.median(values) for key, values in times.items()}
+        return {**medians, "ratio": statistics.median(ratios)}
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+
+
+def compare(
+    row_names: list[str], threads: list[int], peers: list[str], seconds: float, before: Path | None = None
+) -> dict:
     """Measure the rows and give everything that the reports need, as `--json` writes it.
 
     The rows go to the workers in turn, row by row, so that one thread and two are measured close together.
     """
     workers = [WorkerProcess(n, peers, seconds) for n in threads]
+    pairs = {n: BeforeAndNow(n, seconds, before) for n in threads if before is not None}
     try:
         greetings = [worker.read() for worker in workers]
         hello = greetings[0]
@@ -77,9 +114,11 @@ def compare(row_names: list[str], threads: list[int], peers: list[str], seconds:
             for worker in workers:
                 show_progress(f"{row}, {worker.threads} thread(s) ...")
                 results.append(worker.measure(row))
+                if worker.threads in pairs:
+                    results[-1]["versions"] = pairs[worker.threads].measure(row)
         show_progress("")
     finally:
-        for worker in workers:
+        for worker in [*workers, *pairs.values()]:
             worker.close()
     return {
         "machine": machine.describe(),
@@ -120,6 +159,13 @@ def thread_counts(text: str) -> list[int]:
     return counts
 
 
+def source_folder(text: str) -> Path:
+    folder = Path(text).resolve()
+    if not list(folder.glob("pybptt/_core*")):
+        raise argparse.ArgumentTypeError(f"{text!r} has no built package pybptt")
+    return folder
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -145,6 +191,11 @@ def parse_arguments() -> argparse.Namespace:
         "--seconds", type=float, default=6.0, help="to spend on a row and number of threads (default: 6)"
     )
     parser.add_argument(
+        "--before", type=source_folder, metavar="FOLDER",
+        help="measure another version of pybptt in turns with this one, too: the folder of its built package "
+        "(another checkout's src)",
+    )  # fmt: skip
+    parser.add_argument(
         "--quick", action="store_true", help=f"spend {QUICK_SECONDS:g} second only: rough figures"
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown too")
@@ -160,7 +211,7 @@ def main() -> None:
     arguments = parse_arguments()
     peers = ["pybptt"] + [key for key in arguments.peers if key != "pybptt"]
     seconds = QUICK_SECONDS if arguments.quick else arguments.seconds
-    measured = compare(arguments.rows, arguments.threads, peers, seconds)
+    measured = compare(arguments.rows, arguments.threads, peers, seconds, arguments.before)
     print(report.as_text(measured))
     if arguments.markdown:
         arguments.markdown.write_text(report.as_markdown(measured))

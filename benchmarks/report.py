@@ -126,6 +126,21 @@ def tables(measured: Measured) -> Iterator[Table]:
             for row in measured.rows
         ],
     )
+    for n in measured.threads:
+        versions = {row: measured.results[row.name, n].get("versions") for row in measured.rows}
+        lines = [
+            [
+                row.name,
+                row.sizes,
+                *(milliseconds(both[key]) for key in ("before", "now")),
+                number(both["ratio"]),
+            ]
+            for row, both in versions.items()
+            if both
+        ]
+        if lines:
+            title = f"The version before and this one in turns at {threads_in_words(n)}, medians, ms"
+            yield Table(title, ["row", SIZES, "before", "now", "times as fast"], lines)
     yield Table(
         "Floors: what was measured, and what is asked",
         ["row", "vs PyTorch, 1", "vs PyTorch, 2", "vs JAX, 1", "vs JAX, 2", "of peak, 1", "2 threads over 1"]
