@@ -24,7 +24,7 @@ struct Pretend {
     explicit Pretend(double pause) { Crowd::pretend(pause); }
     ~Pretend() { Crowd::pretend(0); }
 };
-const Pretend* const kAlwaysQuiet = new Pretend(0);
+const Pretend kAlwaysQuiet(0);
 
 /// Whether the thread's arithmetic takes denormals as zero, on the way in and on the way out.
 bool flushes_denormals() {
