@@ -61,7 +61,7 @@ LAYERS = {
 }
 MODELS = {
     "a model": partial(model, sizes=(20, 16, 30, 40, 300, 1, 1)),
-    "a model both ways": partial(model, sizes=(20, 16, 30, 40, 300, 2, 2)),
+    "a model both ways": partial(model, sizes=(20, 20, 30, 40, 300, 2, 2)),
     "a ragged model": partial(model, sizes=(24, 32, 30, 40, 50, 1, 1), ragged=True),
     "a ragged model both ways": partial(model, sizes=(24, 32, 30, 40, 50, 1, 2), ragged=True),
     "the last step": partial(model, sizes=(24, 32, 30, 40, 50, 2, 2), ragged=True, last_only=True),

@@ -136,12 +136,9 @@ def errors_with(tier):
     return run_python(
         """
         import numpy as np, pybptt
-        rnn = pybptt.RNN(2, 3)
         ids = np.zeros(1, int)
-        before = rnn.flat.copy()
         for call in (
-            lambda: rnn(np.zeros((1, 1, 2), np.float32)),
-            lambda: rnn.forward(np.zeros((1, 1, 2), np.float32)),
+            lambda: pybptt.RNN(2, 3),
             lambda: pybptt.bptt(np.eye(2), np.eye(2), np.eye(2), ids, ids),
             pybptt.config,
             pybptt.show_config,
@@ -150,7 +147,6 @@ def errors_with(tier):
                 call()
             except RuntimeError as error:
                 print(error)
-        assert (rnn.flat == before).all()
         """,
         PYBPTT_TIER=tier,
     )
@@ -161,7 +157,7 @@ def test_an_unknown_tier_is_a_clear_error(tier):
     names = ", ".join(BUILT)
     assert (
         errors_with(tier)
-        == 5 * f"PYBPTT_TIER: expected one of the tiers in this build ({names}), got '{tier}'\n"
+        == 4 * f"PYBPTT_TIER: expected one of the tiers in this build ({names}), got '{tier}'\n"
     )
 
 
@@ -172,7 +168,7 @@ def test_a_tier_that_the_machine_lacks_is_a_clear_error():
     names = ", ".join(AVAILABLE)
     for tier in missing:
         message = f"PYBPTT_TIER: expected a tier that this processor can run ({names}), got '{tier}', which"
-        assert errors_with(tier) == 5 * f"{message} it cannot\n"
+        assert errors_with(tier) == 4 * f"{message} it cannot\n"
 
 
 def test_the_slowest_tier_runs_anywhere():

@@ -453,13 +453,13 @@ class SequenceModel(FlatParameters, Generic[State]):
         --------
         >>> model = pybptt.SequenceModel(pybptt.RNN(65, 128, seed=0), 65, seed=1)
         >>> print(model.memory(1_000_000, 1, tokens=True))
-        T = 1000000, B = 1: the tape takes 517.3 MB, everything else 62.1 MB
+        T = 1000000, B = 1: the tape takes 517.3 MB, everything else 62.3 MB
           memory_limit       takes   forward passes
-                  none    579.4 MB             1.00
-              258.7 MB    244.8 MB             1.61
-              129.4 MB    127.6 MB             1.84
-               51.8 MB     51.7 MB             1.98
-               41.0 MB     41.0 MB           977.50
+                  none    579.6 MB             1.00
+              258.7 MB    245.0 MB             1.61
+              129.4 MB    127.8 MB             1.84
+               51.8 MB     51.8 MB             1.98
+               41.3 MB     41.3 MB           977.50
         """
         layer = self.layer
         steps, batch, lengths = checked_sizes(steps, batch, lengths)

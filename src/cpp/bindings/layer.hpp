@@ -150,9 +150,11 @@ public:
     const LayerConfig config;
 
     std::size_t count() const { return count_; }
+    /// Of an array that Python has checked, whether it is dense input.
+    bool is_dense(py::handle x) const { return is_plain<Real>(x) && axes_of(x) == 3 && length_of(x, 2) == config.inputs; }
     // Whether arrays, no subclass's, can be read as they are, which spares Python's checks: dense input, a state (c is None without
     // cells), d_output.
-    bool takes(py::handle x) const { return is_own(x) && is_plain<Real>(x) && axes_of(x) == 3 && length_of(x, 2) == config.inputs; }
+    bool takes(py::handle x) const { return is_own(x) && is_dense(x); }
     bool takes_state(py::handle h, py::handle c, std::size_t batch) const {
         if (!is_own(h) || !is_plain<Real>(h, {config.recurrences(), batch, config.h_width()})) return false;
         if (!config.cell.has_cell_state()) return c.is_none();
@@ -202,7 +204,7 @@ struct Call {
 
     Call(const Network<Real>& network, py::handle x, py::handle h_0, py::handle c_0, const Options& options) {
         const LayerConfig& c = network.config;
-        const bool dense = network.takes(x);
+        const bool dense = network.is_dense(x);
         if (!dense && !(is_plain<std::int64_t>(x) && axes_of(x) == 2)) throw py::value_error("x: expected a plain array");
         const std::size_t steps = length_of(x, 0), batch = length_of(x, 1);
         sizes = c.sizes(steps, batch, read_lengths(options.lengths, steps, batch));
