@@ -5,15 +5,6 @@
 namespace pybptt {
 namespace {
 
-/// The output layer follows the recurrent one in the flat vector: weight (Q, K P), bias (Q,) or none.
-struct OutputConfig {
-    std::size_t outputs;
-    bool bias, last_only;
-
-    std::size_t parameter_count(const LayerConfig& c) const { return outputs * (c.width() + (bias ? 1 : 0)); }
-    std::size_t target_rows(const RnnSizes& s) const { return last_only ? s.batch : s.steps * s.batch; }
-};
-
 template <class Real>
 class Model : public Network<Real> {
 public:

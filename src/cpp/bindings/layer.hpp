@@ -6,62 +6,11 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/calls.hpp"
+#include "callers/ids.hpp"
+#include "callers/network_config.hpp"
 #include "pybptt/model.hpp"
 
 namespace pybptt {
-
-/// What a layer is, as Python says it.
-struct LayerConfig {
-    std::size_t inputs, hidden, layers, directions;
-    bool bias;
-    CellConfig cell;
-    std::size_t projection = 0;  // P; 0: none
-
-    RnnSizes sizes(std::size_t steps, std::size_t batch, const std::int64_t* lengths) const {
-        return {steps, batch, inputs, hidden, cell, layers, directions, lengths, projection};
-    }
-    std::size_t recurrences() const { return layers * directions; }
-    /// Columns of h_t: P, or H.
-    std::size_t h_width() const { return sizes(0, 0, nullptr).h_width(); }
-    /// K P, of an output.
-    std::size_t width() const { return directions * h_width(); }
-    /// Values in h, (L K, B, P), and in c, (L K, B, H).
-    std::size_t h_size(std::size_t batch) const { return recurrences() * batch * h_width(); }
-    std::size_t c_size(std::size_t batch) const { return recurrences() * batch * hidden; }
-    /// Columns of a recurrence's W_ih.
-    std::size_t inputs_of(std::size_t recurrence) const { return recurrence < directions ? inputs : width(); }
-    std::size_t parameter_count() const {
-        std::size_t count = 0;
-        for (std::size_t i = 0; i < recurrences(); ++i)
-            count += hidden * (std::size_t(cell.gates()) * (inputs_of(i) + h_width() + (bias ? 2 : 0)) + projection +
-                               std::size_t(cell.vectors()));
-        return count;
-    }
-};
-
-/// A recurrence's arrays in the flat vector, one after another: weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, vectors; one
-/// recurrence after another.
-template <class Parameters, class Value>
-std::vector<Parameters> recurrences_in(Value* flat, const LayerConfig& c) {
-    std::vector<Parameters> all;
-    const std::size_t rows = std::size_t(c.cell.gates()) * c.hidden;
-    for (std::size_t i = 0; i < c.recurrences(); ++i) {
-        const auto take = [&](std::size_t count) {
-            Value* const array = flat;
-            flat += count;
-            return count == 0 ? nullptr : array;
-        };
-        Parameters one{};
-        one.weight_ih = take(rows * c.inputs_of(i));
-        one.weight_hh = take(rows * c.h_width());
-        one.bias_ih = take(c.bias ? rows : 0);
-        one.bias_hh = take(c.bias ? rows : 0);
-        one.weight_hr = take(c.projection * c.hidden);
-        one.vectors = take(std::size_t(c.cell.vectors()) * c.hidden);
-        all.push_back(one);
-    }
-    return all;
-}
 
 /// Of a call from Python: a tuple, or None for a call without any.
 struct Options {
@@ -88,35 +37,20 @@ const Packed<Real>* packed_of(py::handle given) {
     return given.is_none() ? nullptr : given.cast<const Packed<Real>*>();
 }
 
-/// (B,), each in [0, steps]; null for None.
-inline const std::int64_t* read_lengths(py::handle lengths, std::size_t steps, std::size_t batch) {
-    const auto* data = read<std::int64_t>("lengths", lengths, batch);
-    for (std::size_t b = 0; data != nullptr && b < batch; ++b)
-        if (std::uint64_t(data[b]) > steps)
-            throw py::value_error("lengths: expected values in [0, " + std::to_string(steps) + "], got " + std::to_string(data[b]) +
-                                  " at [" + std::to_string(b) + "]");
-    return data;
+/// (B,), each in [0, steps]; null for None. Like ids, they must be the call's own: no other thread has them.
+inline const std::int64_t* read_lengths(py::handle given, std::size_t steps, std::size_t batch) {
+    const auto* const lengths = read<std::int64_t>("lengths", given, batch);
+    if (lengths != nullptr) check_lengths(lengths, steps, batch);
+    return lengths;
 }
 
-/// IndexError unless every id is in [0, limit); `name` and the place of the first one that is not are in the message. With lengths,
-/// of the axes (T, B), those past a sequence's end may be anything. The array must be the call's own: no other thread has it.
-inline const std::int64_t* read_ids(const char* name, py::handle ids, std::size_t size, std::size_t limit,
+/// (T, B), or (B,), each in [0, limit).
+inline const std::int64_t* read_ids(const char* name, py::handle given, std::size_t size, std::size_t limit,
                                     const std::int64_t* lengths = nullptr) {
-    const auto* data = read<std::int64_t>(name, ids, size);
-    for (std::size_t i = 0; i < size; ++i) {
-        if (std::uint64_t(data[i]) < limit) continue;
-        if (lengths != nullptr) {
-            const std::size_t batch = length_of(ids, 1);
-            if (i / batch >= std::size_t(lengths[i % batch])) continue;
-        }
-        std::string place;
-        std::size_t rest = i;
-        for (std::size_t axis = axes_of(ids); axis-- > 0; rest /= length_of(ids, axis))
-            place = std::to_string(rest % length_of(ids, axis)) + (place.empty() ? "" : ", ") + place;
-        throw py::index_error(std::string(name) + ": expected ids in [0, " + std::to_string(limit) + "), got " +
-                              std::to_string(data[i]) + " at [" + place + "]");
-    }
-    return data;
+    const auto* const ids = read<std::int64_t>(name, given, size);
+    const std::size_t axes = axes_of(given), batch = length_of(given, axes - 1);
+    check_ids(name, ids, axes == 1 ? kNoSteps : length_of(given, 0), batch, limit, lengths);
+    return ids;
 }
 
 /// How far derivatives go back, as Python says it: None, or a tuple of (T, B) factors, windows (k1, k2), clipping ("none", "norm",
