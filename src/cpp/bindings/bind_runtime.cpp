@@ -4,6 +4,7 @@
 #endif
 
 #include <algorithm>
+#include <optional>
 
 #include "bindings/arrays.hpp"
 #include "runtime/memory.hpp"
@@ -38,6 +39,18 @@ std::size_t release_all() {
     return bytes;
 }
 
+/// TorchThreads for the body of a `with`, on one thread.
+class TorchThreadsOfPython {
+public:
+    explicit TorchThreadsOfPython(int most) : most_(most) {}
+    void enter() { now_.emplace(most_); }
+    void exit(const py::args&) { now_.reset(); }
+
+private:
+    const int most_;
+    std::optional<TorchThreads> now_;
+};
+
 py::dict processors_found() {
     const Processors& found = processors();
     const py::object quota = found.quota > 0 ? py::object(py::int_(found.quota)) : py::object(py::none());
@@ -56,6 +69,10 @@ void bind_runtime(py::module_& module) {
     module.attr("compiler") = PYBPTT_COMPILER;
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads, py::arg("n"));
+    py::class_<TorchThreadsOfPython>(module, "TorchThreads")
+        .def(py::init<int>(), py::arg("most"))
+        .def("__enter__", &TorchThreadsOfPython::enter)
+        .def("__exit__", &TorchThreadsOfPython::exit);
     module.def("processors", &processors_found);
     module.def("caches", &caches_found);
     module.def("release_memory", &release_all);

@@ -11,15 +11,15 @@
 #include <climits>
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 #include "runtime/float_mode.hpp"
+#include "runtime/openmp.hpp"
+#include "runtime/pool.hpp"
 #include "runtime/processors.hpp"
 
 namespace pybptt {
@@ -48,16 +48,29 @@ std::atomic<int>& thread_limit() {
     return limit;
 }
 
+void check_threads(const char* name, int threads) {
+    if (threads < 1 || threads > kMostThreads)
+        throw std::invalid_argument(std::string(name) + ": expected a number of threads from 1 to " + std::to_string(kMostThreads) +
+                                    ", got " + std::to_string(threads));
+}
+
+thread_local int torch_threads = 0;  // 0: this thread's calls are not from PyTorch
+
 }  // namespace
 
-int num_threads() { return thread_limit().load(); }
+int num_threads() { return torch_threads != 0 ? torch_threads : thread_limit().load(); }
 
 void set_num_threads(int threads) {
-    if (threads < 1 || threads > kMostThreads)
-        throw std::invalid_argument("n: expected a number of threads from 1 to " + std::to_string(kMostThreads) + ", got " +
-                                    std::to_string(threads));
+    check_threads("n", threads);
     thread_limit().store(threads);
 }
+
+TorchThreads::TorchThreads(int most) : before_(torch_threads) {
+    check_threads("threads", most);
+    torch_threads = most;
+}
+
+TorchThreads::~TorchThreads() { torch_threads = before_; }
 
 namespace {
 
@@ -120,46 +133,25 @@ double Crowd::pause(double seconds, double lost) {
 
 void Crowd::pretend(double pause) { pretended_pause.store(pause); }
 
-using Work = std::function<void(int member)>;
+namespace {
 
-/// One thread and the work it was given; none is a null pointer.
-class Worker {
+/// A thread of the core's own.
+class Thread {
 public:
-    Worker(int member, Bell& done) : thread_([this, member, &done] { loop(member, done); }) {}
-    ~Worker() {
-        give(&kQuit);
+    Thread(Worker& worker, int member, Bell& done)
+        : worker_(worker), thread_([&worker, member, &done] { worker.loop(member, done); }) {}
+    ~Thread() {
+        worker_.dismiss();
         thread_.join();
     }
 
-    void give(const Work* work) {
-        work_.exchange(work);
-        bell_.ring();
-    }
-    bool done() const { return work_.load() == nullptr; }
-
 private:
-    void loop(int member, Bell& done) {
-        while (true) {
-            const Work* work = nullptr;
-            bell_.wait([&] { return (work = work_.load()) != nullptr; });
-            if (work == &kQuit) return;
-            (*work)(member);
-            work_.exchange(nullptr);
-            done.ring();
-        }
-    }
-
-    static const Work kQuit;
-
-    std::atomic<const Work*> work_{nullptr};
-    Bell bell_;
-    std::thread thread_;  // last: it starts when all the rest is there
+    Worker& worker_;
+    std::thread thread_;
 };
-const Work Worker::kQuit = [](int) {};
 
-/// The threads that teams have been run on so far. Another way to run them, on threads that somebody else's library keeps, is
-/// another class with these three functions.
-class Pool {
+/// All of them, for one caller at a time.
+class OwnPool final : public Pool {
 public:
     /// Whether the caller now has it for itself.
     bool try_claim() { return !claimed_.exchange(true, std::memory_order_acquire); }
@@ -167,40 +159,32 @@ public:
     int claim(int wanted) {
         if (!try_claim()) return 0;
         try {
-            while (int(workers_.size()) < wanted) workers_.push_back(std::make_unique<Worker>(int(workers_.size()) + 1, done_));
+            while (int(threads_.size()) < wanted) {
+                if (workers_.size() == threads_.size()) workers_.emplace_back();
+                threads_.emplace_back(workers_.back(), int(workers_.size()), done_);
+            }
         } catch (const std::system_error&) {  // no more threads to be had: do with those there are
         } catch (const std::bad_alloc&) {
         }
-        const int workers = std::min(wanted, int(workers_.size()));
+        const int workers = std::min(wanted, int(threads_.size()));
         if (workers == 0) release();
         return workers;
     }
-    void release() { claimed_.store(false, std::memory_order_release); }
-
-    /// work(0), .., work(workers) at the same time; it must not throw.
-    void run(int workers, const Work& work) {
-        for (int i = 0; i < workers; ++i) workers_[std::size_t(i)]->give(&work);
-        work(0);
-        for (int i = 0; i < workers; ++i) done_.wait([&] { return workers_[std::size_t(i)]->done(); });
-    }
+    void release() override { claimed_.store(false, std::memory_order_release); }
 
 private:
     std::atomic<bool> claimed_{false};
-    Bell done_;
-    std::vector<std::unique_ptr<Worker>> workers_;
+    std::deque<Thread> threads_;
 };
 
-namespace {
-
 std::mutex pool_mutex;
-Pool* the_pool = nullptr;  // deleted at exit; a child of fork() drops it, because the workers stayed with the parent
+OwnPool* the_pool = nullptr;  // deleted at exit; a child of fork() drops it, because the workers stayed with the parent
 
 }  // namespace
 
-/// A pool is claimed under the lock under which it is deleted.
+/// Of the core's own: a pool is claimed under the lock under which it is deleted.
 Team::Claim Team::claim(int workers) {
     if (workers <= 0) return {nullptr, 0};
-    const std::lock_guard<std::mutex> lock(pool_mutex);
     static const bool registered = [] {
         pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
                        [] {
@@ -211,7 +195,14 @@ Team::Claim Team::claim(int workers) {
         return true;
     }();
     (void)registered;
-    if (the_pool == nullptr) the_pool = new Pool;
+    if (torch_threads != 0)
+        if (OpenMPRegion* const region = OpenMPRegion::begin(workers, torch_threads)) {
+            if (region->workers() != 0) return {region, region->workers()};
+            region->release();
+            return {nullptr, 0};
+        }
+    const std::lock_guard<std::mutex> lock(pool_mutex);
+    if (the_pool == nullptr) the_pool = new OwnPool;
     return {the_pool, the_pool->claim(workers)};
 }
 

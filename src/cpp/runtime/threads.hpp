@@ -17,6 +17,19 @@ int num_threads();
 /// 1 to kMostThreads, or std::invalid_argument.
 void set_num_threads(int threads);
 
+/// While it lives, calls of this thread are a PyTorch program's: they may use `most` threads (torch.get_num_threads()), whatever
+/// num_threads() was, and these are PyTorch's own where they can be (runtime/openmp.hpp). std::invalid_argument as above.
+class TorchThreads {
+public:
+    explicit TorchThreads(int most);
+    ~TorchThreads();
+    TorchThreads(const TorchThreads&) = delete;
+    TorchThreads& operator=(const TorchThreads&) = delete;
+
+private:
+    const int before_;
+};
+
 /// Seconds since some moment.
 double now();
 
