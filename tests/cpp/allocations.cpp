@@ -14,24 +14,36 @@ bool fails() { return in_core != 0 && successes_left != kNoLimit && successes_le
 
 }  // namespace
 
-extern "C" {
-void* __real_aligned_alloc(std::size_t alignment, std::size_t bytes);
-void* __wrap_aligned_alloc(std::size_t alignment, std::size_t bytes);
-void* __real__Znwm(std::size_t bytes);  // operator new
-void* __wrap__Znwm(std::size_t bytes);
-}
+// The program's own operator new, which is the core's as well.
 
-void* __wrap_aligned_alloc(std::size_t alignment, std::size_t bytes) {
-    if (fails()) return nullptr;
-    void* memory = __real_aligned_alloc(alignment, bytes);
-    if (memory != nullptr) std::memset(memory, fill_byte, bytes);
+void* operator new(std::size_t bytes) {
+    void* memory = fails() ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+}
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+    return fails() ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+#ifdef _WIN32
+    void* memory = fails() ? nullptr : _aligned_malloc(bytes, std::size_t(alignment));
+#else
+    void* memory = fails() ? nullptr : std::aligned_alloc(std::size_t(alignment), bytes);
+#endif
+    if (memory == nullptr) throw std::bad_alloc();
+    std::memset(memory, fill_byte, bytes);
     bytes_so_far += bytes;
     return memory;
 }
-
-void* __wrap__Znwm(std::size_t bytes) {
-    if (fails()) throw std::bad_alloc();
-    return __real__Znwm(bytes);
+void operator delete(void* memory, std::align_val_t) noexcept {
+#ifdef _WIN32
+    _aligned_free(memory);
+#else
+    std::free(memory);
+#endif
 }
 
 namespace pybptt::test {

@@ -1,5 +1,4 @@
-// The core's memory under the tests' control. The linker sends its calls of aligned_alloc and operator new here (--wrap in
-// CMakeLists.txt).
+// The core's memory under the tests' control: operator new is this program's own.
 #pragma once
 
 #include "support.hpp"
@@ -22,8 +21,8 @@ public:
 void fail_allocations_after(int successes);
 void allocations_succeed();
 
-/// Bytes that the core had from aligned_alloc so far. What it gives back it keeps (runtime/memory.hpp), so that a call which begins
-/// without kept blocks adds its peak.
+/// Bytes that the core had from the aligned operator new so far. What it gives back it keeps (runtime/memory.hpp), so that a call
+/// which begins without kept blocks adds its peak.
 std::size_t bytes_allocated();
 
 }  // namespace pybptt::test

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <doctest/doctest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -39,26 +37,21 @@ constexpr bool kSanitized = true;
 constexpr bool kSanitized = false;
 #endif
 
+/// Pages (bytes is a multiple of theirs), and one behind them that nobody may touch (pages.cpp).
+std::size_t page_bytes();
+void* map_fenced(std::size_t bytes);
+void unmap_fenced(void* memory, std::size_t bytes);
+
 /// An array of guard values that ends where an unmapped page begins: to read or write one value too many is a crash.
-/// (AddressSanitizer sees to that itself, and mapping pages is slow under sanitizers.) Being pushed against that end, the array
-/// has no more alignment than its size gives it, as a user's.
+/// Being pushed against that end, the array has no more alignment than its size gives it, as a user's.
 template <class Value>
 class Fenced {
 public:
     explicit Fenced(std::size_t count) : count_(count) {
-        const std::size_t bytes = count * sizeof(Value), page = kSanitized ? kPanelBytes : std::size_t(sysconf(_SC_PAGESIZE));
-        const std::size_t usable = (bytes + kFront + page - 1) / page * page;
-        void* memory = nullptr;
-        if (kSanitized) {
-            if (posix_memalign(&memory, page, usable) != 0) throw std::bad_alloc();
-        } else {
-            mapped_ = usable + page;
-            memory = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            if (memory == MAP_FAILED) throw std::bad_alloc();
-            mprotect(static_cast<char*>(memory) + usable, page, PROT_NONE);
-        }
-        base_ = static_cast<char*>(memory);
-        data_ = reinterpret_cast<Value*>(base_ + usable - bytes);
+        const std::size_t bytes = count * sizeof(Value), page = page_bytes();
+        mapped_ = (bytes + kFront + page - 1) / page * page;
+        base_ = static_cast<char*>(map_fenced(mapped_));
+        data_ = reinterpret_cast<Value*>(base_ + mapped_ - bytes);
         std::memset(reinterpret_cast<char*>(data_) - kFront, kGuardByte, bytes + kFront);
     }
     explicit Fenced(const std::vector<double>& values) : Fenced(values.size()) {
@@ -67,10 +60,7 @@ public:
     Fenced(Fenced&& other) noexcept
         : base_(std::exchange(other.base_, nullptr)), data_(other.data_), mapped_(other.mapped_), count_(other.count_) {}
     ~Fenced() {
-        if (kSanitized)
-            std::free(base_);
-        else if (base_ != nullptr)
-            munmap(base_, mapped_);
+        if (base_ != nullptr) unmap_fenced(base_, mapped_);
     }
 
     Value* data() const { return data_; }
@@ -91,7 +81,7 @@ private:
     static constexpr std::size_t kFront = 256;
     char* base_;
     Value* data_;
-    std::size_t mapped_ = 0, count_;
+    std::size_t mapped_, count_;
 };
 
 enum class Layout { panels, row_major };

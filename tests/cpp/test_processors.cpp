@@ -1,7 +1,4 @@
 // Processors, control groups and caches, as made-up /proc and /sys describe them.
-#include <unistd.h>
-
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -15,9 +12,8 @@ namespace {
 /// after thread.
 class Machine {
 public:
-    Machine() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "pybptt-XXXXXX").string();
-        root_ = mkdtemp(pattern.data());
+    Machine() : root_((std::filesystem::temp_directory_path() / ("pybptt-" + std::to_string(std::random_device()()))).string()) {
+        REQUIRE(std::filesystem::create_directory(root_));
     }
     ~Machine() { std::filesystem::remove_all(root_); }
     Machine(const Machine&) = delete;
@@ -43,7 +39,7 @@ public:
     }
 
 private:
-    std::string root_;
+    const std::string root_;
 };
 
 const std::vector<int> kEight = {0, 1, 2, 3, 4, 5, 6, 7};

@@ -1,7 +1,4 @@
-// Threads: the parts themselves, the same bits for any number of them, several callers at once, and fork.
-#include <dirent.h>
-#include <sys/wait.h>
-
+// Threads: the parts themselves, the same bits for any number of them, and several callers at once.
 #include <atomic>
 #include <cfenv>
 #include <cstdlib>
@@ -10,7 +7,7 @@
 #include <thread>
 
 #include "engine/progress.hpp"
-#include "network.hpp"
+#include "large_networks.hpp"
 #include "runtime/float_mode.hpp"
 #include "runtime/threads.hpp"
 
@@ -34,81 +31,6 @@ bool flushes_denormals() {
     volatile float product = denormal * 0x1p60f;
     REQUIRE((half == 0) == (product == 0));
     return half == 0;
-}
-
-/// Large enough for seven threads: by rows of the batch, by columns of h, tokens with a wide output layer, one long sequence;
-/// gates, phases, layers, directions and ragged batches.
-std::vector<Network> large_networks() {
-    std::vector<Network> all;
-    const auto add = [&](RnnSizes sizes, std::size_t outputs, bool tokens, Loss loss, bool ragged = false, bool masked = false) {
-        Network n;
-        n.sizes = sizes;
-        n.outputs = outputs;
-        n.tokens = tokens;
-        n.loss = loss;
-        n.ragged = ragged;
-        n.masked = masked;
-        all.push_back(n.fill(all.size() + 1));
-    };
-    CellConfig sigmoid, relu, lstm, gru;
-    sigmoid.nonlinearity = Nonlinearity::sigmoid;
-    relu.nonlinearity = Nonlinearity::relu;
-    lstm.kind = CellKind::lstm;
-    lstm.peephole = true;
-    gru.kind = CellKind::gru;
-    gru.reset_after = false;
-    add({40, 32, 40, 70}, 10, false, Loss::cross_entropy);
-    add({22, 2, 33, 325}, 35, false, Loss::squared_error);
-    add({40, 7, 50, 130, sigmoid}, 700, true, Loss::cross_entropy);
-    add({700, 8, 3, 34, relu}, 3, false, Loss::squared_error);
-    add({7, 2, 9, 110, lstm, 2, 2}, 5, false, Loss::cross_entropy, true, true);
-    add({14, 3, 9, 90, gru, 3, 1}, 5, true, Loss::squared_error, true);
-    add({12, 33, 9, 35, gru, 2, 1}, 40, false, Loss::cross_entropy, true, true);
-    add({40, 3, 9, 90, lstm, 2, 1}, 5, false, Loss::squared_error, true);
-    all.back() = projected(all.back(), 67);
-    return all;
-}
-
-template <class Real>
-std::vector<Result> all_results(const Network& n) {
-    std::vector<Result> all = {core_layer<Real>(n), core_infer<Real>(n), core_model<Real>(n), core_loss<Real>(n),
-                               core_predict<Real>(n)};
-    if (n.sizes.cell.kind == CellKind::elman || (n.sizes.projection != 0 && n.sizes.directions == 1))
-        all.push_back(core_model<Real>(n, Ask::everything, windows(1, 4)));
-    return all;
-}
-template <class Real>
-std::string difference_of_all(const std::vector<Result>& expected, const Network& n) {
-    const std::vector<Result> got = all_results<Real>(n);
-    std::string all;
-    for (std::size_t i = 0; i < expected.size(); ++i) all += difference(expected[i], got[i], 0);
-    return all;
-}
-
-/// Runs `work` in a child of fork(); its exit code, or -1 if it died or hung.
-template <class Work>
-int in_child(Work work) {
-    const pid_t child = fork();
-    if (child == 0) {
-        alarm(60);
-        int code = 99;
-        try {
-            code = work();
-        } catch (...) {
-        }
-        _exit(code);
-    }
-    int status = 0;
-    waitpid(child, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-[[maybe_unused]] int threads_of_this_process() {
-    int count = 0;
-    DIR* tasks = opendir("/proc/self/task");
-    while (const dirent* entry = readdir(tasks)) count += entry->d_name[0] != '.';
-    closedir(tasks);
-    return count;
 }
 
 TEST_SUITE_BEGIN("threads");
@@ -411,38 +333,6 @@ TEST_CASE_TEMPLATE("several threads sweep one tape at once", Real, float, double
     }
 }
 
-TEST_CASE("a child of fork has threads of its own, and the parent keeps its own") {
-    const Threads some(kSanitized ? 4 : 7);
-    std::vector<Network> networks = large_networks();
-    if (kSanitized) networks.resize(3);
-    for (const Network& n : networks) {
-        CAPTURE(n.describe());
-        const std::vector<Result> expected = all_results<float>(n);
-        CHECK(in_child([&] { return difference_of_all<float>(expected, n).empty() ? 0 : 1; }) == 0);
-        CHECK(difference_of_all<float>(expected, n) == "");
-#if !defined(__SANITIZE_THREAD__)  // which has a thread of its own
-        // The networks are as large as they were meant to be: their calls do take several threads, which start on first use.
-        CHECK(in_child([&] { return core_layer<float>(n), threads_of_this_process(); }) >= 4);
-        CHECK(in_child([&] { return core_model<float>(n), threads_of_this_process(); }) >= 4);
-#endif
-    }
-}
-
-TEST_CASE("fork while another thread's team is at work") {
-    const Network n = large_networks()[0];
-    const Threads two(2);
-    const std::vector<Result> expected = all_results<float>(n);
-    std::atomic<bool> stop{false};
-    std::string difference;
-    std::thread busy([&] {
-        while (!stop) difference += difference_of_all<float>(expected, n);
-    });
-    for (int i = 0; i < 10; ++i) CHECK(in_child([&] { return difference_of_all<float>(expected, n).empty() ? 0 : 1; }) == 0);
-    stop = true;
-    busy.join();
-    CHECK(difference == "");
-}
-
 TEST_CASE("a report that throws ends the call, whatever the team is doing") {
     for (const Network& n : large_networks()) {
         CAPTURE(n.describe());
@@ -462,50 +352,6 @@ TEST_CASE("a report that throws ends the call, whatever the team is doing") {
         }
     }
 }
-
-TEST_CASE("a child that a report forks gets an error, and its parent a result") {
-    const Network n = large_networks()[0];
-    const Result expected = core_model<float>(n);
-    for (const int count : {1, 3}) {
-        const Threads threads(count);
-        pid_t child = -1;
-        const auto call = [&] {
-            child = -1;
-            return core_model<float>(n, Ask::everything, {}, {}, [&](std::size_t done, std::size_t) {
-                if (done == 2 && (child = fork()) == 0) alarm(60);
-                return true;
-            });
-        };
-        int status = 0;
-        try {
-            const Result got = call();
-            if (child == 0) _exit(count == 1 && difference(expected, got, 0) == "" ? 0 : 1);
-            CHECK(difference(expected, got, 0) == "");
-        } catch (const std::runtime_error& error) {
-            if (child != 0) throw;
-            const bool clear = std::string(error.what()).find("fork()") != std::string::npos;
-            _exit(clear && count == 3 && difference(expected, core_model<float>(n), 0) == "" ? 0 : 2);
-        }
-        waitpid(child, &status, 0);
-        CHECK(WIFEXITED(status));
-        CHECK(WEXITSTATUS(status) == 0);
-    }
-}
-
-#if !defined(__SANITIZE_THREAD__)  // which takes no thread that a child of fork() starts
-TEST_CASE("exit while teams come and go, in a child of fork()") {
-    for (int i = 0; i < (kSanitized ? 5 : 40); ++i)
-        CHECK(in_child([] {
-                  for (int caller = 0; caller < 3; ++caller)
-                      std::thread([] {
-                          while (true) Team(3).run([](int) {});
-                      }).detach();
-                  std::this_thread::sleep_for(std::chrono::milliseconds(1));
-                  std::exit(7);
-                  return 1;
-              }) == 7);
-}
-#endif
 
 TEST_SUITE_END();
 

@@ -1,26 +1,24 @@
 #include <pybind11/stl.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 
 #include <algorithm>
 #include <optional>
 
 #include "bindings/arrays.hpp"
 #include "runtime/memory.hpp"
+#include "runtime/platform.hpp"
 #include "runtime/processors.hpp"
 #include "runtime/threads.hpp"
 #include "runtime/tier.hpp"
 
 // For threadpoolctl, which finds them in the loaded library (_threadpool.py). No exception can pass through its calls.
-extern "C" __attribute__((visibility("default"), used)) int pybptt_get_num_threads() noexcept {
+extern "C" PYBIND11_EXPORT int pybptt_get_num_threads() noexcept {
     try {
         return pybptt::num_threads();
     } catch (const std::exception&) {  // of PYBPTT_NUM_THREADS: the first call of a layer will say so
         return 0;
     }
 }
-extern "C" __attribute__((visibility("default"), used)) void pybptt_set_num_threads(int threads) noexcept {
+extern "C" PYBIND11_EXPORT void pybptt_set_num_threads(int threads) noexcept {
     try {
         pybptt::set_num_threads(std::clamp(threads, 1, pybptt::kMostThreads));
     } catch (const std::exception&) {
@@ -33,9 +31,7 @@ namespace {
 /// Kept memory back to the system: malloc, too, keeps what it is given back.
 std::size_t release_all() {
     const std::size_t bytes = release_cached_memory();
-#ifdef __GLIBC__
-    malloc_trim(0);
-#endif
+    trim_malloc();
     return bytes;
 }
 

@@ -1,9 +1,7 @@
 // The core's work between Python's arrays: without the GIL, and heard on the way.
 #pragma once
 
-#include <cxxabi.h>
 #include <pybind11/pybind11.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <exception>
@@ -11,6 +9,7 @@
 
 #include "pybptt/rnn.hpp"
 #include "runtime/float_mode.hpp"
+#include "runtime/platform.hpp"
 
 namespace pybptt {
 
@@ -21,8 +20,8 @@ namespace py = pybind11;
 inline void take_gil(PyThreadState* thread) {
     try {
         PyEval_RestoreThread(thread);
-    } catch (abi::__forced_unwind&) {
-        while (true) pause();
+    } catch (ThreadExit&) {
+        sleep_forever();
     }
 }
 
@@ -66,8 +65,8 @@ private:
         try {
             if (PyErr_CheckSignals() != 0) throw py::error_already_set();
             if (!callback_.is_none()) callback_(done, total);
-        } catch (abi::__forced_unwind&) {  // as in take_gil
-            while (true) pause();
+        } catch (ThreadExit&) {  // as in take_gil
+            sleep_forever();
         } catch (...) {
             thrown_ = std::current_exception();
         }

@@ -1,10 +1,8 @@
 #include "runtime/memory.hpp"
 
-#include <pthread.h>
-#include <sys/mman.h>
-
-#include <cstdlib>
 #include <mutex>
+
+#include "runtime/platform.hpp"
 
 namespace pybptt {
 namespace {
@@ -37,7 +35,7 @@ struct Cache {
 Cache& cache() {
     static Cache* const instance = [] {
         // A child of fork() must not find the mutex held by a thread that it does not have.
-        pthread_atfork([] { cache().mutex.lock(); }, [] { cache().mutex.unlock(); }, [] { cache().mutex.unlock(); });
+        at_fork([] { cache().mutex.lock(); }, [] { cache().mutex.unlock(); }, [] { cache().mutex.unlock(); });
         return new Cache;
     }();
     return *instance;
@@ -51,6 +49,8 @@ std::size_t rounded(std::size_t bytes) {
 }
 
 std::size_t alignment_of(std::size_t total) { return total < 2 * kHugePage ? kAlignment : kHugePage; }
+
+void free_block(Header* block) noexcept { ::operator delete(block, std::align_val_t(alignment_of(block->bytes + sizeof(Header)))); }
 
 /// The sum, or std::bad_alloc if that is no size.
 std::size_t checked_sum(std::size_t a, std::size_t b) {
@@ -87,9 +87,8 @@ void* acquire_memory(std::size_t bytes) {
             if (kept.blocks[i]->bytes == bytes) return kept.take(i) + 1;
     }
     const std::size_t aligned = block_bytes(bytes), alignment = alignment_of(bytes + sizeof(Header));
-    void* memory = std::aligned_alloc(alignment, aligned);
-    if (memory == nullptr) throw std::bad_alloc();
-    if (alignment == kHugePage) madvise(memory, aligned, MADV_HUGEPAGE);  // fewer page faults; a refusal does no harm
+    void* memory = ::operator new(aligned, std::align_val_t(alignment));
+    if (alignment == kHugePage) use_huge_pages(memory, aligned);  // fewer page faults
     auto* block = static_cast<Header*>(memory);
     block->bytes = bytes;
     return block + 1;
@@ -98,10 +97,10 @@ void* acquire_memory(std::size_t bytes) {
 void release_memory(void* memory) noexcept {
     if (memory == nowhere) return;
     Header* block = static_cast<Header*>(memory) - 1;
-    if (block->bytes > kCachedBytes) return std::free(block);
+    if (block->bytes > kCachedBytes) return free_block(block);
     Cache& kept = cache();
     const std::lock_guard<std::mutex> lock(kept.mutex);
-    while (kept.count == Cache::kMostBlocks || kept.bytes + block->bytes > kCachedBytes) std::free(kept.take(0));
+    while (kept.count == Cache::kMostBlocks || kept.bytes + block->bytes > kCachedBytes) free_block(kept.take(0));
     kept.blocks[kept.count++] = block;
     kept.bytes += block->bytes;
 }
@@ -110,7 +109,7 @@ std::size_t release_cached_memory() noexcept {
     Cache& kept = cache();
     const std::lock_guard<std::mutex> lock(kept.mutex);
     const std::size_t bytes = kept.bytes;
-    while (kept.count > 0) std::free(kept.take(kept.count - 1));
+    while (kept.count > 0) free_block(kept.take(kept.count - 1));
     return bytes;
 }
 

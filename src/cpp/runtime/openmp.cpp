@@ -1,12 +1,9 @@
 #include "runtime/openmp.hpp"
 
-#include <dlfcn.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdio>
 
 #include "runtime/float_mode.hpp"
+#include "runtime/platform.hpp"
 
 namespace pybptt {
 
@@ -22,7 +19,7 @@ struct OpenMP {
     /// The one that PyTorch's library calls, whatever its name: what is global in the process (LD_PRELOAD), else what the library
     /// is linked to. Nothing is loaded for it.
     static OpenMP find() {
-        for (void* where : {RTLD_DEFAULT, dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD)}) {
+        for (void* where : {all_libraries(), loaded_library("torch_cpu")}) {
             OpenMP found;
             if (read(where, "GOMP_parallel_start", found.begin) && read(where, "GOMP_parallel_end", found.end) &&
                 read(where, "omp_get_thread_num", found.thread_num) && read(where, "omp_get_num_threads", found.num_threads) &&
@@ -35,32 +32,20 @@ struct OpenMP {
 private:
     template <class Function>
     static bool read(void* where, const char* name, Function*& function) {
-        function = reinterpret_cast<Function*>(dlsym(where, name));
+        function = reinterpret_cast<Function*>(symbol(where, name));
         return function != nullptr;
     }
 };
 
 namespace {
 
-/// Whether this process began as a child of fork() and not with a program of its own: PF_FORKNOEXEC among its flags.
-bool began_as_child() {
-    unsigned flags = 0;
-    if (std::FILE* const file = std::fopen("/proc/self/stat", "r")) {
-        // pid (name) state ppid pgrp session tty_nr tpgid flags; Python's name has no parenthesis
-        if (std::fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %u", &flags) != 1) flags = 0;
-        std::fclose(file);
-    }
-    constexpr unsigned kForkNoExec = 0x40;
-    return (flags & kForkNoExec) != 0;
-}
-
-const pid_t program = began_as_child() ? 0 : getpid();  // that loaded the core
+const int program = began_as_child_of_fork() ? 0 : process_id();  // that loaded the core
 
 }  // namespace
 
 OpenMPRegion* OpenMPRegion::begin(int wanted, int threads) {
     static const OpenMP runtime = OpenMP::find();
-    if (runtime.begin == nullptr || getpid() != program) return nullptr;
+    if (runtime.begin == nullptr || process_id() != program) return nullptr;
     return new OpenMPRegion(runtime, wanted, threads);
 }
 
@@ -74,7 +59,7 @@ OpenMPRegion::OpenMPRegion(const OpenMP& runtime, int wanted, int threads) : run
 
 void OpenMPRegion::release() {
     for (int i = 0; i < given_; ++i) workers_[std::size_t(i)].dismiss();
-    if (begun_ && getpid() == program) runtime_.end();
+    if (begun_ && process_id() == program) runtime_.end();
     delete this;
 }
 

@@ -1,31 +1,21 @@
 #include "runtime/processors.hpp"
 
-#include <sched.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <sstream>
 #include <thread>
 
+#include "runtime/platform.hpp"
+
 namespace pybptt {
 namespace {
 
-/// The numbers of the processors that this thread may run on; the kernel wants a mask as large as its own.
-std::vector<int> affinity() {
-    std::vector<int> allowed;
-    for (int most = CPU_SETSIZE; most <= 1 << 17 && allowed.empty(); most *= 2) {
-        cpu_set_t* mask = CPU_ALLOC(std::size_t(most));
-        const std::size_t bytes = CPU_ALLOC_SIZE(std::size_t(most));
-        if (mask != nullptr && sched_getaffinity(0, bytes, mask) == 0)
-            for (int processor = 0; processor < most; ++processor)
-                if (CPU_ISSET_S(std::size_t(processor), bytes, mask)) allowed.push_back(processor);
-        CPU_FREE(mask);
-    }
+std::vector<int> allowed() {
+    std::vector<int> numbers = allowed_processors();
     const int known = int(std::thread::hardware_concurrency());
-    for (int processor = 0; allowed.empty() && processor < std::max(1, known); ++processor) allowed.push_back(processor);
-    return allowed;
+    for (int processor = 0; numbers.empty() && processor < std::max(1, known); ++processor) numbers.push_back(processor);
+    return numbers;
 }
 
 std::string first_line(const std::string& path) {
@@ -153,22 +143,18 @@ Caches read_caches(const std::string& root, const std::vector<int>& allowed) {
 }
 
 const Processors& processors() {
-    static const Processors found = read_processors("", affinity());
+    static const Processors found = [] {
+        Processors read = read_processors("", allowed());
+        if (const int cores = allowed_cores(); cores > 0) read.cores = std::min(cores, read.allowed);
+        return read;
+    }();
     return found;
 }
 
 const Caches& caches() {
     static const Caches found = [] {
-        Caches read = read_caches("", affinity());
-#ifdef _SC_LEVEL2_CACHE_SIZE
-        const auto ask = [](std::size_t& bytes, int name) {
-            if (bytes == 0) bytes = std::size_t(std::max(0L, sysconf(name)));
-        };
-        ask(read.l1d, _SC_LEVEL1_DCACHE_SIZE);
-        ask(read.l2, _SC_LEVEL2_CACHE_SIZE);
-        if (read.l2 == 0) ask(read.l3, _SC_LEVEL3_CACHE_SIZE);
-#endif
-        return read;
+        const Caches read = read_caches("", allowed());
+        return read.l2 != 0 ? read : system_caches();
     }();
     return found;
 }

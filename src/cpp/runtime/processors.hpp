@@ -1,4 +1,5 @@
-// What the machine has for this process: processors, control groups' share of their time, caches. Read once, from /proc and /sys.
+// What the machine has for this process: processors, control groups' share of their time, caches. Read once, from /proc and
+// /sys where there are such files, else asked of the system (platform.hpp).
 #pragma once
 
 #include <cstddef>

@@ -1,14 +1,7 @@
 #include "runtime/threads.hpp"
 
-#include <linux/futex.h>
-#include <pthread.h>
-#include <sched.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
-#include <climits>
 #include <cstdlib>
 #include <exception>
 #include <mutex>
@@ -19,6 +12,7 @@
 
 #include "runtime/float_mode.hpp"
 #include "runtime/openmp.hpp"
+#include "runtime/platform.hpp"
 #include "runtime/pool.hpp"
 #include "runtime/processors.hpp"
 
@@ -87,12 +81,11 @@ void Bell::expect_company() const {
         throw std::runtime_error("a child of fork() can't end a call of its parent's: it has none of the threads at work on it");
 }
 
-// A futex, because a child of fork() can destroy it, whoever slept there.
-void Bell::sleep(unsigned rings) { syscall(SYS_futex, &rings_, FUTEX_WAIT_PRIVATE, rings, nullptr, nullptr, 0); }
+void Bell::sleep(unsigned rings) { sleep_while(rings_, rings); }
 
 void Bell::wake() {
     rings_.fetch_add(1);
-    syscall(SYS_futex, &rings_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+    wake_all(rings_);
 }
 
 void Barrier::wait(int spins, bool counted) {
@@ -186,12 +179,12 @@ OwnPool* the_pool = nullptr;  // deleted at exit; a child of fork() drops it, be
 Team::Claim Team::claim(int workers) {
     if (workers <= 0) return {nullptr, 0};
     static const bool registered = [] {
-        pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
-                       [] {
-                           forks_so_far.fetch_add(1);
-                           the_pool = nullptr;
-                           pool_mutex.unlock();
-                       });
+        at_fork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
+                [] {
+                    forks_so_far.fetch_add(1);
+                    the_pool = nullptr;
+                    pool_mutex.unlock();
+                });
         return true;
     }();
     (void)registered;
