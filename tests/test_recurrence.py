@@ -8,7 +8,7 @@ from cell_support import FEW, parts, problem
 from support import assert_close, bits, run_python
 
 import pybptt
-from pybptt import recurrence
+from pybptt import recurrence, reference
 
 AVAILABLE = pybptt.config()["tiers_available"]
 DTYPES = ("float32", "float64")
@@ -41,17 +41,9 @@ def by_products(b, c, a0):
 
 
 def in_steps(b, c, a0, d_a):
-    """The same, and the gradient, one row after another."""
-    a = np.empty_like(b)
-    d_b, d_c = np.empty_like(b), np.empty_like(b)
-    before, after = a0, np.zeros_like(a0)
-    for t in range(len(b)):
-        a[t] = before = b[t] + c[t] * before
-    for t in reversed(range(len(b))):
-        d_b[t] = d_a[t] + after
-        d_c[t] = d_b[t] * (a[t - 1] if t else a0)
-        after = c[t] * d_b[t]
-    return a, d_b, d_c, after
+    """The same, and the gradient, one row after another, in float64."""
+    a = reference.linear_scan(b, c, a0)
+    return a, *reference.linear_scan_backward(d_a, c, a, a0)
 
 
 def both(b, c, a0, d_a):

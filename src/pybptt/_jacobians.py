@@ -155,7 +155,7 @@ def products(
                 return
             d = tuple(part[:left] for part in d)
             copies = tuple(np.repeat(a, left, axis=0) for a in kept[t - 1])
-            _, d, _ = cell.backward_step(theta, copies, d)
+            _, d, *_ = cell.backward_step(theta, copies, d)
 
     return forward, back, sweep
 

@@ -447,7 +447,7 @@ def rtrl(
         """l_t of the sequence at work, dl_t dh_t/dtheta, and the output layer's own gradients."""
         nonlocal total
         h = network.state[-1:, : sizes[0]]  # (1, P)
-        value, d_h, top = loss_of_states(parameters, h, target[None], model.loss_name, "sum")
+        value, d_h, top, *_ = loss_of_states(parameters, h, target[None], model.loss_name, "sum")
         total += scale * value
         by_all = scale * d_h[0] @ network.influence[-1, : sizes[0]]  # dl_t dh_t/dtheta, and dl_t dh_t/dS_0
         flat[: network.size] += by_all[: network.size]
@@ -513,7 +513,7 @@ class _Network:
         rows: list[tuple[Array, Array, Array]] = []
         for unit in np.eye(sum(self.sizes)):
             d_now = tuple(_parts(unit[None], self.sizes))
-            d_v, d_before, added = self.cell.backward_step(self.theta[k], kept, d_now)
+            d_v, d_before, added, _ = self.cell.backward_step(self.theta[k], kept, d_now)
             rows.append((d_v[0], np.concatenate(d_before, axis=-1)[0], self._in_columns(k, added)))
         by_input, by_state, by_theta = (np.stack(parts) for parts in zip(*rows, strict=True))
         return by_input, by_state, by_theta

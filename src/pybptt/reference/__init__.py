@@ -8,7 +8,7 @@ from, and the guide for a port to another language. It needs NumPy and nothing e
 - elman.py, lstm.py, gru.py: one step forward and one step back of each cell.
 - network.py: layers, two directions, ragged batches: `run`, and `sweep`, which goes back.
 - truncation.py: truncated backpropagation, one sweep for each window of losses. clipping.py: of dh_t.
-- losses.py: output layer and losses; activations.py.
+- losses.py: output layer and losses; activations.py. scan.py: the linear recurrence.
 
 ===========  ===========================================================================  ================
 T B D H Q    time steps, batch, input size, hidden size, outputs
@@ -33,8 +33,7 @@ Errors, in every function: ValueError for an array of the wrong shape or an unkn
 that are not integers, IndexError for ids out of range, KeyError for a weight that is missing. T = 0 and B = 0
 are allowed. Results are float64.
 
-To port: write a forward pass, then the losses, then the backward pass; compare each with this package on
-random float64 input before starting the next, and expect 1e-12 relative to the largest entry of each array.
+To port: docs/porting.md has the order of work, and vectors/ the values of this package at every step of it.
 
 Examples
 --------
@@ -64,6 +63,7 @@ from .four_ways import (
 from .losses import _LOSSES as _LOSSES  # the tests' bounds of rounding errors take a loss apart
 from .losses import cross_entropy, loss_and_upstream, mse, output_layer
 from .network import Run, Trace, run, run_loss_and_grad, sweep
+from .scan import linear_scan, linear_scan_backward
 from .truncation import Window, tbptt_loss_and_grad, truncated_sweep, windows
 
 __all__ = [
@@ -82,6 +82,8 @@ __all__ = [
     "finite_differences",
     "forward",
     "forward_accumulation",
+    "linear_scan",
+    "linear_scan_backward",
     "loss_and_grad",
     "loss_and_upstream",
     "mse",

@@ -16,6 +16,7 @@ Shapes = dict[str, tuple[int, ...]]
 Theta = dict[str, Array]
 States = tuple[Array, ...]  # h; or h, c
 Kept = tuple[Array, ...]  # what a step back needs of the step forward
+Back = tuple[Array, States, Theta, dict[str, Array]]  # what a step back returns
 
 
 class Cell(Protocol):
@@ -28,17 +29,21 @@ class Cell(Protocol):
     def sizes(self, H: int) -> tuple[int, ...]:
         """Return how many entries each state of a sequence has: P; or P, H."""
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of what `forward_step` keeps, in its order."""
+
     def shapes(self, D: int, H: int) -> Shapes:
         """Return the parameters' shapes, in their order."""
 
     def forward_step(self, theta: Theta, x: Array, states: States) -> tuple[States, Kept]:
         """Take x_t (N, D) and the states of step t - 1; return the states of step t, and what to keep."""
 
-    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> tuple[Array, States, Theta]:
+    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> Back:
         """Take dh_t, or dh_t and dc_t through other ways than h_t; all total.
 
-        Return dx_t, the part of the derivatives by the states of step t - 1 that comes through step t, and
-        what step t adds to the gradient of each parameter.
+        Return dx_t, the part of the derivatives by the states of step t - 1 that comes through step t, what
+        step t adds to the gradient of each parameter, and by name dz_t and the other derivatives on the way.
         """
 
     def tangent_step(self, theta: Theta, kept: Kept, v_states: States) -> States:

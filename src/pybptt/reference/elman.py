@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ._arrays import Array
 from .activations import clipped, clipped_prime, phi, phi_prime
-from .cells import Kept, Shapes, States, Theta, affine_shapes
+from .cells import Back, Kept, Shapes, States, Theta, affine_shapes
 
 
 class Elman(NamedTuple):
@@ -30,6 +30,11 @@ class Elman(NamedTuple):
         """Of h."""
         return (H,)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of what a step keeps."""
+        return "x", "h_prev", "z", "h"
+
     def shapes(self, D: int, H: int) -> Shapes:
         """Those that every cell has."""
         return affine_shapes(1, D, H, H)
@@ -42,7 +47,7 @@ class Elman(NamedTuple):
         h = phi(clipped(z, self.clip), self.nonlinearity)  # h_t = phi(z_t)
         return (h,), (x, h_prev, z, h)
 
-    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> tuple[Array, States, Theta]:
+    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> Back:
         """dh_t to dh_{t-1}."""
         W_ih, W_hh, _, _ = theta.values()
         x, h_prev, z, h = kept
@@ -56,7 +61,7 @@ class Elman(NamedTuple):
             "bias_ih": dz.sum(axis=0),  # db_ih = sum_t dz_t
             "bias_hh": dz.sum(axis=0),  # db_hh = sum_t dz_t
         }
-        return dx, (dh_prev,), gradients
+        return dx, (dh_prev,), gradients, {"dz": dz}
 
     def tangent_step(self, theta: Theta, kept: Kept, v_states: States) -> States:
         """The derivative of h_t in the direction v of h_{t-1}."""

@@ -28,7 +28,7 @@ import numpy as np
 
 from ._arrays import Array
 from .activations import clipped, clipped_prime, sigmoid
-from .cells import Kept, Shapes, States, Theta, affine_shapes
+from .cells import Back, Kept, Shapes, States, Theta, affine_shapes
 
 
 class Gru(NamedTuple):
@@ -45,6 +45,11 @@ class Gru(NamedTuple):
     def sizes(self, H: int) -> tuple[int, ...]:
         """Of h."""
         return (H,)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of what a step keeps; s is the m of one form and the q of the other."""
+        return "x", "h_prev", "z_r", "z_z", "z_n", "r", "z", "n", "s"
 
     def shapes(self, D: int, H: int) -> Shapes:
         """Those that every cell has."""
@@ -68,7 +73,7 @@ class Gru(NamedTuple):
         h = (1 - z) * n + z * h_prev  # h_t = (1 - z) n + z h_{t-1}
         return (h,), (x, h_prev, z_r, z_z, z_n, r, z, n, s)
 
-    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> tuple[Array, States, Theta]:
+    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> Back:
         """dh_t to dh_{t-1}."""
         (W_ir, W_iz, W_in), (W_hr, W_hz, W_hn), _, _ = _gates(theta)
         x, h_prev, z_r, z_z, z_n, r, z, n, s = kept
@@ -101,7 +106,7 @@ class Gru(NamedTuple):
             "bias_ih": np.concatenate([db_r, db_z, db_n]),
             "bias_hh": np.concatenate([db_r, db_z, db_hn]),
         }
-        return dx, (dh_prev,), gradients
+        return dx, (dh_prev,), gradients, {"dz_n": dz_n, "ds": ds, "dz_r": dz_r, "dz_z": dz_z}
 
     def tangent_step(self, theta: Theta, kept: Kept, v_states: States) -> States:
         """The derivative of h_t in the direction v of h_{t-1}."""

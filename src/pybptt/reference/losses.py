@@ -110,21 +110,22 @@ def loss_and_upstream(
         raise ValueError("last_only: there is no last step, T = 0")
     counted = -1 if last_only else slice(None)
     d_output = np.zeros_like(output)
-    value, d_output[counted], gradients = loss_of_states(parameters, output[counted], y, loss, reduction)
+    value, d_output[counted], gradients, *_ = loss_of_states(parameters, output[counted], y, loss, reduction)
     return value, d_output, gradients
 
 
 def loss_of_states(
     parameters: Parameters, h: Array, y: ArrayLike, loss: str, reduction: str
-) -> tuple[float, Array, dict[str, Array]]:
-    """Return L, dL/dh and the output layer's gradients for the states h (..., H) that have a target each."""
+) -> tuple[float, Array, dict[str, Array], Array, Array]:
+    """Return L, dL/dh, the output layer's gradients, o and do, for states h (..., H) with a target each."""
     one_of("loss", loss, _LOSSES)
-    value, do = _LOSSES[loss](output_layer(parameters, h), y, reduction)
+    o = output_layer(parameters, h)
+    value, do = _LOSSES[loss](o, y, reduction)
     dh = do @ np.asarray(parameters["output.weight"], dtype=np.float64)  # dl_t = W_ho^T do_t
     gradients = {"output.weight": rows(do).T @ rows(h)}  # dW_ho = sum_t do_t h_t^T
     if "output.bias" in parameters:
         gradients["output.bias"] = rows(do).sum(axis=0)  # db_o = sum_t do_t
-    return value, dh, gradients
+    return value, dh, gradients, o, do
 
 
 def _scale(reduction: str, count: int) -> float:

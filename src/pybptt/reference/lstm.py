@@ -32,7 +32,7 @@ import numpy as np
 
 from ._arrays import Array
 from .activations import clipped, clipped_prime, sigmoid
-from .cells import Kept, Shapes, States, Theta, affine_shapes
+from .cells import Back, Kept, Shapes, States, Theta, affine_shapes
 
 
 class Lstm(NamedTuple):
@@ -51,6 +51,11 @@ class Lstm(NamedTuple):
     def sizes(self, H: int) -> tuple[int, ...]:
         """Of h, c."""
         return self.proj_size or H, H
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of what a step keeps; z_i, z_f and z_o with their peephole terms."""
+        return "x", "h_prev", "c_prev", "z_i", "z_f", "z_g", "z_o", "i", "f", "g", "o", "c"
 
     def shapes(self, D: int, H: int) -> Shapes:
         """Those that every cell has, the projection, and the peepholes of all gates but g."""
@@ -80,7 +85,7 @@ class Lstm(NamedTuple):
         h = m @ theta["weight_hr"].T if self.proj_size else m  # h_t = W_hr m_t, or h_t = m_t
         return (h, c), (x, h_prev, c_prev, z_i, z_f, z_g, z_o, i, f, g, o, c)
 
-    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> tuple[Array, States, Theta]:
+    def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> Back:
         """dh_t, and dc_t through step t + 1 and losses by c_t itself, to dh_{t-1}, dc_{t-1}."""
         W_ih, W_hh, _, _ = list(theta.values())[:4]
         p_i, p_f, p_o = self._peepholes(theta)
@@ -117,7 +122,8 @@ class Lstm(NamedTuple):
             dp_f = (dz_f * c_prev).sum(axis=0)  # dp_f = sum_t dz_f c_{t-1}
             dp_o = (dz_o * c).sum(axis=0)  # dp_o = sum_t dz_o c_t
             gradients["weight_peephole"] = np.stack([dp_i, dp_o] if self.coupled else [dp_i, dp_f, dp_o])
-        return dx, (dh_prev, dc_prev), gradients
+        inside = {"dm": dm, "dc": dc, "dz_i": dz_i, "dz_f": dz_f, "dz_g": dz_g, "dz_o": dz_o}
+        return dx, (dh_prev, dc_prev), gradients, inside
 
     def tangent_step(self, theta: Theta, kept: Kept, v_states: States) -> States:
         """The derivative of h_t, c_t in the direction v_h, v_c of h_{t-1}, c_{t-1}."""

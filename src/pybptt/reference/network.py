@@ -65,6 +65,7 @@ class Trace(NamedTuple):
     lengths: NDArray[np.int64]  # (B,)
     dropout_mask: Array | None  # (L - 1, T, B, K P)
     kept: list[list[Kept]]  # (L K, T): of the sequences that have a step t
+    states: States  # h_t (L K, T, B, P) of every run, and c_t (L K, T, B, H) of an LSTM; 0 at padding
 
 
 def run(
@@ -173,7 +174,7 @@ def run(
         xs = output
         if layer < num_layers - 1 and dropout_mask is not None:
             xs = output * dropout_mask[layer]
-    trace = Trace(made, theta, H, runs, num_layers, tokens, counted.sum(axis=0), dropout_mask, kept)
+    trace = Trace(made, theta, H, runs, num_layers, tokens, counted.sum(axis=0), dropout_mask, kept, history)
     return Run(output, _as_given(final), history[1] if len(sizes) == 2 else None, trace)
 
 
@@ -240,6 +241,7 @@ def sweep(
     counted = _counted(trace.lengths, (T, B))
     gradients = {name: np.zeros_like(theta) for name, theta in trace.parameters.items()}
     hidden = np.zeros((LK, T, B, P))
+    steps: list[dict[str, Array]] = [{} for _ in runs]
     for layer in reversed(range(L)):
         dx = np.zeros((T, B, trace.parameters[f"weight_ih_l{layer}"].shape[1]))
         direct[0][layer * K : layer * K + K] = np.split(above, K, axis=-1)
@@ -255,7 +257,7 @@ def sweep(
                     for earlier in carried:
                         earlier[i, has] = 0.0
                     continue
-                dx_t, back, added = cell.backward_step(of_run, trace.kept[i][t - 1], (dh, *dc))
+                dx_t, back, added, inside = cell.backward_step(of_run, trace.kept[i][t - 1], (dh, *dc))
                 xi_t = factors[t - 1, has, None]
                 for earlier, d in zip(carried, back, strict=True):
                     earlier[i, has] = np.where(xi_t == 0, 0.0, xi_t * d)
@@ -263,10 +265,14 @@ def sweep(
                 for name, gradient in added.items():
                     if name + runs[i] in gradients:
                         gradients[name + runs[i]] += gradient
+                to = {name: part[i, has] for name, part in zip(("to_h", "to_c"), carried, strict=False)}
+                found = {"dl": direct[0][i, t - 1, has], "dh": dh, **inside, "dx": dx_t, **to}
+                for name, values in found.items():
+                    steps[i].setdefault(name, np.zeros((T, B, values.shape[1])))[t - 1, has] = values
         above = dx
         if layer > 0 and trace.dropout_mask is not None:
             above = dx * trace.dropout_mask[layer - 1]
-    return Gradients(gradients, None if trace.tokens else dx, _as_given(carried), hidden)
+    return Gradients(gradients, None if trace.tokens else dx, _as_given(carried), hidden, steps)
 
 
 def run_loss_and_grad(
@@ -324,11 +330,22 @@ def run_loss_and_grad(
     (0.462098, array([0., 0.]))
     """
     output, final, _, trace = run(cell, parameters, x, **options)
-    value, d_output, d_state, top = upstream_of_loss(
+    up = upstream_of_loss(
         parameters, output, final, trace, y, loss=loss, reduction=reduction, last_only=last_only
     )
-    g = sweep(trace, d_output, d_state, xi=xi, clip_hidden=clip_hidden)
-    return value, g._replace(parameters=g.parameters | top), final
+    g = sweep(trace, up.d_output, up.d_state, xi=xi, clip_hidden=clip_hidden)
+    return up.loss, g._replace(parameters=g.parameters | up.gradients), final
+
+
+class Upstream(NamedTuple):
+    """What the output layer and the loss say of a network's output and final state."""
+
+    loss: float
+    d_output: Array  # (T, B, K P): dl_t of the last layer
+    d_state: State
+    gradients: dict[str, Array]  # of output.weight and output.bias
+    o: Array  # (T, B, Q), with last_only (B, Q); like do, 0 where no loss counts
+    do: Array
 
 
 def upstream_of_loss(
@@ -342,12 +359,11 @@ def upstream_of_loss(
     reduction: str,
     last_only: bool,
     reached: NDArray[np.bool_] | None = None,
-) -> tuple[float, Array, State, dict[str, Array]]:
+) -> Upstream:
     """Put output layer and loss on top of what `run` returned.
 
-    Return L, dL/d(output), dL/d(final state) and the output layer's gradients, of the targets alone for
-    which `reached` (T, B) is true; the mean divides by the number of all. Other arguments are those of
-    `run_loss_and_grad`.
+    It is of the targets alone for which `reached` (T, B) is true; the mean divides by the number of all.
+    Other arguments are those of `run_loss_and_grad`.
     """
     T, B, KP = output.shape
     h_last, *c_last = final if isinstance(final, tuple) else (final,)
@@ -357,18 +373,20 @@ def upstream_of_loss(
         raise ValueError("last_only: there is no last step, T = 0")
     if last_only:  # the losses of the boundaries T_b, which every truncation reaches
         h = np.concatenate(h_last[-K:], axis=-1)  # (B, K P)
-        value, dh, top = loss_of_states(parameters, h, y, loss, reduction)
+        value, dh, top, o, do = loss_of_states(parameters, h, y, loss, reduction)
         d_h[-K:] = np.split(dh, K, axis=-1)
     else:
         targets = _counted(trace.lengths, (T, B))
         counted = targets if reached is None else targets & reached
         ys = np.asarray(y)
         expect_shape("y", ys, (T, B, *ys.shape[2:]))
-        value, dh, top = loss_of_states(parameters, output[counted], ys[counted], loss, reduction)
+        value, dh, top, *found = loss_of_states(parameters, output[counted], ys[counted], loss, reduction)
         share = float(counted.sum() / max(targets.sum(), 1)) if reduction == "mean" else 1.0
         d_output[counted] = share * dh
+        o, do = (np.zeros((T, B, part.shape[-1])) for part in found)
+        o[counted], do[counted] = found[0], share * found[1]
         value, top = share * value, {name: share * gradient for name, gradient in top.items()}
-    return value, d_output, _as_given((d_h, *map(np.zeros_like, c_last))), top
+    return Upstream(value, d_output, _as_given((d_h, *map(np.zeros_like, c_last))), top, o, do)
 
 
 def _cell(

@@ -20,6 +20,7 @@ xi_t: drawn at random with mean 1, they give a truncated gradient whose mean is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,9 +110,21 @@ def truncated_sweep(
     >>> g.parameters["weight_hh_l0"], g.hidden.ravel()
     (array([[1.]]), array([0. , 0.5, 1. ]))
     """
-    total: Gradients | None = None
+    return reduce(_sum, window_sweeps(trace, d_output, d_state, d_cells, k1, k2, clip_hidden))
+
+
+def window_sweeps(
+    trace: Trace,
+    d_output: ArrayLike | None,
+    d_state: ArrayLike | tuple[ArrayLike, ArrayLike] | None,
+    d_cells: ArrayLike | None,
+    k1: int,
+    k2: int,
+    clip_hidden: tuple[str, float] | None,
+) -> Iterator[Gradients]:
+    """Yield what the first window of every sequence gives, then the second, ...: one at least."""
     for losses, xi, at_end in _in_lockstep(trace, k1, k2):
-        g = sweep(
+        yield sweep(
             trace,
             None if d_output is None else np.where(losses[:, :, None], d_output, 0.0),
             None if d_state is None else _state_where(at_end, d_state),
@@ -119,9 +132,12 @@ def truncated_sweep(
             xi=xi,
             clip_hidden=clip_hidden,
         )
-        total = g if total is None else _sum(total, g)
-    assert total is not None  # there is a window even if there is no step
-    return total
+
+
+def reached_losses(trace: Trace, k1: int, k2: int) -> NDArray[np.bool_]:
+    """Return (T, B): the losses that some window of TBPTT(k1, k2) reaches."""
+    reached: NDArray[np.bool_] = np.any([losses for losses, _, _ in _in_lockstep(trace, k1, k2)], axis=0)
+    return reached
 
 
 def tbptt_loss_and_grad(
@@ -168,8 +184,8 @@ def tbptt_loss_and_grad(
     (0.693147, 1)
     """
     output, final, _, trace = run(cell, parameters, x, **options)
-    reached = np.any([losses for losses, _, _ in _in_lockstep(trace, k1, k2)], axis=0)
-    value, d_output, d_state, top = upstream_of_loss(
+    reached = reached_losses(trace, k1, k2)
+    up = upstream_of_loss(
         parameters,
         output,
         final,
@@ -180,9 +196,9 @@ def tbptt_loss_and_grad(
         last_only=last_only,
         reached=reached,
     )
-    g = truncated_sweep(trace, d_output, d_state, k1=k1, k2=k2, clip_hidden=clip_hidden)
+    g = truncated_sweep(trace, up.d_output, up.d_state, k1=k1, k2=k2, clip_hidden=clip_hidden)
     unreached = 0 if last_only else int(trace.lengths.sum() - reached.sum())
-    return value, g._replace(parameters=g.parameters | top), final, unreached
+    return up.loss, g._replace(parameters=g.parameters | up.gradients), final, unreached
 
 
 def _in_lockstep(
