@@ -20,8 +20,8 @@ class Gradients(NamedTuple):
     input: Array | None  # (T, B, D): dL/dx_t; None for token ids
     state: State  # (L K, B, P): dL/dh_0; of an LSTM the pair of it and dL/dc_0 (L K, B, H)
     hidden: Array | None  # (L K, T, B, P): dh_1 .. dh_T, total; 0 at padding
-    # Of `sweep`, for each run: what it finds on its way, by name, (T, B, N), 0 where no loss comes. "dl",
-    # "dh", what the cell names, "dx", and the carries "to_h", "to_c": what step t sends to the states before it.
+    # Of `sweep`, for each run, what it finds on its way, by name, (T, B, N); 0 where no loss comes:
+    # "dl", "dh", what the cell names, "dx", and "to_h", "to_c": what it sends to the states before it.
     steps: list[dict[str, Array]] | None = None
 
 
