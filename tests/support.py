@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -145,3 +146,17 @@ def run_python(code, *arguments, timeout=100, **environment):
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
+
+
+@contextmanager
+def started(*command, **environment):
+    """A program that starts others, each of one thread; if the test is over before it is, so are they."""
+    process = subprocess.Popen(
+        list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()  # torchrun and mpiexec end their processes, unless all have ended
