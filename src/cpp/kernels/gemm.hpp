@@ -35,7 +35,7 @@ constexpr int kTileColumns = kRegisters / kPanelVecs >= 32 ? 8 : tile_fits(4, 1)
 /// The longest chain of additions in registers, a number of whole panels.
 constexpr size_t kChain = 128;
 /// A . B takes the depth of a term in pieces of about this: a tile's panels of B stay in the L1 cache for all rows of A.
-constexpr size_t kRowsDepth = 256;
+constexpr size_t kRowsDepth = 256, kMostRowsDepth = kRowsDepth * 3 / 2;
 /// A^T . B takes the depth in pieces that stay in the caches while all of C is updated.
 constexpr size_t kColumnsDepth = 512;
 /// Lanes of A that take part in one pass over B.
@@ -79,6 +79,7 @@ template <class Real, int M, int N, Walk walk>
 void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
     constexpr int L = int(kLanes<Real>), VL = kVecLanes<Real>, NV = N * kPanelVecs;
     const Real* before = nullptr;  // the chains so far
+    Matrix<const Real> start = ends.start;
     for (int term = 0; term < term_count; ++term) {
         const Real* a = terms[term].a;
         const Real* b = terms[term].b;
@@ -127,16 +128,18 @@ void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
             Real* const sum = ends.chains;
             if (before != nullptr)
                 each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { v += load(before + (i * NV + j) * VL); });
-            if (left != 0 || term + 1 != term_count) {
+            // A . B adds each term by itself: then it does not matter which terms came together.
+            if (left != 0 || (walk == Walk::by_columns && term + 1 != term_count)) {
                 each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { store(sum + (i * NV + j) * VL, v); });
                 before = sum;
                 continue;
             }
-            const Matrix<const Real> start = ends.start;
             const Matrix<Real> c = ends.c;
             if (start.data != nullptr)
                 each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { v += load_any(vector_at(start, i, j)); });
             each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { store_any(vector_at(c, i, j), v); });
+            start = c;
+            before = nullptr;
         }
     }
 }
@@ -206,19 +209,9 @@ bool ends_within(const Matrix<Real>& m, size_t cols, size_t end) {
     return m.data != nullptr && !m.padded && end * kLanes<Real> > cols;
 }
 
-/// A . B adds each term by itself: then it does not matter which terms came together.
+/// A tile of which only rows x cols exist: on copies.
 template <class Real>
-PYBPTT_INLINE void run_tile(Walk walk, TileFunction<Real> run, const Operands<Real>* terms, int term_count, Ends<Real>& ends) {
-    if (walk == Walk::by_columns) return run(terms, term_count, ends);
-    for (int t = 0; t < term_count; ++t) {
-        if (t != 0) ends.start = ends.c;
-        run(terms + t, 1, ends);
-    }
-}
-/// The same where only rows x cols of the tile exist: on copies.
-template <class Real>
-void run_tile_at_edge(Walk walk, TileFunction<Real> run, const Operands<Real>* terms, int term_count, Ends<Real> ends, size_t rows,
-                      size_t cols) {
+void run_at_edge(TileFunction<Real> run, const Operands<Real>* terms, int term_count, Ends<Real> ends, size_t rows, size_t cols) {
     constexpr size_t kStride = size_t(kTileRows) * kLanes<Real>;
     alignas(kPanelBytes) Real start[kMaxPanels * kStride], c[kMaxPanels * kStride];
     if (ends.start.data != nullptr) {
@@ -227,7 +220,7 @@ void run_tile_at_edge(Walk walk, TileFunction<Real> run, const Operands<Real>* t
     }
     const Matrix<Real> to = ends.c;
     ends.c = in_panels(c, kStride);
-    run_tile(walk, run, terms, term_count, ends);
+    run(terms, term_count, ends);
     copy<Real>(rows, cols, ends.c, to);
 }
 
@@ -284,14 +277,13 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
             at[t].a = terms[t].a.data + row * L;
             at[t].b = terms[t].b.data + panel * at[t].b_stride;
         }
-        ends.start = start;
-        if (start.data != nullptr) ends.start.data += row * start.row_stride + panel * start.panel_stride;
+        if (start.data != nullptr) ends.start.data = start.data + row * start.row_stride + panel * start.panel_stride;
         ends.c.data = c.data + row * c.row_stride + panel * c.panel_stride;
         const TileFunction<Real> tile = tiles[m - 1].of_panels[n - 1];
         if (ends_within(start, cols, panel + n) || ends_within(c, cols, panel + n))
-            run_tile_at_edge(Walk::by_rows, tile, at, term_count, ends, m, cols - panel * L);
+            run_at_edge(tile, at, term_count, ends, m, cols - panel * L);
         else
-            run_tile(Walk::by_rows, tile, at, term_count, ends);
+            tile(at, term_count, ends);
     };
     // The larger operand passes once; what the inner loop needs of the other stays in the cache.
     if (rows > 4 * cols) {
@@ -318,10 +310,16 @@ template <class Real>
 void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
              const Ahead<Real>& ahead) {
     if (rows == 0 || cols == 0) return;
+    size_t depth = 0;
+    bool in_one = true;  // piece each
+    for (int t = 0; t < term_count; ++t) {
+        depth += terms[t].depth;
+        in_one = in_one && terms[t].depth != 0 && terms[t].depth < kMostRowsDepth;
+    }
     // Of one height, no tile reads B a second time.
-    const size_t most = rows <= size_t(kTileRows) ? SIZE_MAX : kRowsDepth * 3 / 2;
-    size_t passes = 0, depth = 0, index = 0;
-    for (int t = 0; t < term_count; ++t) depth += terms[t].depth;
+    const size_t most = rows <= size_t(kTileRows) ? SIZE_MAX : kMostRowsDepth;
+    if (in_one && depth != 0 && depth <= most) return add_by_rows(rows, cols, terms, term_count, start, c, ahead, false);
+    size_t passes = 0, index = 0;
     for_each_pass(terms, term_count, most, [&](const Term<Real>*, int) { ++passes; });
     const bool far =
         passes > 1 && rows > size_t(kTileRows) && rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= kFarBytes;
@@ -358,9 +356,9 @@ void add_by_columns(size_t rows, size_t cols, const Term<Real>* terms, int term_
             const size_t m = rows - row < M ? rows - row : M, left = rows - row - m;
             if (left != 0) prefetch(left < M ? left : M, n, Matrix<const Real>(ends.c.rows_from(M)), true);
             if (partial || m < M)
-                run_tile_at_edge(Walk::by_columns, kColumnTiles<Real>[n - 1], at, term_count, ends, m, existing);
+                run_at_edge(kColumnTiles<Real>[n - 1], at, term_count, ends, m, existing);
             else
-                run_tile(Walk::by_columns, kColumnTiles<Real>[n - 1], at, term_count, ends);
+                kColumnTiles<Real>[n - 1](at, term_count, ends);
         }
     }
 }
