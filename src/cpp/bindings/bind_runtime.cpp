@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "bindings/arrays.hpp"
+#include "pybptt/version.h"
 #include "runtime/memory.hpp"
 #include "runtime/platform.hpp"
 #include "runtime/processors.hpp"

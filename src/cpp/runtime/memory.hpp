@@ -7,6 +7,8 @@
 #include <new>
 #include <utility>
 
+#include "pybptt/machine.hpp"
+
 namespace pybptt {
 
 constexpr std::size_t kCachedBytes = std::size_t{256} << 20;
@@ -14,8 +16,6 @@ constexpr std::size_t kCachedBytes = std::size_t{256} << 20;
 /// At least `bytes` bytes at a 64-byte boundary, of no particular content. Throws std::bad_alloc.
 void* acquire_memory(std::size_t bytes);
 void release_memory(void* block) noexcept;
-/// Gives the kept blocks back to the system, and says how many bytes they had.
-std::size_t release_cached_memory() noexcept;
 
 /// What acquire_memory takes from the system for that many bytes.
 std::size_t block_bytes(std::size_t bytes);

@@ -6,16 +6,9 @@
 #include <cstdint>
 #include <functional>
 
+#include "pybptt/machine.hpp"
+
 namespace pybptt {
-
-constexpr int kMostThreads = 1024;
-
-/// The most threads one call may use. The default is the environment variable PYBPTT_NUM_THREADS, else OMP_NUM_THREADS, else
-/// the cores that this process may use (runtime/processors.hpp). Throws std::invalid_argument for a PYBPTT_NUM_THREADS that is no
-/// positive number.
-int num_threads();
-/// 1 to kMostThreads, or std::invalid_argument.
-void set_num_threads(int threads);
 
 /// While it lives, calls of this thread are a PyTorch program's: they may use `most` threads (torch.get_num_threads()), whatever
 /// num_threads() was, and these are PyTorch's own where they can be (runtime/openmp.hpp). std::invalid_argument as above.

@@ -1,6 +1,8 @@
 // Which cell a layer is made of. Its equations, and all else that it declares, are in kernels/cells.
 #pragma once
 
+#include "pybptt/export.h"
+
 namespace pybptt {
 
 /// phi in h_t = phi(z_t) of the Elman cell.
@@ -20,13 +22,13 @@ struct CellConfig {
 
     // What the cell declares in its own file.
     /// G: rows of the weights are G times H.
-    int gates() const;
+    PYBPTT_API int gates() const;
     /// Parameter vectors of H values: an LSTM's peepholes i f o (coupled: i o).
-    int vectors() const;
+    PYBPTT_API int vectors() const;
     /// Whether there is a cell state c_t beside h_t.
-    bool has_cell_state() const;
+    PYBPTT_API bool has_cell_state() const;
     /// Whether h_t may be a projection of what the cell makes.
-    bool projectable() const;
+    PYBPTT_API bool projectable() const;
 };
 
 }  // namespace pybptt

@@ -39,36 +39,39 @@ struct OutputGradients {
 /// Returns L and writes all its gradients.
 ///   plan  of plan_model_memory for these sizes and limits
 template <class Real>
-double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-                     const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
-                     const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
-                     const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits = {},
-                     const MemoryPlan& plan = {}, const Report& report = {});
+PYBPTT_API double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                                const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+                                const RnnState<Real>& final_state, const RnnGradients<Real>& gradients,
+                                const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits = {},
+                                const MemoryPlan& plan = {}, const Report& report = {});
 
 /// The plan for `loss_and_grad`; see plan_memory.
 template <class Real>
-MemoryPlan plan_model_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t outputs, Loss loss,
-                             bool last_only, std::size_t limit, const SweepLimits<Real>& limits = {});
+PYBPTT_API MemoryPlan plan_model_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t outputs, Loss loss,
+                                        bool last_only, std::size_t limit, const SweepLimits<Real>& limits = {});
 
 /// Returns L alone; with one direction, memory grows with T by some 30 bytes a token and target alone, and G H values a distinct
 /// token.
 template <class Real>
-double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-            const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
-            const RnnState<Real>& final_state);
+PYBPTT_API double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                       const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
+                       const RnnState<Real>& final_state);
 
 /// Writes o_t: output is (T, B, Q), 0 past a sequence's end, or (B, Q) with `last_only`.
 template <class Real>
-void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-             const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state);
+PYBPTT_API void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                        const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output,
+                        const RnnState<Real>& final_state);
 
 /// Packs the output layer, too: for the function below.
 template <class Real>
-Packed<Real> pack_model(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens, const OutputLayer<Real>& layer);
+PYBPTT_API Packed<Real> pack_model(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens,
+                                   const OutputLayer<Real>& layer);
 
 /// The same with packed parameters, of `layer` too.
 template <class Real>
-void predict(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input, const RnnState<const Real>& state,
-             const OutputLayer<Real>& layer, Real* output, const RnnState<Real>& final_state);
+PYBPTT_API void predict(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
+                        const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output,
+                        const RnnState<Real>& final_state);
 
 }  // namespace pybptt

@@ -26,6 +26,7 @@
 #include <memory>
 
 #include "pybptt/cell.hpp"
+#include "pybptt/export.h"
 
 namespace pybptt {
 
@@ -161,11 +162,11 @@ public:
     explicit Tape(std::shared_ptr<const Contents> contents) : contents_(std::move(contents)) {}
 
     /// Without the lengths.
-    const RnnSizes& sizes() const;
-    bool has_dense_input() const;
-    std::size_t bytes() const;
+    PYBPTT_API const RnnSizes& sizes() const;
+    PYBPTT_API bool has_dense_input() const;
+    PYBPTT_API std::size_t bytes() const;
     /// The places that it has.
-    const MemoryPlan& plan() const;
+    PYBPTT_API const MemoryPlan& plan() const;
     const Contents& contents() const { return *contents_; }
 
 private:
@@ -182,9 +183,9 @@ public:
     ///   sizes       steps, batch and lengths do not matter
     ///   parameters  of each recurrence
     ///   tokens      whether calls are to have token ids as input; then there is a row for each of the D
-    Packed(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens);
-    Packed(Packed&&) noexcept;
-    ~Packed();
+    PYBPTT_API Packed(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens);
+    PYBPTT_API Packed(Packed&&) noexcept;
+    PYBPTT_API ~Packed();
 
     Contents& contents() const { return *contents_; }
 
@@ -194,40 +195,40 @@ private:
 
 /// Bytes that the tape of these sizes holds. Token input: `tokens`, and as many distinct ids as there can be.
 template <class Real>
-std::size_t tape_bytes(const RnnSizes& sizes, bool tokens);
+PYBPTT_API std::size_t tape_bytes(const RnnSizes& sizes, bool tokens);
 
 /// The plan for `forward` and `backward` with the fewest runs that takes no more than `limit` bytes; if there is none, the one that
 /// takes least. A limit is for layers of one direction: two have arrays of all steps between them.
 ///   input_gradient  whether backward is to compute dL/dx_t
 template <class Real>
-MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t limit);
+PYBPTT_API MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t limit);
 
 /// Runs the network over all T steps.
 ///   parameters  of each recurrence
 ///   plan        of plan_memory for these sizes
 template <class Real>
-Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-                   const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan = {},
-                   const Report& report = {});
+PYBPTT_API Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                              const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan = {},
+                              const Report& report = {});
 
 /// The same with packed parameters; the tape shares them.
 template <class Real>
-Tape<Real> forward(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
-                   const RnnState<const Real>& state, const RnnOutput<Real>& output, const Report& report = {});
+PYBPTT_API Tape<Real> forward(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
+                              const RnnState<const Real>& state, const RnnOutput<Real>& output, const Report& report = {});
 
 /// forward without a tape: memory does not grow with T (but for some 20 bytes a token, and G H values a distinct token) if there
 /// is one direction; layers of two directions take T B K H values twice.
 template <class Real>
-void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-           const RnnState<const Real>& state, const RnnOutput<Real>& output);
+PYBPTT_API void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+                      const RnnState<const Real>& state, const RnnOutput<Real>& output);
 template <class Real>
-void infer(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input, const RnnState<const Real>& state,
-           const RnnOutput<Real>& output);
+PYBPTT_API void infer(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
+                      const RnnState<const Real>& state, const RnnOutput<Real>& output);
 
 /// The sweep.
 ///   mask  the one that forward was given
 template <class Real>
-void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask, const RnnGradients<Real>& gradients,
-              const SweepLimits<Real>& limits = {}, const Report& report = {});
+PYBPTT_API void backward(const Tape<Real>& tape, const RnnUpstream<Real>& upstream, const Real* mask,
+                         const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits = {}, const Report& report = {});
 
 }  // namespace pybptt
