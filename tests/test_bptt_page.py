@@ -1,4 +1,4 @@
-"""docs/bptt.md keeps to the code that it quotes, and its picture to the definition of truncation."""
+"""docs/bptt.md keeps to the code that it quotes, its picture to the definition; links lead somewhere."""
 
 import importlib.util
 import re
@@ -11,6 +11,7 @@ import pybptt
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "bptt.md"
+PORTING = ROOT / "docs" / "porting.md"
 QUOTE = re.compile(r"^- \[`([^`]+)`\]\(\.\./([^)]+)\): `([^`]+)`$", re.MULTILINE)
 
 
@@ -55,19 +56,25 @@ def test_every_equation_is_followed_by_its_source():
             assert QUOTE.search(section), section.splitlines()[0]
 
 
-@pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=lambda path: path.name)
+def anchors(page):
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [PAGE, PORTING, ROOT / "README.md"], ids=lambda path: path.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
-        if not target.startswith(("http", "#")):
-            assert (page.parent / target.partition("#")[0]).exists(), target
+        if not target.startswith("http"):
+            path, _, anchor = target.partition("#")
+            there = page.parent / path if path else page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), target
 
 
-def test_links_within_the_page():
-    text = PAGE.read_text(encoding="utf-8")
-    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-    for target in re.findall(r"\]\(#([^)]+)\)", text):
-        assert target in anchors
+def test_every_vector_file_has_its_step():
+    text = PORTING.read_text(encoding="utf-8")
+    for path in (ROOT / "vectors").glob("[0-9]*.json"):
+        assert f"](../vectors/{path.name})" in text
 
 
 def defined_reach(T, k1, k2):

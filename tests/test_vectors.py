@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import support
 from cell_support import PYTORCHS, by_torch, parts
 from support import assert_close
 from vector_support import FILES, FOLDER, cases, leaves, numbers, torch_sweeps
@@ -19,6 +21,7 @@ TEXTBOOKS = dict(cases("textbook"))
 SCANS, RECURRENCES = dict(cases("linear_scan")), dict(cases("recurrence"))
 # NumPy's exp, tanh and products differ in the last digit between processors.
 LAST_DIGITS = 1e-14
+TOLERANCES = {"float64": 1e-12, "float32": 2e-6}  # docs/porting.md
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +127,11 @@ def test_autograd(name):
         assert_close(sum(grad([graph.x])[0] for graph in graphs), backward["input"])
 
 
-def layer_of(case):
+def layer_of(case, dtype="float64"):
     """The core's layer, with the case's parameters."""
     kind, given, sizes = case["cell"].upper(), case["given"], case["sizes"]
     bias = "bias_ih_l0" in given["parameters"]
-    layer = getattr(pybptt, kind)(sizes["D"], sizes["H"], bias=bias, dtype="float64", **case["options"])
+    layer = getattr(pybptt, kind)(sizes["D"], sizes["H"], bias=bias, dtype=dtype, **case["options"])
     for name, values in layer.parameters.items():
         values[...] = given["parameters"][name]
     return layer
@@ -198,11 +201,14 @@ def truncation_of(case):
     return limits
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_core(name):
+def test_core(name, dtype):
     """Everything that the core returns of a network."""
     case = numbers(NETWORKS[name])
-    layer, given, backward = layer_of(case), case["given"], case["backward"]
+    case["given"] = numbers(NETWORKS[name]["given"], dtype)
+    assert_close = partial(support.assert_close, tolerance=TOLERANCES[dtype])
+    layer, given, backward = layer_of(case, dtype), case["given"], case["backward"]
     options = {"lengths": given.get("lengths"), "dropout_mask": given.get("dropout_mask")}
     state, lstm = state_of(given.get("state")), {"cells": True} if case["cell"] == "lstm" else {}
     output, last, tape = layer.forward(given["x"], state, **options, **lstm)

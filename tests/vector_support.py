@@ -17,13 +17,14 @@ def cases(*kinds):
                 yield f"{path.stem}-{case['name']}", case
 
 
-def numbers(value):
-    """The same with arrays for lists of numbers."""
+def numbers(value, dtype="float64"):
+    """The same with arrays for lists of numbers; those that are no integers are of this dtype."""
     if isinstance(value, dict):
-        return {name: numbers(part) for name, part in value.items()}
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return [numbers(part) for part in value]
-    return np.array(value) if isinstance(value, list) else value
+        return {name: numbers(part, dtype) for name, part in value.items()}
+    if not isinstance(value, list) or _holds_dicts(value):
+        return [numbers(part, dtype) for part in value] if isinstance(value, list) else value
+    array = np.array(value)
+    return array.astype(dtype) if array.dtype.kind == "f" else array
 
 
 def leaves(value, path=""):
