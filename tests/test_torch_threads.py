@@ -1,4 +1,4 @@
-"""Calls from a PyTorch program: their teams are of PyTorch's threads. Every program must end by itself, well and silently."""
+"""Calls from a PyTorch program, on its threads. Every program must end by itself, well and silently."""
 
 import textwrap
 
@@ -89,7 +89,7 @@ def test_the_same_bits_whatever_the_runtime_gives(variables):
 
 
 def test_within_a_parallel_region_there_is_one_thread():
-    """PyTorch runs the tasks of its own regions side by side; a team within would be more threads than cores."""
+    """Its other threads are at work already: a team within would be more threads than cores."""
     printed = program("""
         from concurrent.futures import ThreadPoolExecutor
         with ThreadPoolExecutor(3) as executor:  # callers at once each have a region of their own
@@ -121,7 +121,7 @@ def test_pytorchs_threads_get_their_floating_point_mode_back():
 
 
 def test_fork():
-    """The runtime's threads stay with the parent: a child, and a child's child, compute on threads of the core's own."""
+    """The threads stay with the parent: its children compute on threads of the core's own."""
     printed = program("""
         results(3)
         child = os.fork()
