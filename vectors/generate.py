@@ -180,8 +180,9 @@ def _runs_forward(trace: Any) -> Iterator[Case]:
         for part, states in zip("hc", trace.states, strict=False):
             run[part] = states[i]
         known = {"h_prev", "c_prev"} | ({"x"} if i < K else set())  # that of the case
-        coupled = {"z_f"} if getattr(trace.cell, "coupled", False) else set()  # f is 1 - i
-        yield {part: values for part, values in run.items() if part not in known | coupled}
+        known |= {"z_f"} if getattr(trace.cell, "coupled", False) else set()  # f is 1 - i
+        known |= set() if getattr(trace.cell, "proj_size", 0) else {"m"}  # m is h
+        yield {part: values for part, values in run.items() if part not in known}
 
 
 def _runs_backward(case: Case, trace: Any, g: Any) -> Iterator[Case]:

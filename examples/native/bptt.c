@@ -296,24 +296,28 @@ static void two_loops(struct network* n, const double* y, int truncate, double* 
 
 /* ---- The vectors ------------------------------------------------------------------------------------------------------ */
 
+/* In the order in which they are computed, so that the first array that differs is the first that is wrong. */
 static void compare_steps(struct json* run, const struct network* n, int backward) {
     static const char* const letters[] = {"", "ifgo", "rzn"};
-    const size_t after = (size_t)(n->B * n->H), count = (size_t)n->T * after; /* after step 0 */
-    json_get(run, "name");
-    for (int k = 0; k < gates(n); k++) {
-        char z[] = "z_?", dz[] = "dz_?", a[] = "?";
-        z[2] = dz[3] = a[0] = letters[n->cell][k];
-        if (n->cell == RNN) z[1] = dz[2] = 0;
-        compare(run, backward ? dz : z, (backward ? n->dz : n->z)[k] + after, count);
-        if (n->cell != RNN && !backward) compare(run, a, n->a[k] + after, count);
-    }
     const struct {
         const char* name;
         const double* array;
-    } forwards[] = {{"s", n->s}, {"c", n->c}, {"h", n->h}},
-      backwards[] = {{"dl", n->dl}, {"dh", n->dh}, {"dc", n->dc}, {"ds", n->ds}, {"to_h", n->to_h}, {"to_c", n->to_c}};
-    for (size_t i = 0; i < 3 && !backward; i++) compare(run, forwards[i].name, forwards[i].array + after, count);
-    for (size_t i = 0; i < 6 && backward; i++) compare(run, backwards[i].name, backwards[i].array + after, count);
+    } before[] = {{"dl", n->dl}, {"dh", n->dh}, {"dc", n->dc}}, after_gates[] = {{"s", n->s}, {"c", n->c}, {"h", n->h}},
+      after_dz[] = {{"ds", n->ds}, {"to_h", n->to_h}, {"to_c", n->to_c}};
+    const size_t first = (size_t)(n->B * n->H), count = (size_t)n->T * first; /* step 1, and all from it on */
+    json_get(run, "name");
+    for (int i = 0; i < 3 && backward; i++) compare(run, before[i].name, before[i].array + first, count);
+    for (int i = 0; i < gates(n); i++) {
+        const int k = backward ? gates(n) - 1 - i : i; /* back through the GRU's n before z and r */
+        char z[] = "z_?", dz[] = "dz_?", a[] = "?";
+        z[2] = dz[3] = a[0] = letters[n->cell][k];
+        if (n->cell == RNN) z[1] = dz[2] = 0;
+        compare(run, backward ? dz : z, (backward ? n->dz : n->z)[k] + first, count);
+        if (n->cell != RNN && !backward) compare(run, a, n->a[k] + first, count);
+    }
+    for (int i = 0; i < 3; i++)
+        backward ? compare(run, after_dz[i].name, after_dz[i].array + first, count)
+                 : compare(run, after_gates[i].name, after_gates[i].array + first, count);
     if (backward) compare(run, "dx", n->window_dx, (size_t)(n->T * n->B * n->D));
 }
 
