@@ -1,5 +1,5 @@
 # The library for other programs: pybptt::pybptt, in a build tree (add_subdirectory, FetchContent) and installed. Built alone it is
-# made both ways of the same objects; as a part of another project, the way that BUILD_SHARED_LIBS says.
+# made both ways of the same objects, for Windows static; as a part of another project, the way that BUILD_SHARED_LIBS says.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -11,7 +11,9 @@ add_library(pybptt_c OBJECT
   src/cpp/c/process.cpp)
 target_link_libraries(pybptt_c PRIVATE pybptt_options)
 
-if(PROJECT_IS_TOP_LEVEL)
+if(WIN32)
+  set(kinds static)  # no DLL has been tried
+elseif(PROJECT_IS_TOP_LEVEL)
   set(kinds static shared)
 elseif(BUILD_SHARED_LIBS)
   set(kinds shared)
@@ -38,9 +40,7 @@ foreach(kind IN LISTS kinds)
 endforeach()
 list(GET kinds 0 kind)
 add_library(pybptt::pybptt ALIAS pybptt_${kind})
-if("shared" IN_LIST kinds)
-  target_compile_definitions(pybptt_options INTERFACE PYBPTT_EXPORTS)
-else()
+if(NOT "shared" IN_LIST kinds)
   target_compile_definitions(pybptt_options INTERFACE PYBPTT_STATIC)
 endif()
 

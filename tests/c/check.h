@@ -54,5 +54,6 @@ double* zeros(size_t count);
 
 void test_values(void);
 void test_bad_input(void);
+void test_other_threads(void);
 
 #endif

@@ -23,6 +23,7 @@ double* random_values(size_t count) {
 int main(void) {
     test_values();
     test_bad_input();
+    test_other_threads();
     if (failures != 0) printf("%d checks failed\n", failures);
     return failures != 0;
 }

@@ -4,12 +4,10 @@
 
 #if defined(PYBPTT_STATIC) /* compiled into something that is not to export it again */
 #define PYBPTT_API
-#elif !defined(_WIN32)
-#define PYBPTT_API __attribute__((visibility("default")))
-#elif defined(PYBPTT_EXPORTS)
-#define PYBPTT_API __declspec(dllexport)
-#else /* functions need no dllimport */
+#elif defined(_WIN32) /* static alone */
 #define PYBPTT_API
+#else
+#define PYBPTT_API __attribute__((visibility("default")))
 #endif
 
 #endif
