@@ -56,6 +56,16 @@ def test_it_says_what_is_wrong(bptt, tmp_path, where):
     assert "WRONG" in result.stdout
 
 
+def test_it_says_where_the_first_error_is(bptt, tmp_path):
+    """In the order of the work: of two wrong steps of a sweep the later one, and there the first array."""
+    file = json.loads((FOLDER / "07_lstm.json").read_text())
+    steps = file["cases"][0]["backward"]["sweeps"][0]["runs"][0]
+    for name, t in (("dc", 1), ("to_h", 2), ("dz_g", 2)):
+        steps[name][t - 1][0][0] += 1e-9
+    (tmp_path / "wrong.json").write_text(json.dumps(file))
+    assert "lstm: the first that is wrong is dz_g, at step 2\n" in bptt(tmp_path / "wrong.json").stdout
+
+
 def test_a_value_that_it_does_not_know_is_no_success(bptt, tmp_path):
     file = json.loads((FOLDER / "02_elman.json").read_text())
     file["cases"][0]["forward"]["more"] = [1.0]

@@ -296,7 +296,7 @@ static void two_loops(struct network* n, const double* y, int truncate, double* 
 
 /* ---- The vectors ------------------------------------------------------------------------------------------------------ */
 
-/* In the order in which they are computed, so that the first array that differs is the first that is wrong. */
+/* In the order in which a step computes them. */
 static void compare_steps(struct json* run, const struct network* n, int backward) {
     static const char* const letters[] = {"", "ifgo", "rzn"};
     const struct {
@@ -306,6 +306,7 @@ static void compare_steps(struct json* run, const struct network* n, int backwar
       after_dz[] = {{"ds", n->ds}, {"to_h", n->to_h}, {"to_c", n->to_c}};
     const size_t first = (size_t)(n->B * n->H), count = (size_t)n->T * first; /* step 1, and all from it on */
     json_get(run, "name");
+    compare_from(n->T, backward);
     for (int i = 0; i < 3 && backward; i++) compare(run, before[i].name, before[i].array + first, count);
     for (int i = 0; i < gates(n); i++) {
         const int k = backward ? gates(n) - 1 - i : i; /* back through the GRU's n before z and r */
@@ -319,6 +320,7 @@ static void compare_steps(struct json* run, const struct network* n, int backwar
         backward ? compare(run, after_dz[i].name, after_dz[i].array + first, count)
                  : compare(run, after_gates[i].name, after_gates[i].array + first, count);
     if (backward) compare(run, "dx", n->window_dx, (size_t)(n->T * n->B * n->D));
+    compare_from(0, 0);
 }
 
 static int can_run(struct json* c) {
@@ -525,6 +527,8 @@ static int run_file(const char* path) {
         else
             run_recurrence(c);
         run++;
+        if (table.wrong) printf("%s, %s: the first that is wrong is %s", table.file, table.name, table.first);
+        if (table.wrong) printf(table.step ? ", at step %d\n" : "\n", table.step);
         failed += table.wrong > 0 || !all_seen(json_get(c, "forward"), "forward") || !all_seen(json_get(c, "backward"), "backward");
         forget();
     }

@@ -163,7 +163,10 @@ static const double tolerance = 1e-12;
 static struct {
     const char *file, *name; /* the case's */
     int compared, wrong;
-    double worst; /* difference, relative to the largest entry of its array */
+    double worst;   /* difference, relative to the largest entry of its array */
+    char first[24]; /* the first array that is wrong, and at which step, in the order of the work */
+    int step;
+    int steps, backward, undecided; /* of the arrays at work, while there is a time axis */
 } table;
 
 static const double* numbers(struct json* value, size_t count) {
@@ -181,18 +184,28 @@ static void compare(struct json* object, const char* name, const double* found, 
     struct json* value = json_get(object, name);
     if (!value) return;
     const double* expected = numbers(value, count);
-    double largest = 0, difference = 0;
+    double largest = 0;
+    for (size_t i = 0; i < count; i++) largest = fmax(largest, fabs(expected[i]));
+    int step = 0, wrong = 0; /* its first wrong step */
     for (size_t i = 0; i < count; i++) {
-        const double d = fabs(found[i] - expected[i]);
-        largest = fmax(largest, fabs(expected[i]));
-        if (!(d <= difference)) difference = d; /* NaN as well */
+        const double d = fabs(found[i] - expected[i]) / (largest > 0 ? largest : 1);
+        if (isnan(d) || d > table.worst) table.worst = d; /* and NaN stays: nothing is more */
+        if (d <= tolerance) continue;                     /* NaN is not */
+        const int t = table.steps ? (int)(i / (count / (size_t)table.steps)) + 1 : 0;
+        if (!wrong++ || table.backward) step = t;
     }
-    if (difference > 0 && largest > 0) difference /= largest;
     table.compared++;
-    if (!(difference <= table.worst)) table.worst = difference;
-    if (difference <= tolerance) return;
-    if (!table.wrong++)
-        printf("%s, %s: the first that is wrong is %s, by %.2g of its largest entry\n", table.file, table.name, name, difference);
+    if (!wrong) return;
+    if (!table.wrong++ || (table.undecided && (table.backward ? step > table.step : step < table.step))) {
+        snprintf(table.first, sizeof table.first, "%s", name);
+        table.step = step;
+    }
+}
+
+/* What is compared from here on has these steps for its first axis, or none. */
+static void compare_from(int steps, int backward) {
+    table.steps = steps, table.backward = backward;
+    table.undecided = steps && !table.wrong;
 }
 
 /* Whether every array in here has been asked for: a value that nobody compares is no success. */
