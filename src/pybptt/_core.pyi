@@ -169,3 +169,46 @@ def linear_scan(b: _Array, c: _Array, a_0: _Array | None, a: _Array) -> None: ..
 def linear_scan_backward(
     d_a: _Array, c: _Array, a: _Array, a_0: _Array | None
 ) -> tuple[_Array, _Array, _Array]: ...
+
+class tensors_float32:
+    """A submodule: calls on tensors, whose addresses come as integers, 0 for none."""
+
+    @staticmethod
+    def forward(
+        config: LayerConfig,
+        steps: int,
+        batch: int,
+        lengths: int,
+        x: int,
+        h_0: int,
+        c_0: int,
+        parameters: list[int],
+        mask: int,
+        output: int,
+        h_n: int,
+        c_n: int,
+        keep: bool,
+        plan: MemoryPlan | None,
+        threads: int,
+    ) -> TapeFloat32 | None: ...
+    @staticmethod
+    def backward(
+        tape: TapeFloat32,
+        config: LayerConfig,
+        mask: int,
+        d_output: int,
+        d_h: int,
+        d_c: int,
+        parameters: list[int],
+        x: int,
+        h_0: int,
+        c_0: int,
+        limits: _Limits | None,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def plan(
+        config: LayerConfig, steps: int, batch: int, lengths: int, input: bool, limit: int
+    ) -> MemoryPlan: ...
+
+class tensors_float64(tensors_float32): ...

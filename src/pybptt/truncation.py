@@ -137,15 +137,19 @@ class RandomTruncation:
                [2., 2.],
                [0., 0.]])
         """
+        pi = self._column(steps)
+        drawn = generator(self.seed).random((steps, batch)) < pi
+        result: Array = np.divide(drawn, pi, dtype=np.float64).astype(dtype)
+        return result
+
+    def _column(self, steps: int) -> Array:
+        """pi_t of each step, (T, 1)."""
         if self.pi.ndim and self.pi.size != steps:
             name = "cut" if isinstance(self, ARTBP) else "pi"
             raise ValueError(
                 f"{name}: expected one probability, or one for each of {steps} steps, got {self.pi.size}"
             )
-        pi = np.broadcast_to(self.pi, (steps,))[:, None]
-        drawn = generator(self.seed).random((steps, batch)) < pi
-        result: Array = np.divide(drawn, pi, dtype=np.float64).astype(dtype)
-        return result
+        return np.broadcast_to(self.pi, (steps,))[:, None]
 
 
 class ARTBP(RandomTruncation):
@@ -199,6 +203,16 @@ class Limits(NamedTuple):
     counted: Array | None = None  # (T, B): the losses that some window reaches
 
 
+def check_truncation(truncation: Any, directions: int) -> None:
+    """Or a TypeError or ValueError."""
+    if not isinstance(truncation, TBPTT | RandomTruncation):
+        raise TypeError(
+            "truncation: expected TBPTT, RandomTruncation, ARTBP or None, got " + type(truncation).__name__
+        )
+    if directions != 1:
+        raise ValueError("truncation: expected layers of one direction, got bidirectional ones")
+
+
 def limits_of(
     truncation: Truncation | None,
     clip_hidden: tuple[str, float] | None,
@@ -211,15 +225,10 @@ def limits_of(
     """Check the two arguments and translate them."""
     if truncation is None and clip_hidden is None:
         return Limits()
-    clip, clip_limit = _clip(clip_hidden)
+    clip, clip_limit = checked_clip(clip_hidden)
     if truncation is None:
         return Limits(clip=clip, clip_limit=clip_limit)
-    if not isinstance(truncation, TBPTT | RandomTruncation):
-        raise TypeError(
-            "truncation: expected TBPTT, RandomTruncation, ARTBP or None, got " + type(truncation).__name__
-        )
-    if directions != 1:
-        raise ValueError("truncation: expected layers of one direction, got bidirectional ones")
+    check_truncation(truncation, directions)
     if isinstance(truncation, RandomTruncation):
         return Limits(truncation.factors(steps, batch, dtype), clip=clip, clip_limit=clip_limit)
     k1, k2 = min(truncation.k1, max(1, steps)), min(truncation.k2, steps)
@@ -250,7 +259,8 @@ def unreached(counted: Array, lengths: Array | None) -> int:
     return int(np.count_nonzero(out))
 
 
-def _clip(clip_hidden: Any) -> tuple[int, float]:
+def checked_clip(clip_hidden: Any) -> tuple[int, float]:
+    """As the core has it, or a TypeError or ValueError."""
     if clip_hidden is None:
         return 0, 0.0
     wanted = "clip_hidden: expected None, ('norm', limit) or ('value', limit)"

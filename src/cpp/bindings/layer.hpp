@@ -184,5 +184,6 @@ void bind_rnn(py::module_& module);
 void bind_model(py::module_& module);
 void bind_runtime(py::module_& module);
 void bind_scan(py::module_& module);
+void bind_tensors(py::module_& module);
 
 }  // namespace pybptt

@@ -17,4 +17,5 @@ PYBIND11_MODULE(_core, module, pybptt::py::mod_gil_not_used()) {
     pybptt::bind_rnn(module);
     pybptt::bind_model(module);
     pybptt::bind_scan(module);
+    pybptt::bind_tensors(module);
 }

@@ -11,11 +11,14 @@ struct SomeArrays {
     RnnInput<Real> input;
     RnnState<const Real> state;
     std::vector<RnnParameterGradients<Real>> parameter_gradients;
-    RnnGradients<Real> gradients;
+    RnnGradients<Real> gradients{};
 
-    SomeArrays(const RnnSizes& s, bool tokens, bool input_gradient)
-        : input(some_input<Real>(tokens)), parameter_gradients(s.recurrences()), gradients{parameter_gradients.data()} {
+    SomeArrays(const RnnSizes& s, bool tokens, bool input_gradient) : input(some_input<Real>(tokens)) {
         static Real nothing;
+        parameter_gradients.assign(s.recurrences(),
+                                   {&nothing, &nothing, &nothing, &nothing, s.cell.vectors() != 0 ? &nothing : nullptr,
+                                    s.projection != 0 ? &nothing : nullptr});
+        gradients.parameters = parameter_gradients.data();
         const Real* const p = &nothing;
         state = {p, s.cell.has_cell_state() ? p : nullptr};
         if (input_gradient && !tokens) gradients.input = &nothing;

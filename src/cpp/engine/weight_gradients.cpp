@@ -22,8 +22,9 @@ WeightGradients<Real>::WeightGradients(const RecurrenceTape<Real>& tape, const R
       weight_hh_(g_.weight_hh, std::size_t(cell_.gates) * s_.hidden * s_.h_width(), tape.cut.chunks()),
       weight_hr_(g_.weight_hr, s_.projection * s_.hidden, tape.cut.chunks()),
       bias_(block_cols<Real>(cell_.blocks, s_.hidden)),
-      vectors_(tape.weights->vectors.size()),
+      vectors_(g_.vectors == nullptr ? 0 : tape.weights->vectors.size()),
       dx_(dx) {
+    if (g_.weight_ih == nullptr) return;
     if (tape.dense)
         weight_ih_ = ChunkSum<Real>(g_.weight_ih, std::size_t(cell_.gates) * s_.hidden * s_.inputs, tape.cut.chunks());
     else
@@ -38,14 +39,16 @@ void WeightGradients<Real>::prepare(const Member& member) {
     const bool empty = tape_.cut.chunks() == 0;  // otherwise the first chunk overwrites them
     for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g) {
         const std::size_t row = g * s_.hidden + own.begin;
-        if (empty) std::fill_n(g_.weight_hh + row * s_.h_width(), own.size() * s_.h_width(), Real(0));
+        if (g_.weight_hh != nullptr && empty) std::fill_n(g_.weight_hh + row * s_.h_width(), own.size() * s_.h_width(), Real(0));
+        if (g_.weight_ih == nullptr) continue;
         if (empty || !tape_.dense) std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
         for (std::size_t i = 0; !tape_.dense && i < tape_.tokens.count; ++i) std::fill_n(token_row(i, g) + own.begin, padded, 0.0);
     }
     for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, 0.0);
     for (std::size_t at = own.begin; at < vectors_.size(); at += block) std::fill_n(vectors_.data() + at, padded, 0.0);
     const Range projected = member.share(s_.projection, kLanes<Real>);
-    if (empty && tape_.projects()) std::fill_n(g_.weight_hr + projected.begin * s_.hidden, projected.size() * s_.hidden, Real(0));
+    if (empty && g_.weight_hr != nullptr)
+        std::fill_n(g_.weight_hr + projected.begin * s_.hidden, projected.size() * s_.hidden, Real(0));
     if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
     const Range samples = member.share(s_.batch, 1);
     tape_.cut.zero_paddings(input_.rows, samples.begin, samples.size(), 0, s_.inputs);
@@ -57,9 +60,9 @@ void WeightGradients<Real>::add(const Chunk& chunk, Matrix<const Real> dz, const
     if (own.size() != 0) {
         for (int g = 0; g < cell_.group_count; ++g)
             for (int i = 0; i < cell_.groups[g].count; ++i) add_gate(chunk, dz, cell_.groups[g], i, own);
-        for (int v = 0; v < cell_.vector_count; ++v) add_vector(chunk, dz, v, own);
+        for (int v = 0; g_.vectors != nullptr && v < cell_.vector_count; ++v) add_vector(chunk, dz, v, own);
     }
-    if (tape_.projects()) add_projection(chunk, dz, member);
+    if (g_.weight_hr != nullptr) add_projection(chunk, dz, member);
     if (input_.rows && tape_.dense) add_input(chunk, dz, member);
 }
 
@@ -68,7 +71,7 @@ void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, 
     const std::size_t H = s_.hidden, P = s_.h_width(), D = s_.inputs, S = chunk.steps, panels = tape_.panels();
     const std::size_t block = std::size_t(group.block + i), panel = block * panels + own.begin / kLanes<Real>;
     const Matrix<const Real> own_dz = dz.panels_from(panel);
-    if (group.hidden_gate >= 0) {
+    if (g_.weight_hh != nullptr && group.hidden_gate >= 0) {
         // dW_hh += dz^T h_{t-1}, a term a slice; or of the block that the product read
         const std::size_t row = std::size_t(group.hidden_gate + i) * H + own.begin;
         const Matrix<Real> dw_hh = row_major(g_.weight_hh + row * P, P);
@@ -85,7 +88,7 @@ void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, 
         k_.product_transposed(own.size(), P, terms, count, weight_hh_.so_far(chunk, dw_hh), dw_hh);
         weight_hh_.end(chunk, row * P, own.size() * P);
     }
-    if (group.input_gate >= 0) {
+    if (g_.weight_ih != nullptr && group.input_gate >= 0) {
         // dW_ih += dz^T x; a token's x is one-hot
         const std::size_t gate = std::size_t(group.input_gate + i);
         if (tape_.dense) {
@@ -100,7 +103,7 @@ void WeightGradients<Real>::add_gate(const Chunk& chunk, Matrix<const Real> dz, 
         }
     }
     // db += sum dz
-    k_.sum_rows(chunk.rows, own.size(), own_dz, bias_.data() + panel * kLanes<Real>);
+    if (biases()) k_.sum_rows(chunk.rows, own.size(), own_dz, bias_.data() + panel * kLanes<Real>);
 }
 
 /// dp += sum_t dz c_{t-1}, or dz c_t, of the block that the cell declares
@@ -152,9 +155,9 @@ void WeightGradients<Real>::finish(const Member& member) {
     constexpr std::size_t L = kLanes<Real>;
     const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
     const Range own = member.share(s_.hidden, kLanes<Real>);
-    for (std::size_t v = 0; v < std::size_t(cell_.vector_count); ++v)
+    for (std::size_t v = 0; g_.vectors != nullptr && v < std::size_t(cell_.vector_count); ++v)
         round_to(own.size(), vectors_.data() + v * panels * L + own.begin, g_.vectors + v * H + own.begin);
-    for (int g = 0; g < cell_.group_count; ++g) {
+    for (int g = 0; biases() && g < cell_.group_count; ++g) {
         const BlockGroup& group = cell_.groups[g];
         for (int i = 0; i < group.count; ++i) {
             const double* db = bias_.data() + std::size_t(group.block + i) * panels * L + own.begin;
@@ -164,7 +167,7 @@ void WeightGradients<Real>::finish(const Member& member) {
                 round_to(own.size(), db, g_.bias_hh + std::size_t(group.hidden_gate + i) * H + own.begin);
         }
     }
-    if (tape_.dense) return;
+    if (tape_.dense || g_.weight_ih == nullptr) return;
     for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g)
         for (std::size_t u = own.begin; u < own.end; ++u)
             for (std::size_t i = 0; i < tape_.tokens.count; ++i)

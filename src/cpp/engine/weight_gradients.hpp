@@ -33,6 +33,7 @@ public:
     void finish(const Member& member);
 
 private:
+    bool biases() const { return g_.bias_ih != nullptr || g_.bias_hh != nullptr; }
     /// Of the i-th distinct token, gate g.
     double* token_row(std::size_t i, std::size_t g) const {
         return token_row_.data() + (i * std::size_t(cell_.gates) + g) * block_cols<Real>(1, s_.hidden);

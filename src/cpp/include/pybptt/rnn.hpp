@@ -89,7 +89,7 @@ struct RnnUpstream {
     const Real* cells = nullptr;  // (L K, T, B, H)
 };
 
-/// Where one recurrence's gradients go; they are overwritten. The biases may be null: then they are not computed.
+/// Where one recurrence's gradients go; they are overwritten. Any may be null: then it is not computed.
 template <class Real>
 struct RnnParameterGradients {
     Real* weight_ih;

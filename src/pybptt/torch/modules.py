@@ -1,0 +1,200 @@
+"""The layers: torch.nn's own, but for what `forward` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from ..memory import memory_bytes, one_direction
+from ..truncation import TBPTT, RandomTruncation, Truncation, check_truncation, checked_clip
+from . import ops
+
+DTYPES = (torch.float32, torch.float64)
+SHORT = (torch.bfloat16, torch.float16)
+
+
+class Recurrent(torch.nn.modules.rnn.RNNBase):
+    """What the three have in common."""
+
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        truncation: Truncation | None = None,
+        clip_hidden: tuple[str, float] | None = None,
+        memory_limit: int | str | None = None,
+    ) -> Any:
+        """Runs the layers: see the class."""
+        self._update_flat_weights()
+        weights = self._flat_weights
+        if isinstance(input, PackedSequence):
+            raise NotImplementedError
+        if input.dim() not in (2, 3):
+            raise ValueError(f"{self._name}: expected input to be 2-D or 3-D, got a {input.dim()}-D tensor")
+        batched = input.dim() == 3
+        states = self._states(hx, batched)
+        if torch.is_autocast_enabled("cpu"):
+            input, *states = (s.to(weights[0].dtype) if s.dtype in SHORT else s for s in (input, *states))
+        self._check_kinds(input, states, weights)
+        x = input if batched else input.unsqueeze(1)
+        if batched and self.batch_first:
+            x = x.transpose(0, 1)
+        self._check_sizes(x, states, x.shape[1])
+        output, state = self._run(
+            x, states, self._lengths(lengths, x, batched), weights, truncation, clip_hidden, memory_limit
+        )
+        if not batched:
+            return output.squeeze(1), self._as_given([s.squeeze(1) for s in state])
+        return output.transpose(0, 1) if self.batch_first else output, self._as_given(state)
+
+    @property
+    def _name(self) -> str:
+        return f"pybptt.torch.{type(self).__name__}"
+
+    def _states(self, hx: Any, batched: bool) -> list[Tensor]:
+        """h_0, and c_0 of an LSTM, of a batch; nothing for zeros."""
+        if hx is None:
+            return []
+        pair = self.mode == "LSTM"
+        if isinstance(hx, Tensor) == pair or pair and len(hx) != 2:
+            raise TypeError(
+                f"{self._name}: expected hx to be {'the pair (h_0, c_0)' if pair else 'a tensor'}"
+            )
+        states = list(hx) if pair else [hx]
+        for state in states:
+            if state.dim() != (3 if batched else 2):
+                kind = "batched 3-D" if batched else "unbatched 2-D"
+                raise RuntimeError(
+                    f"{self._name}: for {kind} input, hx should also be {kind[-3:]}, "
+                    f"got a {state.dim()}-D tensor"
+                )
+        return states if batched else [state.unsqueeze(1) for state in states]
+
+    def _as_given(self, states: Sequence[Tensor]) -> Any:
+        return tuple(states) if self.mode == "LSTM" else states[0]
+
+    def _check_kinds(self, input: Tensor, states: list[Tensor], weights: list[Tensor]) -> None:
+        """Devices and dtypes."""
+        dtype = weights[0].dtype
+        for name, tensor in (
+            ("input", input),
+            *(("hx", s) for s in states),
+            *(("parameters", w) for w in weights),
+        ):
+            if tensor.device.type not in ("cpu", "meta"):
+                raise NotImplementedError(
+                    f"{self._name}: expected {name} on the CPU, got one on {tensor.device}; "
+                    "use torch.nn's layer there (pybptt.torch.restore(model))"
+                )
+            if tensor.dtype == dtype and dtype in DTYPES:
+                continue
+            if tensor.dtype not in DTYPES:
+                raise NotImplementedError(
+                    f"{self._name}: expected {name} of float32 or float64, got {tensor.dtype}; "
+                    "convert with .float(), or use torch.nn's layer (pybptt.torch.restore(model))"
+                )
+            error = RuntimeError if name == "hx" else ValueError  # as torch.nn has it
+            raise error(
+                f"{self._name}: {name} has dtype {tensor.dtype}, the parameters have {dtype}; "
+                f"convert it with .to({dtype}), or the model with .to({tensor.dtype})"
+            )
+
+    def _check_sizes(self, x: Tensor, states: list[Tensor], batch: int) -> None:
+        if x.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"{self._name}: expected input.size(-1) to be input_size = {self.input_size}, "
+                f"got {x.shape[-1]}"
+            )
+        if x.shape[0] == 0:
+            raise RuntimeError(
+                f"{self._name}: expected a sequence of at least one step, got input {list(x.shape)}"
+            )
+        units = self.num_layers * (2 if self.bidirectional else 1)
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size)
+        for name, state, size in zip(("h_0", "c_0"), states, sizes, strict=False):
+            if state.shape != (units, batch, size):
+                raise RuntimeError(
+                    f"{self._name}: expected {name} of size {(units, batch, size)}, got {tuple(state.shape)}"
+                )
+
+    def _lengths(self, lengths: Any, x: Tensor, batched: bool) -> Tensor | None:
+        """(B,); the core looks whether each is in [0, T]."""
+        if lengths is None:
+            return None
+        if not batched:
+            raise ValueError(f"{self._name}: expected no lengths for unbatched 2-D input")
+        found = torch.as_tensor(lengths)
+        if found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
+            raise TypeError(f"{self._name}: expected lengths of integers, got {found.dtype}")
+        if found.shape != x.shape[1:2]:
+            raise ValueError(
+                f"{self._name}: expected lengths of size {tuple(x.shape[1:2])}, one for each sequence, "
+                f"got {tuple(found.shape)}"
+            )
+        return found.to(device="cpu", dtype=torch.int64)
+
+    def _mask(self, x: Tensor) -> Tensor | None:
+        """What outputs are multiplied by before the next layer reads them, as torch.nn draws it."""
+        if not self.training or self.dropout == 0 or self.num_layers == 1:
+            return None
+        width = (2 if self.bidirectional else 1) * (self.proj_size or self.hidden_size)
+        layers = [x.new_empty((*x.shape[:-1], width)) for _ in range(self.num_layers - 1)]
+        keep = 1 - self.dropout
+        mask = torch.stack([layer.bernoulli_(keep) for layer in layers])
+        return mask.div_(keep) if keep else mask
+
+    def _run(
+        self,
+        x: Tensor,
+        states: list[Tensor],
+        lengths: Tensor | None,
+        weights: list[Tensor],
+        truncation: Truncation | None,
+        clip_hidden: tuple[str, float] | None,
+        memory_limit: int | str | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        directions = 2 if self.bidirectional else 1
+        if memory_limit is not None:
+            one_direction(self.bidirectional)
+        if truncation is not None:
+            check_truncation(truncation, directions)
+        windows = (truncation.k1, truncation.k2) if isinstance(truncation, TBPTT) else (0, 0)
+        factors = None
+        if isinstance(truncation, RandomTruncation):
+            factors = drawn(truncation, x)
+        h_0, c_0 = (*states, None, None)[:2]
+        limit = 0 if memory_limit is None else memory_bytes(memory_limit)
+        output, h_n, c_n = ops.run(
+            ops.Call(
+                x, h_0, c_0, weights, lengths, self._mask(x), self.mode, self.num_layers, directions,
+                self.bias, limit, factors, *windows, *checked_clip(clip_hidden),
+            )
+        )  # fmt: skip
+        return output, [h_n, c_n] if self.mode == "LSTM" else [h_n]
+
+
+def drawn(truncation: RandomTruncation, x: Tensor) -> Tensor:
+    """xi, (T, B): from its own seed, or from PyTorch's generator if it has none."""
+    T, B = x.shape[:2]
+    if truncation.seed is not None:
+        return torch.from_numpy(truncation.factors(T, B)).to(x.dtype)
+    pi = torch.as_tensor(truncation._column(T)).to(x.dtype)
+    return (torch.rand(T, B, dtype=x.dtype) < pi) / pi
+
+
+class RNN(Recurrent, torch.nn.RNN):
+    """torch.nn.RNN."""
+
+
+class LSTM(Recurrent, torch.nn.LSTM):
+    """torch.nn.LSTM."""
+
+
+class GRU(Recurrent, torch.nn.GRU):
+    """torch.nn.GRU."""
