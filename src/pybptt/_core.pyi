@@ -178,6 +178,7 @@ class tensors_float32:
         config: LayerConfig,
         steps: int,
         batch: int,
+        packed_rows: int,
         lengths: int,
         x: int,
         h_0: int,
@@ -208,7 +209,7 @@ class tensors_float32:
     ) -> None: ...
     @staticmethod
     def plan(
-        config: LayerConfig, steps: int, batch: int, lengths: int, input: bool, limit: int
+        config: LayerConfig, steps: int, batch: int, packed_rows: int, lengths: int, input: bool, limit: int
     ) -> MemoryPlan: ...
 
 class tensors_float64(tensors_float32): ...

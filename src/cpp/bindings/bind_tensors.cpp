@@ -2,7 +2,9 @@
 // has checked shapes, dtypes and contiguity (src/pybptt/torch).
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <type_traits>
 
 #include "bindings/layer.hpp"
@@ -37,28 +39,35 @@ std::vector<Parameters> recurrences_at(const std::vector<Address>& addresses, co
     return all;
 }
 
-/// What every call has: T, B and the lengths, which are copied, because they are checked and then read again.
+/// What every call has: T, B and the lengths, which are copied, because they are checked and then read again. `packed_rows` is 0
+/// for arrays with padding.
 struct TensorSizes {
     std::vector<std::int64_t> lengths;
     RnnSizes sizes;
 
-    TensorSizes(const LayerConfig& c, std::size_t steps, std::size_t batch, Address given) {
+    TensorSizes(const LayerConfig& c, std::size_t steps, std::size_t batch, std::size_t packed_rows, Address given) {
         const auto* const values = at<const std::int64_t>(given);
         if (values != nullptr) {
             lengths.assign(values, values + batch);
             check_lengths(lengths.data(), steps, batch);
         }
         sizes = c.sizes(steps, batch, values == nullptr ? nullptr : lengths.data());
+        sizes.packed_rows = packed_rows;
+        if (packed_rows == 0) return;
+        if (!std::is_sorted(lengths.rbegin(), lengths.rend()) ||
+            std::accumulate(lengths.begin(), lengths.end(), std::size_t{0},
+                            [](std::size_t sum, std::int64_t n) { return sum + std::size_t(n); }) != packed_rows)
+            throw py::value_error("lengths: expected falling ones with the sum " + std::to_string(packed_rows));
     }
 };
 
 /// The tape; or None, if none is to be kept.
 template <class Real>
-py::object forward(const LayerConfig& c, std::size_t steps, std::size_t batch, Address lengths, Address x, Address h_0, Address c_0,
-                   const std::vector<Address>& parameters, Address mask, Address output, Address h_n, Address c_n, bool keep,
-                   const py::object& given_plan, int threads) {
+py::object forward(const LayerConfig& c, std::size_t steps, std::size_t batch, std::size_t packed_rows, Address lengths, Address x,
+                   Address h_0, Address c_0, const std::vector<Address>& parameters, Address mask, Address output, Address h_n,
+                   Address c_n, bool keep, const py::object& given_plan, int threads) {
     const TorchThreads use(threads);
-    const TensorSizes call(c, steps, batch, lengths);
+    const TensorSizes call(c, steps, batch, packed_rows, lengths);
     const auto recurrences = recurrences_at<RnnParameters<Real>>(parameters, c);
     const RnnInput<Real> input{at<const Real>(x), nullptr, at<const Real>(mask)};
     const RnnState<const Real> state{at<const Real>(h_0), at<const Real>(c_0)};
@@ -85,7 +94,7 @@ void backward(const Tape<Real>& tape, const LayerConfig& c, Address mask, Addres
     const auto recurrences = recurrences_at<RnnParameterGradients<Real>>(parameters, c);
     const RnnUpstream<Real> upstream{at<const Real>(d_output), {at<const Real>(d_h), at<const Real>(d_c)}, nullptr};
     const RnnGradients<Real> to{recurrences.data(), at<Real>(x), {at<Real>(h_0), at<Real>(c_0)}, nullptr};
-    const SweepLimits<Real> sweep_limits = read_limits<Real>(c, s.steps, s.batch, limits);
+    const SweepLimits<Real> sweep_limits = read_limits<Real>(c, s.time_rows(), 1, limits);
     heard(py::none(), tape.plan(), [&](const Report& report) {
         pybptt::backward<Real>(tape, upstream, at<const Real>(mask), to, sweep_limits, report);
         return 0;
@@ -93,21 +102,22 @@ void backward(const Tape<Real>& tape, const LayerConfig& c, Address mask, Addres
 }
 
 template <class Real>
-MemoryPlan plan(const LayerConfig& c, std::size_t steps, std::size_t batch, Address lengths, bool input, std::size_t limit) {
-    return plan_memory<Real>(TensorSizes(c, steps, batch, lengths).sizes, false, input, limit);
+MemoryPlan plan(const LayerConfig& c, std::size_t steps, std::size_t batch, std::size_t packed_rows, Address lengths, bool input,
+                std::size_t limit) {
+    return plan_memory<Real>(TensorSizes(c, steps, batch, packed_rows, lengths).sizes, false, input, limit);
 }
 
 template <class Real>
 void bind_for(py::module_& module, const char* name) {
     py::module_ calls = module.def_submodule(name);
-    calls.def("forward", &forward<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"), py::arg("lengths"), py::arg("x"),
-              py::arg("h_0"), py::arg("c_0"), py::arg("parameters"), py::arg("mask"), py::arg("output"), py::arg("h_n"),
-              py::arg("c_n"), py::arg("keep"), py::arg("plan"), py::arg("threads"));
+    calls.def("forward", &forward<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"), py::arg("packed_rows"),
+              py::arg("lengths"), py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("parameters"), py::arg("mask"),
+              py::arg("output"), py::arg("h_n"), py::arg("c_n"), py::arg("keep"), py::arg("plan"), py::arg("threads"));
     calls.def("backward", &backward<Real>, py::arg("tape"), py::arg("config"), py::arg("mask"), py::arg("d_output"), py::arg("d_h"),
               py::arg("d_c"), py::arg("parameters"), py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("limits"),
               py::arg("threads"));
-    calls.def("plan", &plan<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"), py::arg("lengths"), py::arg("input"),
-              py::arg("limit"));
+    calls.def("plan", &plan<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"), py::arg("packed_rows"),
+              py::arg("lengths"), py::arg("input"), py::arg("limit"));
 }
 
 }  // namespace

@@ -39,6 +39,7 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
         for (std::size_t i = 0; i < slices_; ++i) sum += active(i, step);
         return sum;
     };
+    for (std::size_t t = 0, row = 0; s.packed_rows != 0 && t < steps_; row += active_at(t++)) packed_first_.push_back(row);
     const std::size_t longest = batch_ == 0 ? 0 : std::size_t(s.lengths[sorted[0]]);
     for (std::size_t first = 0, row = 0; first < longest;) {
         const std::size_t n = active_at(first), most = std::min(std::max<std::size_t>(1, chunk_rows / n), longest - first);

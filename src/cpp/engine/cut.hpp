@@ -122,7 +122,7 @@ public:
     std::size_t sample(std::size_t position) const { return ragged() ? samples_[position] : position; }
     /// Row of a (T, B, ..) array.
     std::size_t user_row(std::size_t step, std::size_t position) const {
-        return (reverse_ ? length(position) - 1 - step : step) * batch_ + sample(position);
+        return row_at(reverse_ ? length(position) - 1 - step : step, position);
     }
 
     /// visit(i, count, rows): the rows of a (T, B, ..) array of `count` samples from `position` on, in as few matrices as can be
@@ -173,8 +173,13 @@ public:
     void zero_paddings(const UserRows<Real>& array, std::size_t position, std::size_t count, std::size_t first,
                        std::size_t cols) const {
         for (std::size_t end = position + count; position < end; ++position)
-            for (std::size_t t = length(position); array && t < steps_; ++t)
-                std::fill_n(array.data + (t * batch_ + sample(position)) * array.leading + first, cols, Real(0));
+            zero_rows(array, position, length(position), first, cols);
+    }
+    /// 0 to some columns of a sample's rows from step t on.
+    template <class Real>
+    void zero_rows(const UserRows<Real>& array, std::size_t position, std::size_t t, std::size_t first, std::size_t cols) const {
+        const std::size_t end = packed_first_.empty() ? steps_ : length(position);
+        for (; array && t < end; ++t) std::fill_n(array.data + row_at(t, position) * array.leading + first, cols, Real(0));
     }
 
     /// Rows of a buffer with one row a sample, slices apart.
@@ -183,6 +188,10 @@ public:
 
 private:
     void cut_ragged(const RnnSizes& sizes, std::size_t chunk_rows);
+    /// At a time of the user's.
+    std::size_t row_at(std::size_t t, std::size_t position) const {
+        return (packed_first_.empty() ? t * batch_ : packed_first_[t]) + sample(position);
+    }
 
     std::size_t steps_ = 0, batch_ = 0, chunk_steps_ = 1, slices_ = 1, most_rows_ = 0, most_state_rows_ = 0, most_steps_ = 0;
     bool reverse_ = false;
@@ -190,6 +199,7 @@ private:
     std::vector<Chunk> chunks_;
     std::vector<std::size_t> lengths_, samples_;  // by position
     std::vector<std::size_t> begins_;             // of each slice in each chunk
+    std::vector<std::size_t> packed_first_;       // of a packed one: each step's first row
 };
 
 }  // namespace pybptt

@@ -22,8 +22,8 @@ struct Strides {
     explicit Strides(const RnnSizes& s)
         : h(checked_product(s.batch, s.h_width())),
           c(checked_product(s.batch, s.hidden)),
-          all_h(checked_product(s.steps, h)),
-          all_c(checked_product(s.steps, c)),
+          all_h(checked_product(s.time_rows(), s.h_width())),
+          all_c(checked_product(s.time_rows(), s.hidden)),
           output(checked_product(all_h, s.directions)) {}
 };
 

@@ -83,7 +83,7 @@ void RecurrenceTape<Real>::add_needs(MemoryNeeds& needs) const {
 template <class Real>
 TapeSource<Real>::TapeSource(const RnnSizes& s, const RnnInput<Real>& x, const RnnState<const Real>& h_0)
     : input{nullptr, nullptr} {
-    input.dense = copy(x.dense, checked_product(checked_product(s.steps, s.batch), s.inputs));
+    input.dense = copy(x.dense, checked_product(s.time_rows(), s.inputs));
     const std::size_t states = checked_product(s.recurrences(), s.batch);
     state = {copy(h_0.h, checked_product(states, s.h_width())), copy(h_0.c, checked_product(states, s.hidden))};
 }

@@ -97,10 +97,7 @@ void WindowStack<Real>::start(Layer& layer, const Part<Real>& part) {
     part.for_each_range(cut_, [&](std::size_t position, std::size_t count, std::size_t slice) {
         for (std::size_t copy = 0; copy < windows_.copies; ++copy) layer.carries.set(part, slice, position, count, copy);
         for (std::size_t at = position; at < position + count; ++at) {
-            const UserRows<Real>& hidden = layer.g.hidden;  // a sum
-            for (std::size_t t = 0; hidden && t < layer.tape.sizes.steps; ++t)
-                std::fill_n(hidden.data + (t * layer.tape.sizes.batch + cut_.sample(at)) * hidden.leading + part.h.first,
-                            part.h.count, Real(0));
+            cut_.zero_rows(layer.g.hidden, at, 0, part.h.first, part.h.count);  // a sum
             if (cut_.length(at) == 0) layer.carries.set(part, slice, at, 1, 0, layer.g.d_h, layer.g.d_c);
         }
     });
@@ -224,8 +221,8 @@ void WindowStack<Real>::sweep(std::size_t index, const Piece<Real>& piece, const
         const Columns<Real>& below = piece.h;  // its outputs are as wide
         const Matrix<Real> dx = below.of(between_.matrix().rows_from(between_row(s, copies)));
         multiply_w_ih<Real>(tape, copies.rows(), dz, below, dx);
-        const UserRows<const Real> mask{
-            mask_ ? mask_.data + (index - 1) * tape.sizes.steps * tape.sizes.batch * mask_.leading : nullptr, mask_.leading};
+        const UserRows<const Real> mask{mask_ ? mask_.data + (index - 1) * tape.sizes.time_rows() * mask_.leading : nullptr,
+                                        mask_.leading};
         for (std::size_t copy = copies.first; copy < copies.end; ++copy)
             piece.for_each_row(mask, s, n, [&](std::size_t i, std::size_t count, Matrix<const Real> from) {
                 k_.multiply(count, below.count, below.of(from), dx.rows_from(copies.row(copy) + i));

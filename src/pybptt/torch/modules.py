@@ -32,26 +32,38 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
     ) -> Any:
         """Runs the layers: see the class."""
         self._update_flat_weights()
-        weights = self._flat_weights
+        options = (truncation, clip_hidden, memory_limit)
         if isinstance(input, PackedSequence):
-            raise NotImplementedError
+            return self._forward_packed(input, hx, lengths, options)
         if input.dim() not in (2, 3):
             raise ValueError(f"{self._name}: expected input to be 2-D or 3-D, got a {input.dim()}-D tensor")
         batched = input.dim() == 3
-        states = self._states(hx, batched)
-        if torch.is_autocast_enabled("cpu"):
-            input, *states = (s.to(weights[0].dtype) if s.dtype in SHORT else s for s in (input, *states))
-        self._check_kinds(input, states, weights)
-        x = input if batched else input.unsqueeze(1)
-        if batched and self.batch_first:
-            x = x.transpose(0, 1)
-        self._check_sizes(x, states, x.shape[1])
-        output, state = self._run(
-            x, states, self._lengths(lengths, x, batched), weights, truncation, clip_hidden, memory_limit
-        )
+        input, states = self._checked(input, self._states(hx, batched))
         if not batched:
-            return output.squeeze(1), self._as_given([s.squeeze(1) for s in state])
-        return output.transpose(0, 1) if self.batch_first else output, self._as_given(state)
+            input = input.unsqueeze(1)
+        elif self.batch_first:
+            input = input.transpose(0, 1)
+        self._check_sizes(input, states, input.shape[1])
+        output, states = self._run(input, states, self._lengths(lengths, input, batched), *options)
+        if not batched:
+            return output.squeeze(1), self._as_given([state.squeeze(1) for state in states])
+        return output.transpose(0, 1) if self.batch_first else output, self._as_given(states)
+
+    def _forward_packed(self, input: Any, hx: Any, lengths: Any, options: tuple[Any, ...]) -> Any:
+        """The core reads a packed sequence as it is."""
+        if lengths is not None:
+            raise ValueError(f"{self._name}: expected no lengths beside a PackedSequence, which has them")
+        data, batch_sizes, to_sorted, from_sorted = input
+        data, states = self._checked(data, self._states(hx, True))
+        batch = int(batch_sizes[0])
+        self._check_sizes(data, states, batch)
+        if to_sorted is not None:
+            states = [state.index_select(1, to_sorted) for state in states]
+        falling = (batch_sizes.unsqueeze(1) > torch.arange(batch)).sum(0)
+        output, states = self._run(data, states, falling, *options)
+        if from_sorted is not None:
+            states = [state.index_select(1, from_sorted) for state in states]
+        return PackedSequence(output, batch_sizes, to_sorted, from_sorted), self._as_given(states)
 
     @property
     def _name(self) -> str:
@@ -79,9 +91,12 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
     def _as_given(self, states: Sequence[Tensor]) -> Any:
         return tuple(states) if self.mode == "LSTM" else states[0]
 
-    def _check_kinds(self, input: Tensor, states: list[Tensor], weights: list[Tensor]) -> None:
-        """Devices and dtypes."""
+    def _checked(self, input: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Devices and dtypes. Under autocast, what is short becomes as long as the parameters."""
+        weights = self._flat_weights
         dtype = weights[0].dtype
+        if torch.is_autocast_enabled("cpu"):
+            input, *states = (t.to(dtype) if t.dtype in SHORT else t for t in (input, *states))
         for name, tensor in (
             ("input", input),
             *(("hx", s) for s in states),
@@ -104,6 +119,7 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
                 f"{self._name}: {name} has dtype {tensor.dtype}, the parameters have {dtype}; "
                 f"convert it with .to({dtype}), or the model with .to({tensor.dtype})"
             )
+        return input, states
 
     def _check_sizes(self, x: Tensor, states: list[Tensor], batch: int) -> None:
         if x.shape[-1] != self.input_size:
@@ -154,7 +170,6 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         x: Tensor,
         states: list[Tensor],
         lengths: Tensor | None,
-        weights: list[Tensor],
         truncation: Truncation | None,
         clip_hidden: tuple[str, float] | None,
         memory_limit: int | str | None,
@@ -167,25 +182,28 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         windows = (truncation.k1, truncation.k2) if isinstance(truncation, TBPTT) else (0, 0)
         factors = None
         if isinstance(truncation, RandomTruncation):
-            factors = drawn(truncation, x)
+            factors = drawn(truncation, x, lengths)
         h_0, c_0 = (*states, None, None)[:2]
         limit = 0 if memory_limit is None else memory_bytes(memory_limit)
         output, h_n, c_n = ops.run(
             ops.Call(
-                x, h_0, c_0, weights, lengths, self._mask(x), self.mode, self.num_layers, directions,
-                self.bias, limit, factors, *windows, *checked_clip(clip_hidden),
+                x, h_0, c_0, self._flat_weights, lengths, self._mask(x), self.mode, self.num_layers,
+                directions, self.bias, limit, factors, *windows, *checked_clip(clip_hidden),
             )
         )  # fmt: skip
         return output, [h_n, c_n] if self.mode == "LSTM" else [h_n]
 
 
-def drawn(truncation: RandomTruncation, x: Tensor) -> Tensor:
+def drawn(truncation: RandomTruncation, x: Tensor, lengths: Tensor | None) -> Tensor:
     """xi, (T, B): from its own seed, or from PyTorch's generator if it has none."""
-    T, B = x.shape[:2]
+    packed = lengths if x.dim() == 2 else None
+    T, B = x.shape[:2] if packed is None else (int(packed[0]), len(packed))
     if truncation.seed is not None:
-        return torch.from_numpy(truncation.factors(T, B)).to(x.dtype)
-    pi = torch.as_tensor(truncation._column(T)).to(x.dtype)
-    return (torch.rand(T, B, dtype=x.dtype) < pi) / pi
+        factors = torch.from_numpy(truncation.factors(T, B)).to(x.dtype)
+    else:
+        pi = torch.as_tensor(truncation._column(T)).to(x.dtype)
+        factors = (torch.rand(T, B, dtype=x.dtype) < pi) / pi
+    return factors if packed is None else factors[torch.arange(T).unsqueeze(1) < packed]
 
 
 class RNN(Recurrent, torch.nn.RNN):

@@ -61,7 +61,10 @@ def tape_of(tensor: Tensor) -> _core.TapeFloat32 | None:
 
 
 class Call(NamedTuple):
-    """What both operators are told: checked, but not yet contiguous."""
+    """What both operators are told: checked, but not yet contiguous.
+
+    The data of a packed sequence are (N, D): then arrays (T, B, ..) have N rows in the place of T B.
+    """
 
     x: Tensor  # (T, B, D)
     h_0: Tensor | None  # (L K, B, P)
@@ -79,6 +82,21 @@ class Call(NamedTuple):
     k2: int  # 0: no windows
     clip: int
     clip_limit: float
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """(T, B), or (N,)."""
+        return self.x.shape[:-1]
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.x.shape[1] if self.lengths is None else self.lengths.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.x.shape[0] if self.lengths is None or self.x.dim() == 3 else int(self.lengths[0])
 
     @property
     def units(self) -> int:
@@ -100,7 +118,7 @@ class Call(NamedTuple):
         """What the core knows of the network."""
         return config_of(
             self.mode,
-            self.x.shape[2],
+            self.x.shape[-1],
             self.hidden_size,
             self.state_size,
             self.layers,
@@ -115,10 +133,9 @@ class Call(NamedTuple):
 
     def results(self) -> tuple[Tensor, Tensor, Tensor]:
         """Room for output, h_n, and c_n, which is empty for a cell without cell state."""
-        T, B, _ = self.x.shape
-        P = self.state_size
+        B, P = self.batch, self.state_size
         return (
-            self.x.new_empty((T, B, self.directions * P)),
+            self.x.new_empty((*self.rows, self.directions * P)),
             self.x.new_empty((self.units, B, P)),
             self.x.new_empty((self.units, B, self.hidden_size) if self.mode == "LSTM" else 0),
         )
@@ -132,11 +149,11 @@ class Call(NamedTuple):
 
     def run_core(self, results: Sequence[Tensor | None], keep: bool) -> _core.TapeFloat32 | None:
         """Writes those of the results that there is room for, and returns the tape if it is to be kept."""
-        T, B, _ = self.x.shape
         # Copies, if there are any, must outlive the call.
         lengths, mask, *inputs = map(contiguous, (self.lengths, self.mask, self.x, self.h_0, self.c_0))
         parameters = [parameter.contiguous() for parameter in self.parameters]
-        sizes = self.config, T, B, address(lengths)
+        packed_rows = self.x.shape[0] if self.x.dim() == 2 else 0
+        sizes = self.config, self.steps, self.batch, packed_rows, address(lengths)
         plan = None
         if self.memory_limit and keep:
             beside = 0 if mask is None else mask.nbytes
@@ -152,10 +169,16 @@ class Call(NamedTuple):
             factors = None if self.factors is None else self.factors.numpy()
             return Limits(factors, clip=self.clip, clip_limit=self.clip_limit)
         lengths = None if self.lengths is None else self.lengths.numpy()
-        T, B, _ = self.x.shape
         dtype = np.dtype(str(self.x.dtype).partition(".")[2])
         clip = (CLIPS[self.clip - 1], self.clip_limit) if self.clip else None
-        return limits_of(TBPTT(self.k1, self.k2), clip, T, lengths, B, dtype, self.directions)
+        limits = limits_of(
+            TBPTT(self.k1, self.k2), clip, self.steps, lengths, self.batch, dtype, self.directions
+        )
+        if self.x.dim() == 3 or lengths is None:
+            return limits
+        own = np.arange(self.steps)[:, None] < lengths  # a packed sequence's rows
+        factors, counted = (None if a is None else a[own] for a in (limits.factors, limits.counted))
+        return limits._replace(factors=factors, counted=counted)
 
 
 @lru_cache(maxsize=256)
@@ -204,7 +227,7 @@ def backward(
     tape = tape_of(handle) or call.run_core((None, None, None), True)
     limits = call.limits()
     if limits.counted is not None and d_output is not None:
-        d_output = d_output * torch.from_numpy(limits.counted)[:, :, None]
+        d_output = d_output * torch.from_numpy(limits.counted).unsqueeze(-1)
     gradients = call.gradients(wanted)
     upstream = [contiguous(tensor) for tensor in (call.mask, d_output, d_h, d_c)]
     x, h_0, c_0, *parameters = map(address, gradients)
