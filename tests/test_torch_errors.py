@@ -1,0 +1,141 @@
+"""Bad input: the same kind of exception as torch.nn's, before any work, with a message that says more."""
+
+import re
+
+import pytest
+import torch
+from torch_support import pair_of
+
+import pybptt
+import pybptt.torch
+
+X = torch.ones(5, 3, 4)
+H = torch.ones(1, 3, 6)
+
+
+def packed(*lengths):
+    return torch.nn.utils.rnn.pack_padded_sequence(torch.ones(max(lengths), len(lengths), 4), lengths)
+
+
+BAD = {
+    "input of one axis": ("GRU", (torch.ones(4),), r"expected input to be 2-D or 3-D, got a 1-D tensor"),
+    "input of four axes": ("LSTM", (torch.ones(2, 2, 2, 4),), r"got a 4-D tensor"),
+    "input size": ("GRU", (torch.ones(5, 3, 7),), r"input_size = 4, got 7"),
+    "packed input size": ("RNN", (torch.nn.utils.rnn.pack_sequence([torch.ones(2, 7)]),), r"= 4, got 7"),
+    "no steps": ("GRU", (torch.ones(0, 3, 4),), r"at least one step, got input \[0, 3, 4\]"),
+    "input dtype": (
+        "GRU",
+        (X.double(),),
+        r"input has dtype torch.float64, the parameters have torch.float32",
+    ),
+    "state dtype": ("GRU", (X, H.double()), r"hx has dtype torch.float64.*\.to\(torch.float32\)"),
+    "state axes": ("GRU", (X, H[0]), r"for batched 3-D input, hx should also be 3-D, got a 2-D tensor"),
+    "state axes, unbatched": ("GRU", (X[:, 0], H), r"for unbatched 2-D input, hx should also be 2-D"),
+    "pair's axes": ("LSTM", (X, (H, H[0])), r"for batched 3-D input, hx should also be 3-D"),
+    "state batch": ("GRU", (X, torch.ones(1, 2, 6)), r"expected h_0 of size \(1, 3, 6\), got \(1, 2, 6\)"),
+    "state units": ("GRU", (X, torch.ones(2, 3, 6)), r"expected h_0 of size \(1, 3, 6\), got \(2, 3, 6\)"),
+    "state size": ("RNN", (X, torch.ones(1, 3, 5)), r"expected h_0 of size \(1, 3, 6\), got \(1, 3, 5\)"),
+    "cell state size": ("LSTM", (X, (H, torch.ones(1, 3, 5))), r"expected c_0 of size \(1, 3, 6\)"),
+    "packed state batch": ("GRU", (packed(4, 2), H), r"expected h_0 of size \(1, 2, 6\), got \(1, 3, 6\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_the_same_kind_of_exception_as_torch_nn(case):
+    cell, arguments, message = BAD[case]
+    theirs, ours = pair_of(cell, 4, 6)
+    with pytest.raises(Exception) as expected:  # noqa: PT011
+        theirs(*arguments)
+    with pytest.raises(expected.type, match=message) as found:
+        ours(*arguments)
+    assert f"pybptt.torch.{cell}: " in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "arguments"),
+    [("LSTM", ()), ("GRU", (3, 0)), ("GRU", (0, 3)), ("RNN", (3, 4, 0)), ("LSTM", (3, 4, 1, 1))],
+)
+def test_constructors_check_as_torch_nn_does(cell, arguments):
+    with pytest.raises(Exception) as expected:  # noqa: PT011
+        getattr(torch.nn, cell)(*arguments)
+    with pytest.raises(expected.type, match=re.escape(str(expected.value))):
+        getattr(pybptt.torch, cell)(*arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_dtypes(dtype):
+    lstm = pybptt.torch.LSTM(4, 6)
+    with pytest.raises(NotImplementedError, match=rf"expected input of float32 or float64, got {dtype}"):
+        lstm(X.to(dtype))
+    with pytest.raises(NotImplementedError, match=r"expected parameters of.*restore\(model\)"):
+        lstm.to(dtype)(X)
+    with torch.autocast("cpu"), pytest.raises(NotImplementedError, match="expected parameters of float32"):
+        lstm(X)
+
+
+def test_another_device():
+    """The one other that every machine has."""
+    gru = pybptt.torch.GRU(4, 6)
+    with pytest.raises(NotImplementedError, match=r"input on the CPU, got one on meta.*restore\(model\)"):
+        gru(X.to("meta"))
+    with pytest.raises(NotImplementedError, match=r"parameters on the CPU"):
+        gru.to("meta")(X)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"lengths": [5, 3]},
+            ValueError,
+            r"expected lengths of size \(3,\), one for each sequence, got \(2,\)",
+        ),
+        ({"lengths": [5, 3, 6]}, ValueError, r"lengths: expected values in \[0, 5\], got 6 at \[2\]"),
+        ({"lengths": [5, -1, 3]}, ValueError, r"got -1 at \[1\]"),
+        ({"lengths": [5.0, 1.0, 3.0]}, TypeError, r"expected lengths of integers, got torch.float32"),
+        ({"truncation": 5}, TypeError, r"truncation: expected TBPTT"),
+        (
+            {"truncation": pybptt.RandomTruncation([0.5, 0.5])},
+            ValueError,
+            r"pi: expected one probability, or",
+        ),
+        ({"clip_hidden": ("norm", -1)}, ValueError, r"clip_hidden: expected a positive limit"),
+        ({"memory_limit": "lots"}, ValueError, r"memory_limit: expected bytes or text"),
+        ({"memory_limit": 1.5}, TypeError, r"memory_limit: expected bytes or text"),
+    ],
+)
+def test_our_own_options(options, error, message):
+    with pytest.raises(error, match=message):
+        pybptt.torch.LSTM(4, 6)(X, **options)
+
+
+def test_our_own_options_where_they_cannot_be():
+    lstm = pybptt.torch.LSTM(4, 6, bidirectional=True)
+    with pytest.raises(ValueError, match="truncation: expected layers of one direction"):
+        lstm(X, truncation=pybptt.TBPTT(2, 2))
+    with pytest.raises(ValueError, match="memory_limit: expected a layer of one direction"):
+        lstm(X, memory_limit="1GB")
+    with pytest.raises(ValueError, match="expected no lengths beside a PackedSequence"):
+        lstm(packed(4, 2), lengths=[4, 2])
+    with pytest.raises(ValueError, match="expected no lengths for unbatched"):
+        lstm(X[:, 0], lengths=[5])
+
+
+@pytest.mark.parametrize(("cell", "hx"), [("LSTM", H), ("LSTM", (H,)), ("GRU", (H, H)), ("RNN", [H])])
+def test_a_state_of_the_other_kind(cell, hx):
+    layer = getattr(pybptt.torch, cell)(4, 6)
+    wanted = "the pair" if cell == "LSTM" else "a tensor"
+    with pytest.raises(TypeError, match=f"expected hx to be {wanted}"):
+        layer(X, hx)
+
+
+@pytest.mark.parametrize("of", ["weight_hh_l0", "input"])
+def test_what_is_changed_before_backward_is_an_error(of):
+    """As with torch.nn, whose message it is."""
+    lstm = pybptt.torch.LSTM(4, 6)
+    x = X.clone()
+    output, _ = lstm(x)
+    with torch.no_grad():
+        (x if of == "input" else lstm.weight_hh_l0).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
