@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch_support import pair_of
 
 import pybptt
@@ -74,12 +75,15 @@ def test_short_dtypes(dtype):
 
 
 def test_another_device():
-    """The one other that every machine has."""
-    gru = pybptt.torch.GRU(4, 6)
-    with pytest.raises(NotImplementedError, match=r"input on the CPU, got one on meta.*restore\(model\)"):
-        gru(X.to("meta"))
-    with pytest.raises(NotImplementedError, match=r"parameters on the CPU"):
-        gru.to("meta")(X)
+    """Tensors that only say that they are elsewhere: there is no other device in every machine."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        there = pybptt.torch.GRU(4, 6, device="cuda")
+        with pytest.raises(NotImplementedError, match=r"parameters on the CPU, got .*cuda.*restore\(model\)"):
+            there(torch.ones(5, 3, 4, device="cuda"))
+    with pytest.raises(
+        RuntimeError, match="expected input on cpu, where the parameters are, got one on meta"
+    ):
+        pybptt.torch.GRU(4, 6)(X.to("meta"))
 
 
 @pytest.mark.parametrize(

@@ -97,15 +97,18 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         dtype = weights[0].dtype
         if torch.is_autocast_enabled("cpu"):
             input, *states = (t.to(dtype) if t.dtype in SHORT else t for t in (input, *states))
-        for name, tensor in (
-            ("input", input),
-            *(("hx", s) for s in states),
-            *(("parameters", w) for w in weights),
-        ):
-            if tensor.device.type not in ("cpu", "meta"):
-                raise NotImplementedError(
-                    f"{self._name}: expected {name} on the CPU, got one on {tensor.device}; "
-                    "use torch.nn's layer there (pybptt.torch.restore(model))"
+        device = weights[0].device
+        if device.type not in ("cpu", "meta"):
+            raise NotImplementedError(
+                f"{self._name}: expected parameters on the CPU, got ones on {device}; "
+                "use torch.nn's layer there (pybptt.torch.restore(model))"
+            )
+        given = (("parameters", weights), ("input", [input]), ("hx", states))
+        for name, tensor in ((name, tensor) for name, tensors in given for tensor in tensors):
+            if tensor.device != device:
+                raise RuntimeError(
+                    f"{self._name}: expected {name} on {device}, where the parameters are, "
+                    f"got one on {tensor.device}"
                 )
             if tensor.dtype == dtype and dtype in DTYPES:
                 continue
