@@ -76,10 +76,11 @@ def test_short_dtypes(dtype):
 
 def test_another_device():
     """Tensors that only say that they are elsewhere: there is no other device in every machine."""
+    there = pybptt.torch.GRU(4, 6)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        there = pybptt.torch.GRU(4, 6, device="cuda")
+        there.weight_ih_l0 = torch.nn.Parameter(torch.empty(18, 4, device="cuda"))
         with pytest.raises(NotImplementedError, match=r"parameters on the CPU, got .*cuda.*restore\(model\)"):
-            there(torch.ones(5, 3, 4, device="cuda"))
+            there(X)
     with pytest.raises(
         RuntimeError, match="expected input on cpu, where the parameters are, got one on meta"
     ):

@@ -18,7 +18,10 @@ SHORT = (torch.bfloat16, torch.float16)
 
 
 class Recurrent(torch.nn.modules.rnn.RNNBase):
-    """What the three have in common."""
+    """What the three have in common.
+
+    They are not subclasses of torch.nn.RNN, LSTM and GRU: torch.compile refuses those, whatever they run.
+    """
 
     def forward(
         self,
@@ -31,7 +34,6 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         memory_limit: int | str | None = None,
     ) -> Any:
         """Runs the layers: see the class."""
-        self._update_flat_weights()
         options = (truncation, clip_hidden, memory_limit)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, options)
@@ -66,6 +68,11 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         return PackedSequence(output, batch_sizes, to_sorted, from_sorted), self._as_given(states)
 
     @property
+    def _weights(self) -> list[Tensor]:
+        """As they are now: parametrizations and `torch.func.functional_call` put others in their place."""
+        return [getattr(self, name) for name in self._flat_weights_names]
+
+    @property
     def _name(self) -> str:
         return f"pybptt.torch.{type(self).__name__}"
 
@@ -93,7 +100,7 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
 
     def _checked(self, input: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Devices and dtypes. Under autocast, what is short becomes as long as the parameters."""
-        weights = self._flat_weights
+        weights = self._weights
         dtype = weights[0].dtype
         if torch.is_autocast_enabled("cpu"):
             input, *states = (t.to(dtype) if t.dtype in SHORT else t for t in (input, *states))
@@ -190,7 +197,7 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         limit = 0 if memory_limit is None else memory_bytes(memory_limit)
         output, h_n, c_n = ops.run(
             ops.Call(
-                x, h_0, c_0, self._flat_weights, lengths, self._mask(x), self.mode, self.num_layers,
+                x, h_0, c_0, self._weights, lengths, self._mask(x), self.mode, self.num_layers,
                 directions, self.bias, limit, factors, *windows, *checked_clip(clip_hidden),
             )
         )  # fmt: skip
@@ -204,18 +211,46 @@ def drawn(truncation: RandomTruncation, x: Tensor, lengths: Tensor | None) -> Te
     if truncation.seed is not None:
         factors = torch.from_numpy(truncation.factors(T, B)).to(x.dtype)
     else:
-        pi = torch.as_tensor(truncation._column(T)).to(x.dtype)
+        pi = torch.tensor(truncation._column(T), dtype=x.dtype)
         factors = (torch.rand(T, B, dtype=x.dtype) < pi) / pi
     return factors if packed is None else factors[torch.arange(T).unsqueeze(1) < packed]
 
 
-class RNN(Recurrent, torch.nn.RNN):
+class RNN(Recurrent):
     """torch.nn.RNN."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        no_projection(kwargs)
+        if len(args) > 3:
+            self.nonlinearity = args[3]
+            args = args[:3] + args[4:]
+        else:
+            self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {self.nonlinearity!r}")
+        super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)
 
-class LSTM(Recurrent, torch.nn.LSTM):
+
+class LSTM(Recurrent):
     """torch.nn.LSTM."""
 
+    get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
+    check_forward_args = torch.nn.LSTM.check_forward_args
+    permute_hidden = torch.nn.LSTM.permute_hidden
 
-class GRU(Recurrent, torch.nn.GRU):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("LSTM", *args, **kwargs)
+
+
+class GRU(Recurrent):
     """torch.nn.GRU."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        no_projection(kwargs)
+        super().__init__("GRU", *args, **kwargs)
+
+
+def no_projection(options: dict[str, Any]) -> None:
+    """A ValueError, as torch.nn has it."""
+    if "proj_size" in options:
+        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")

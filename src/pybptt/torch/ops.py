@@ -227,7 +227,7 @@ def backward(
     tape = tape_of(handle) or call.run_core((None, None, None), True)
     limits = call.limits()
     if limits.counted is not None and d_output is not None:
-        d_output = d_output * torch.from_numpy(limits.counted).unsqueeze(-1)
+        d_output = d_output * torch.tensor(limits.counted).unsqueeze(-1)
     gradients = call.gradients(wanted)
     upstream = [contiguous(tensor) for tensor in (call.mask, d_output, d_h, d_c)]
     x, h_0, c_0, *parameters = map(address, gradients)
@@ -293,8 +293,12 @@ def run(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """Output, h_n and c_n of a call, whose derivative can be taken if anything asks for it."""
     tensors = (call.x, call.h_0, call.c_0, *call.parameters)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    as_written = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
-    if keep and as_written:
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "pybptt.torch: torch.func's transforms (grad, vmap, jvp) are not implemented; "
+            "pybptt.torch.restore(model) puts torch.nn's layers back, which have them"
+        )
+    if keep and not torch.compiler.is_compiling():
         output, h_n, c_n, _ = Recurrence.apply(call, *tensors)
     else:
         output, h_n, c_n, _ = torch.ops.pybptt.forward(*call, keep)
