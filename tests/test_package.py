@@ -14,6 +14,7 @@ import pytest
 from support import run_python
 
 import pybptt
+import pybptt.torch
 
 MODULES = [
     "pybptt",
@@ -24,7 +25,9 @@ MODULES.remove("pybptt.__main__")  # importing it runs it
 
 def public_objects():
     """Everything that a user may call or hold, of the package and of its subjects' modules."""
-    for owner in (pybptt, pybptt.data, pybptt.onnx, pybptt.optim, pybptt.recurrence, pybptt.reference):
+    for owner in (
+        pybptt, pybptt.data, pybptt.onnx, pybptt.optim, pybptt.recurrence, pybptt.reference, pybptt.torch
+    ):  # fmt: skip
         names = getattr(owner, "__all__", [n for n in vars(owner) if not n.startswith("_")])
         for name in names:
             thing = getattr(owner, name)
@@ -107,11 +110,16 @@ def test_it_exports_what_it_says():
     assert all(inspect.ismodule(getattr(pybptt, n)) for n in extra)  # layers, model, ...: submodules alone
 
 
+def is_ours(function):
+    """And not of a class of PyTorch's that ours come from."""
+    return not getattr(function, "fget", function).__module__.startswith("torch.")
+
+
 def functions_of(thing):
     """The function itself, or the public methods of a class and what makes and calls it."""
     if not inspect.isclass(thing):
         return [thing]
-    named = inspect.getmembers(thing, inspect.isfunction)
+    named = inspect.getmembers(thing, lambda f: inspect.isfunction(f) and is_ours(f))
     return [f for name, f in named if not name.startswith("_") or name in ("__init__", "__call__")]
 
 
@@ -131,7 +139,7 @@ def test_everything_public_is_documented(name):
     assert inspect.getdoc(thing)
     if inspect.isclass(thing):
         for member_name, member in inspect.getmembers(thing):
-            if isinstance(member, property) or inspect.isfunction(member):
+            if (isinstance(member, property) or inspect.isfunction(member)) and is_ours(member):
                 assert member_name.startswith("_") or inspect.getdoc(member), member_name
 
 
@@ -173,6 +181,9 @@ def test_examples_are_found():
         ".reference",
         ".checks",
         ".flow",
+        ".torch",
+        ".torch.modules",
+        ".torch.swap",
     ):
         assert counts[f"pybptt{module}"] > 0
 

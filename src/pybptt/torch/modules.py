@@ -33,7 +33,41 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         clip_hidden: tuple[str, float] | None = None,
         memory_limit: int | str | None = None,
     ) -> Any:
-        """Runs the layers: see the class."""
+        """Runs the layers.
+
+        Parameters
+        ----------
+        input, hx
+            As for torch.nn's layers: (T, B, D), (B, T, D) with `batch_first`, (T, D), or a PackedSequence;
+            h_0, or for an LSTM the pair (h_0, c_0).
+        lengths : integers, (B,), optional
+            Steps of each sequence of padded input, in [0, T] and in any order. What is beyond is not
+            computed: outputs there are 0, the state returned is the one at each sequence's own end, and the
+            reverse direction starts there.
+        truncation : TBPTT, RandomTruncation or ARTBP, optional
+            How far derivatives go back. Random truncation without a seed draws from PyTorch's generator.
+        clip_hidden : ("norm", limit) or ("value", limit), optional
+            Clipping of dL/dh_t inside the recurrence.
+        memory_limit : int or str, optional
+            Bytes, or text such as ``"256MB"``, that the tape and backward may take together.
+
+        Returns
+        -------
+        output, h_n or (h_n, c_n)
+            As of torch.nn's layers.
+
+        Raises
+        ------
+        RuntimeError, ValueError, TypeError
+            For wrong sizes, dtypes and options, as torch.nn's layers have them.
+        NotImplementedError
+            For another device, bfloat16 and float16, and transforms of torch.func.
+
+        Examples
+        --------
+        >>> layer = pybptt.torch.GRU(3, 8)
+        >>> output, h_n = layer(torch.ones(20, 2, 3), lengths=[20, 7], truncation=pybptt.TBPTT(5, 10))
+        """
         options = (truncation, clip_hidden, memory_limit)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, options)
@@ -217,7 +251,26 @@ def drawn(truncation: RandomTruncation, x: Tensor, lengths: Tensor | None) -> Te
 
 
 class RNN(Recurrent):
-    """torch.nn.RNN."""
+    """torch.nn.RNN, run by the core; a call takes what `Recurrent.forward` says.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, ...
+        As of torch.nn.RNN, in its order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As torch.nn.RNN does.
+
+    Examples
+    --------
+    >>> layer = pybptt.torch.RNN(3, 8, num_layers=2)
+    >>> output, h_n = layer(torch.ones(20, 4, 3))
+    >>> output.sum().backward()
+    >>> layer.weight_hh_l1.grad.shape
+    torch.Size([8, 8])
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         no_projection(kwargs)
@@ -232,7 +285,26 @@ class RNN(Recurrent):
 
 
 class LSTM(Recurrent):
-    """torch.nn.LSTM."""
+    """torch.nn.LSTM, run by the core; a call takes what `Recurrent.forward` says.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, ...
+        As of torch.nn.LSTM, in its order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As torch.nn.LSTM does.
+
+    Examples
+    --------
+    >>> layer = pybptt.torch.LSTM(3, 8, num_layers=2)
+    >>> output, (h_n, c_n) = layer(torch.ones(20, 4, 3))
+    >>> output.sum().backward()
+    >>> layer.weight_hh_l1.grad.shape
+    torch.Size([32, 8])
+    """
 
     get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
     check_forward_args = torch.nn.LSTM.check_forward_args
@@ -243,7 +315,26 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """torch.nn.GRU."""
+    """torch.nn.GRU, run by the core; a call takes what `Recurrent.forward` says.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, ...
+        As of torch.nn.GRU, in its order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As torch.nn.GRU does.
+
+    Examples
+    --------
+    >>> layer = pybptt.torch.GRU(3, 8, num_layers=2)
+    >>> output, h_n = layer(torch.ones(20, 4, 3))
+    >>> output.sum().backward()
+    >>> layer.weight_hh_l1.grad.shape
+    torch.Size([24, 8])
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         no_projection(kwargs)
