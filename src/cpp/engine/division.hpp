@@ -7,6 +7,7 @@
 
 #include "engine/cut.hpp"
 #include "engine/member.hpp"
+#include "runtime/processors.hpp"
 
 namespace pybptt {
 
@@ -27,14 +28,14 @@ struct Division {
 
     ///   copies  of the samples' rows that go through a step together
     Division(const RnnSizes& s, int team, std::size_t copies = 1) {
-        constexpr std::size_t kSamplesEach = 4;
         constexpr double kWorth = 1 << 22;  // a step's dz passes from one core's cache to the other's
+        constexpr std::size_t kSamplesEach = 4;
         const bool few_samples = s.batch < kSamplesEach * std::size_t(team);
         by_columns = team > 1 && few_samples && (columns_pay(s) || step_of(s) * double(copies) >= kWorth);
-        // A step reads all its weights: with few rows, or many weights for the cache, it is better off without W_ih.
-        constexpr std::size_t kManyWeights = 1 << 18;
-        project_ahead =
-            by_columns || s.batch <= 4 || std::size_t(s.cell.gates()) * (s.inputs + s.h_width()) * s.hidden > kManyWeights;
+        // A step reads all its weights: with few rows, or more weights than the L2 cache has room for, it is better off without
+        // W_ih.
+        const std::size_t l2 = caches().l2 / sizeof(float);
+        project_ahead = by_columns || s.batch <= 4 || std::size_t(s.cell.gates()) * (s.inputs + s.h_width()) * s.hidden > l2;
     }
 };
 

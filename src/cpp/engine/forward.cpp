@@ -93,11 +93,11 @@ void ForwardPass<Real>::bring_input(const Piece<Real>& piece) {
 /// that they stay in the cache for all the steps.
 template <class Real>
 void ForwardPass<Real>::project(const Piece<Real>& piece) {
-    constexpr std::size_t L = kLanes<Real>, kBytes = std::size_t{512} << 10;
+    constexpr std::size_t L = kLanes<Real>;
     const std::size_t D = s_.inputs, S = piece.chunk.steps, panels = tape_.panels();
     const bool whole = piece.size == piece.slice.size;
     const std::size_t some = whole ? panel_count<Real>(block_cols<Real>(cell_.blocks, s_.hidden))
-                                   : std::max<std::size_t>(4, kBytes / (std::max<std::size_t>(1, D) * kPanelBytes));
+                                   : std::max<std::size_t>(4, caches().l2 / 2 / (std::max<std::size_t>(1, D) * kPanelBytes));
     const Matrix<Real> x = tape_.x(piece.chunk);
     for (int g = 0; g < cell_.group_count; ++g) {
         const BlockGroup& group = cell_.groups[g];

@@ -3,6 +3,7 @@
 namespace pybptt {
 namespace {
 
+// No machine's own: how many rows are summed at a time is in the last bits of the results.
 constexpr std::size_t kBlockBytes = std::size_t{2} << 20;
 constexpr std::size_t kMostRows = 1024;
 constexpr std::size_t kClasses = 1024;

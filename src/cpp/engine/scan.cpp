@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "runtime/memory.hpp"
+#include "runtime/processors.hpp"
 #include "runtime/threads.hpp"
 #include "runtime/tier.hpp"
 
@@ -12,7 +13,7 @@ namespace pybptt {
 namespace {
 
 /// Results of this size are in no cache when the next call wants them, if it does.
-constexpr std::size_t kPastCaches = std::size_t{48} << 20;
+std::size_t past_caches_bytes() { return (caches().l2 + caches().l3) / 2 * 3; }
 
 int threads_wanted(std::size_t row_bytes, std::size_t bytes) {
     constexpr std::size_t kBytesEach = std::size_t{1} << 19;  // some 20 microseconds; waking a thread costs a few
@@ -43,7 +44,7 @@ void linear_scan(std::size_t steps, std::size_t cols, const Real* b, const Real*
         const Range mine = share(cols, kLanes<Real>, member, team.size());
         const std::size_t first = mine.begin;
         if (mine.size() == 0 || steps == 0) return;
-        kernel.scan({steps, mine.size(), cols, b + first, c + first, a_0 + first, a + first, bytes > kPastCaches, window});
+        kernel.scan({steps, mine.size(), cols, b + first, c + first, a_0 + first, a + first, bytes > past_caches_bytes(), window});
     });
 }
 
@@ -57,7 +58,7 @@ void linear_scan_backward(std::size_t steps, std::size_t cols, const Real* d_a, 
     const Kernels<Real>& kernel = kernels<Real>();
     const std::size_t bytes = steps * cols * sizeof(Real);
     const auto distance = reinterpret_cast<std::uintptr_t>(d_b) - reinterpret_cast<std::uintptr_t>(d_c);
-    const bool past_caches = 2 * bytes > kPastCaches && distance % kPanelBytes == 0;
+    const bool past_caches = 2 * bytes > past_caches_bytes() && distance % kPanelBytes == 0;
     Team team(threads_wanted(cols * sizeof(Real), 5 * bytes));
     const Buffer<Real> zero = a_0 != nullptr ? Buffer<Real>() : zeros<Real>(cols);
     if (a_0 == nullptr) a_0 = zero.data();

@@ -41,8 +41,6 @@ constexpr size_t kColumnsDepth = 512;
 /// Lanes of A that take part in one pass over B.
 template <class Real>
 constexpr size_t kLaneBlock = 4 * kLanes<Real>;
-/// A B of this size comes from beyond the L2 cache at every pass.
-constexpr size_t kFarBytes = size_t{3} << 20;
 
 /// A term as a tile sees it: where its own rows of A and panels of B begin.
 template <class Real>
@@ -322,7 +320,7 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
     size_t passes = 0, index = 0;
     for_each_pass(terms, term_count, most, [&](const Term<Real>*, int) { ++passes; });
     const bool far =
-        passes > 1 && rows > size_t(kTileRows) && rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= kFarBytes;
+        passes > 1 && rows > size_t(kTileRows) && rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= far_bytes;
     for_each_pass(terms, term_count, most, [&](const Term<Real>* pieces, int count) {
         Ahead<Real> some = ahead;  // all at once would keep the tiles waiting for their own loads
         for (size_t i = 0; i < size_t(Ahead<Real>::kMost); ++i)

@@ -86,6 +86,10 @@ Matrix<const Real> every_row(const Real* row) {
 constexpr int kMostBlocks = 4, kMostGroups = 3, kMostVectors = 3, kMostPhases = 2;
 static_assert(kMostBlocks <= kMaxTerms);
 
+/// A product's right operand of this size comes from beyond the L2 cache at every pass: set for this machine before the first one,
+/// of no effect on results.
+extern size_t far_bytes;
+
 /// Matrices of the shape of a product's target that will be wanted soon: they are brought into the L2 cache, tile by tile, while
 /// the product computes. Null data: none. A sequence longer than the caches is otherwise read and written at their misses' pace.
 template <class Real>

@@ -153,8 +153,10 @@ const Processors& processors() {
 
 const Caches& caches() {
     static const Caches found = [] {
-        const Caches read = read_caches("", allowed());
-        return read.l2 != 0 ? read : system_caches();
+        Caches read = read_caches("", allowed());
+        if (read.l2 == 0) read = system_caches();
+        if (read.l2 == 0) read.l2 = std::size_t{1} << 20;
+        return read;
     }();
     return found;
 }

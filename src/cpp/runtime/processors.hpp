@@ -24,6 +24,7 @@ struct Caches {
 };
 
 const Processors& processors();
+/// Of the machine; where nothing is known of it, an L2 cache of 1 MB.
 const Caches& caches();
 
 /// As above, of the file system below `root` and of the processors with these numbers, in ascending order.

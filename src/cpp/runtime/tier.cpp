@@ -3,7 +3,11 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "runtime/processors.hpp"
+
 namespace pybptt {
+
+std::size_t far_bytes = std::size_t{3} << 20;
 
 #define PYBPTT_DECLARE_TIER(name)                \
     namespace name {                             \
@@ -65,6 +69,7 @@ const Tier& find(const std::string& name, const std::string& who) {
 const Tier& active() {
     // If this throws, the next call tries again: the message comes back rather than an undefined state.
     static const Tier& chosen = []() -> const Tier& {
+        far_bytes = caches().l2 / 2 * 3;
         const char* forced = std::getenv("PYBPTT_TIER");
         if (forced != nullptr && *forced != '\0') return find(forced, "PYBPTT_TIER");
         return find(tiers_available().back(), "tier");
