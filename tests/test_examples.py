@@ -38,6 +38,7 @@ def test_none_is_forgotten():
         "numpy_training_loop.py",
         "ragged_sequences.py",
         "sunspots.py",
+        "torch_distributed.py",  # in test_distributed.py
         "truncation_styles.py",
         "vanishing_gradients.py",
     }
