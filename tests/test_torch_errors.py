@@ -63,6 +63,34 @@ def test_constructors_check_as_torch_nn_does(cell, arguments):
         getattr(pybptt.torch, cell)(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("weight_ih_l0", (24, 3)),
+        ("weight_hh_l0", (20, 5)),
+        ("weight_hh_l0", (24, 5)),
+        ("bias_ih_l0", (23,)),
+        ("bias_hh_l1_reverse", (25,)),
+        ("weight_ih_l1", (24, 6)),
+        ("weight_hh_l1_reverse", (24, 7)),
+    ],
+)
+def test_parameters_of_another_size(name, size):
+    """Nothing is read past their end."""
+    lstm = pybptt.torch.LSTM(4, 6, num_layers=2, bidirectional=True)
+    setattr(lstm, name, torch.nn.Parameter(torch.ones(size)))
+    with pytest.raises(RuntimeError, match=rf"expected {name} of size .*, got {re.escape(str(size))}"):
+        lstm(X)
+
+
+@pytest.mark.parametrize(("name", "size"), [("weight_hh_l0", (24, 3)), ("weight_hr_l0", (2, 5))])
+def test_projections_of_another_size(name, size):
+    lstm = pybptt.torch.LSTM(4, 6, proj_size=2)
+    setattr(lstm, name, torch.nn.Parameter(torch.ones(size)))
+    with pytest.raises(RuntimeError, match="expected weight_hr_l0 of size"):
+        lstm(X)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_short_dtypes(dtype):
     lstm = pybptt.torch.LSTM(4, 6)

@@ -111,7 +111,7 @@ class Call(NamedTuple):
     @property
     def hidden_size(self) -> int:
         """H."""
-        return self.parameters[1].shape[0] // MODES[self.mode][2]
+        return self.parameters[0].shape[0] // MODES[self.mode][2]
 
     @property
     def config(self) -> _core.LayerConfig:
@@ -147,8 +147,30 @@ class Call(NamedTuple):
             for of, want in zip((self.x, self.h_0, self.c_0, *self.parameters), wanted, strict=True)
         ]
 
+    def check(self) -> None:
+        """A RuntimeError for a tensor of another size or dtype: the core knows addresses alone."""
+        B, H = self.batch, self.hidden_size
+        projected = len(self.parameters) > (4 if self.bias else 2) * self.units
+        P = self.state_size if projected else H
+        sizes = {
+            "h_0": (self.units, B, P),
+            "c_0": (self.units, B, H),
+            "mask": (self.layers - 1, *self.rows, self.directions * P),
+            **parameter_sizes(
+                self.x.shape[-1], H, P, self.layers, self.directions, self.bias, MODES[self.mode][2]
+            ),
+        }
+        tensors = (self.h_0, self.c_0, self.mask, *self.parameters)
+        for (name, size), tensor in zip(sizes.items(), tensors, strict=True):
+            if tensor is not None and (tensor.shape != size or tensor.dtype != self.x.dtype):
+                raise RuntimeError(
+                    f"pybptt.torch: expected {name} of size {size} and {self.x.dtype}, "
+                    f"got {tuple(tensor.shape)} and {tensor.dtype}"
+                )
+
     def run_core(self, results: Sequence[Tensor | None], keep: bool) -> _core.TapeFloat32 | None:
         """Writes those of the results that there is room for, and returns the tape if it is to be kept."""
+        self.check()
         # Copies, if there are any, must outlive the call.
         lengths, mask, *inputs = map(contiguous, (self.lengths, self.mask, self.x, self.h_0, self.c_0))
         parameters = [parameter.contiguous() for parameter in self.parameters]
@@ -190,6 +212,25 @@ def config_of(
     return _core.LayerConfig(
         D, H, layers, directions, bias, cell, nonlinearity=nonlinearity, proj_size=0 if P == H else P
     )
+
+
+@lru_cache(maxsize=256)
+def parameter_sizes(
+    D: int, H: int, P: int, layers: int, directions: int, bias: bool, gates: int
+) -> dict[str, tuple[int, ...]]:
+    """By PyTorch's names, in its order."""
+    rows = gates * H
+    sizes: dict[str, tuple[int, ...]] = {}
+    for layer in range(layers):
+        for suffix in ("", "_reverse")[:directions]:
+            end = f"_l{layer}{suffix}"
+            sizes["weight_ih" + end] = (rows, D if layer == 0 else directions * P)
+            sizes["weight_hh" + end] = (rows, P)
+            if bias:
+                sizes["bias_ih" + end] = sizes["bias_hh" + end] = (rows,)
+            if P != H:
+                sizes["weight_hr" + end] = (P, H)
+    return sizes
 
 
 def address(tensor: Tensor | None) -> int:
