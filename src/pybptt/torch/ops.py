@@ -327,7 +327,11 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
-        return None, *derivative(ctx, ctx.needs_input_grad[1:], *upstream[:3])
+        wanted = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():  # create_graph=True, which the operator's own derivative refuses
+            return None, *derivative(ctx, wanted, *upstream[:3])
+        with torch._C._AutoDispatchBelowAutograd():
+            return None, *derivative(ctx, wanted, *upstream[:3])
 
 
 def run(call: Call) -> tuple[Tensor, Tensor, Tensor]:
