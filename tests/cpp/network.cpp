@@ -10,7 +10,7 @@ namespace pybptt::test {
 
 Network& Network::fill(std::uint64_t seed) {
     Random random(seed);
-    const auto [T, B, D, H, cell, L, K, ignored, projection] = sizes;
+    const auto [T, B, D, H, cell, L, K, ignored, projection, none_packed] = sizes;
     const std::size_t Q = outputs, G = std::size_t(cell.gates()), P = sizes.h_width();
     const auto values = [&](std::size_t count, double size) {
         Values v(count);
