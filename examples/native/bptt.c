@@ -302,8 +302,8 @@ static void compare_steps(struct json* run, const struct network* n, int backwar
     const struct {
         const char* name;
         const double* array;
-    } before[] = {{"dl", n->dl}, {"dh", n->dh}, {"dc", n->dc}}, after_gates[] = {{"s", n->s}, {"c", n->c}, {"h", n->h}},
-      after_dz[] = {{"ds", n->ds}, {"to_h", n->to_h}, {"to_c", n->to_c}};
+    } before[] = {{"dl", n->dl}, {"dh", n->dh}, {"dc", n->dc}}, after_gates[] = {{"c", n->c}, {"h", n->h}},
+      after_dz[] = {{"to_h", n->to_h}, {"to_c", n->to_c}};
     const size_t first = (size_t)(n->B * n->H), count = (size_t)n->T * first; /* step 1, and all from it on */
     json_get(run, "name");
     compare_from(n->T, backward);
@@ -313,10 +313,12 @@ static void compare_steps(struct json* run, const struct network* n, int backwar
         char z[] = "z_?", dz[] = "dz_?", a[] = "?";
         z[2] = dz[3] = a[0] = letters[n->cell][k];
         if (n->cell == RNN) z[1] = dz[2] = 0;
+        if (!backward && k == 2) compare(run, "s", n->s + first, count);
         compare(run, backward ? dz : z, (backward ? n->dz : n->z)[k] + first, count);
+        if (backward && k == 2) compare(run, "ds", n->ds + first, count);
         if (n->cell != RNN && !backward) compare(run, a, n->a[k] + first, count);
     }
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 2; i++)
         backward ? compare(run, after_dz[i].name, after_dz[i].array + first, count)
                  : compare(run, after_gates[i].name, after_gates[i].array + first, count);
     if (backward) compare(run, "dx", n->window_dx, (size_t)(n->T * n->B * n->D));

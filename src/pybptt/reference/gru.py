@@ -49,7 +49,7 @@ class Gru(NamedTuple):
     @property
     def kept(self) -> tuple[str, ...]:
         """The names of what a step keeps; s is the m of one form and the q of the other."""
-        return "x", "h_prev", "z_r", "z_z", "z_n", "r", "z", "n", "s"
+        return "x", "h_prev", "z_r", "z_z", "r", "z", "s", "z_n", "n"
 
     def shapes(self, D: int, H: int) -> Shapes:
         """Those that every cell has."""
@@ -71,12 +71,12 @@ class Gru(NamedTuple):
             z_n = x @ W_in.T + b_in + s @ W_hn.T + b_hn  # z_n = W_in x_t + b_in + W_hn s + b_hn
         n = np.tanh(clipped(z_n, self.clip))  # n = tanh(z_n)
         h = (1 - z) * n + z * h_prev  # h_t = (1 - z) n + z h_{t-1}
-        return (h,), (x, h_prev, z_r, z_z, z_n, r, z, n, s)
+        return (h,), (x, h_prev, z_r, z_z, r, z, s, z_n, n)
 
     def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> Back:
         """dh_t to dh_{t-1}."""
         (W_ir, W_iz, W_in), (W_hr, W_hz, W_hn), _, _ = _gates(theta)
-        x, h_prev, z_r, z_z, z_n, r, z, n, s = kept
+        x, h_prev, z_r, z_z, r, z, s, z_n, n = kept
         (dh,) = d_states
         dn = (1 - z) * dh  # dn = (1 - z) dh_t
         dz = (h_prev - n) * dh  # dz = (h_{t-1} - n) dh_t
@@ -111,7 +111,7 @@ class Gru(NamedTuple):
     def tangent_step(self, theta: Theta, kept: Kept, v_states: States) -> States:
         """The derivative of h_t in the direction v of h_{t-1}."""
         W_hr, W_hz, W_hn = np.split(theta["weight_hh"], 3)
-        _, h_prev, z_r, z_z, z_n, r, z, n, s = kept
+        _, h_prev, z_r, z_z, r, z, s, z_n, n = kept
         (v,) = v_states
         v_r = r * (1 - r) * clipped_prime(z_r, self.clip) * (v @ W_hr.T)  # v_r = sigmoid'(z_r) W_hr v
         v_z = z * (1 - z) * clipped_prime(z_z, self.clip) * (v @ W_hz.T)  # v_z = sigmoid'(z_z) W_hz v

@@ -55,7 +55,7 @@ class Lstm(NamedTuple):
     @property
     def kept(self) -> tuple[str, ...]:
         """The names of what a step keeps; z_i, z_f and z_o with their peephole terms."""
-        return "x", "h_prev", "c_prev", "z_i", "z_f", "z_g", "z_o", "i", "f", "g", "o", "c", "m"
+        return "x", "h_prev", "c_prev", "z_i", "z_f", "z_g", "i", "f", "g", "c", "z_o", "o", "m"
 
     def shapes(self, D: int, H: int) -> Shapes:
         """Those that every cell has, the projection, and the peepholes of all gates but g."""
@@ -83,13 +83,13 @@ class Lstm(NamedTuple):
         o = sigmoid(clipped(z_o, self.clip))  # o = sigmoid(z_o + p_o c_t)
         m = o * np.tanh(clipped(c, self.clip))  # m_t = o tanh(c_t)
         h = m @ theta["weight_hr"].T if self.proj_size else m  # h_t = W_hr m_t, or h_t = m_t
-        return (h, c), (x, h_prev, c_prev, z_i, z_f, z_g, z_o, i, f, g, o, c, m)
+        return (h, c), (x, h_prev, c_prev, z_i, z_f, z_g, i, f, g, c, z_o, o, m)
 
     def backward_step(self, theta: Theta, kept: Kept, d_states: States) -> Back:
         """dh_t, and dc_t through step t + 1 and losses by c_t itself, to dh_{t-1}, dc_{t-1}."""
         W_ih, W_hh, _, _ = list(theta.values())[:4]
         p_i, p_f, p_o = self._peepholes(theta)
-        x, h_prev, c_prev, z_i, z_f, z_g, z_o, i, f, g, o, c, m = kept
+        x, h_prev, c_prev, z_i, z_f, z_g, i, f, g, c, z_o, o, m = kept
         dh, dc = d_states
         dm = dh @ theta["weight_hr"] if self.proj_size else dh  # dm_t = W_hr^T dh_t, or dm_t = dh_t
         tanh_c = np.tanh(clipped(c, self.clip))
@@ -122,14 +122,14 @@ class Lstm(NamedTuple):
             dp_f = (dz_f * c_prev).sum(axis=0)  # dp_f = sum_t dz_f c_{t-1}
             dp_o = (dz_o * c).sum(axis=0)  # dp_o = sum_t dz_o c_t
             gradients["weight_peephole"] = np.stack([dp_i, dp_o] if self.coupled else [dp_i, dp_f, dp_o])
-        inside = {"dm": dm, "dc": dc, "dz_i": dz_i, "dz_f": dz_f, "dz_g": dz_g, "dz_o": dz_o}
+        inside = {"dm": dm, "dz_o": dz_o, "dc": dc, "dz_i": dz_i, "dz_f": dz_f, "dz_g": dz_g}
         return dx, (dh_prev, dc_prev), gradients, inside
 
     def tangent_step(self, theta: Theta, kept: Kept, v_states: States) -> States:
         """The derivative of h_t, c_t in the direction v_h, v_c of h_{t-1}, c_{t-1}."""
         W_hh = theta["weight_hh"]
         p_i, p_f, p_o = self._peepholes(theta)
-        _, _, c_prev, z_i, z_f, z_g, z_o, i, f, g, o, c, _ = kept
+        _, _, c_prev, z_i, z_f, z_g, i, f, g, c, z_o, o, _ = kept
         v_h, v_c = v_states
         v_zi, v_zf, v_zg, v_zo = self._gates(v_h @ W_hh.T)  # v_z = W_hh v_h
         v_zi = v_zi + p_i * v_c
