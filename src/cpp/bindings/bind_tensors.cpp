@@ -108,7 +108,7 @@ MemoryPlan plan(const LayerConfig& c, std::size_t steps, std::size_t batch, std:
 }
 
 template <class Real>
-void bind_for(py::module_& module, const char* name) {
+void bind_tensors_for(py::module_& module, const char* name) {
     py::module_ calls = module.def_submodule(name);
     calls.def("forward", &forward<Real>, py::arg("config"), py::arg("steps"), py::arg("batch"), py::arg("packed_rows"),
               py::arg("lengths"), py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("parameters"), py::arg("mask"),
@@ -123,8 +123,8 @@ void bind_for(py::module_& module, const char* name) {
 }  // namespace
 
 void bind_tensors(py::module_& module) {
-    bind_for<float>(module, "tensors_float32");
-    bind_for<double>(module, "tensors_float64");
+    bind_tensors_for<float>(module, "tensors_float32");
+    bind_tensors_for<double>(module, "tensors_float64");
 }
 
 }  // namespace pybptt
