@@ -9,6 +9,7 @@ constexpr int kNoLimit = std::numeric_limits<int>::max();
 std::atomic<int> successes_left{kNoLimit};
 std::atomic<std::size_t> bytes_so_far{0};
 thread_local int in_core = 0;
+constexpr std::size_t kMostBytes = std::size_t{1} << 33;  // wine promises any amount
 
 bool fails() { return in_core != 0 && successes_left != kNoLimit && successes_left-- <= 0; }
 
@@ -28,6 +29,7 @@ void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
+    if (bytes > kMostBytes) throw std::bad_alloc();
 #ifdef _WIN32
     void* memory = fails() ? nullptr : _aligned_malloc(bytes, std::size_t(alignment));
 #else

@@ -307,7 +307,7 @@ struct Arrays {
             if (counted[row]) continue;
             all_count = false;
             if (classes.size() != 0) classes[row] = -1;
-            for (std::size_t q = 0; y.size() != 0 && q < n.outputs; ++q) y[row * n.outputs + q] = std::nan("");
+            for (std::size_t q = 0; y.size() != 0 && q < n.outputs; ++q) y[row * n.outputs + q] = Real(NAN);
         }
     }
 

@@ -190,7 +190,8 @@ TEST_CASE_TEMPLATE("with any places the bits are those without a limit", Real, f
         const std::size_t N = chunks_of(n);
         REQUIRE(N >= 4);
         const Result layer = core_layer<Real>(n), model = core_model<Real>(n);
-        for (const auto& [K, S] : {std::pair<std::size_t, std::size_t>{1, 0}, {1, 2}, {2, 0}, {2, 1}, {N - 1, 1}, {2, N}, {N, 0}}) {
+        for (const auto& kept : {std::pair<std::size_t, std::size_t>{1, 0}, {1, 2}, {2, 0}, {2, 1}, {N - 1, 1}, {2, N}, {N, 0}}) {
+            const std::size_t K = kept.first, S = kept.second;
             const MemoryPlan plan = plan_of(K, S);
             CAPTURE(K);
             CAPTURE(S);

@@ -104,7 +104,8 @@ TEST_CASE_TEMPLATE("linear recurrence, long time and long rows past the caches",
     const std::pair<std::size_t, std::size_t> sizes[] = {
         {2 * round / 33 + 5, 33}, {4 * round / 64, 64}, {9, round / 4}, {3, round / 4 + 1}, {2, wide}, {3, 2 * wide + 3}};
     for_each_tier<Real>([&](const Kernels<Real>& k) {
-        for (const auto& [steps, cols] : sizes) {
+        for (const auto& size : sizes) {
+            const std::size_t steps = size.first, cols = size.second;
             CAPTURE(steps);
             CAPTURE(cols);
             const Problem<Real> p(steps, cols, 0, random);

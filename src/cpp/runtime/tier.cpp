@@ -1,5 +1,9 @@
 #include "runtime/tier.hpp"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -18,6 +22,8 @@ std::size_t far_bytes = std::size_t{3} << 20;
 PYBPTT_DECLARE_TIER(baseline)
 PYBPTT_DECLARE_TIER(avx2)
 PYBPTT_DECLARE_TIER(avx512)
+#elif defined(__aarch64__)
+PYBPTT_DECLARE_TIER(neon)
 #else
 PYBPTT_DECLARE_TIER(generic)
 #endif
@@ -31,18 +37,37 @@ struct Tier {
     const Kernels<double>& kernels_double;
 };
 
+#if defined(__x86_64__)
+/// What the processor has and the system keeps of it when threads take turns. Not __builtin_cpu_supports, which knows nothing where
+/// the compiler brings a library of its own (zig's).
+struct Features {
+    bool avx2 = false, avx512 = false;
+
+    Features() {
+        unsigned a, b, c, d, kept, high;
+        constexpr unsigned kFma = 1u << 12, kXgetbv = 1u << 27, kAvx = 1u << 28, kFirst = kFma | kXgetbv | kAvx;
+        if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kFirst) != kFirst || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+        asm("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+        constexpr unsigned kAvx2 = 1u << 5, kYmm = 0x6;
+        constexpr unsigned kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, kZmm = 0xe6;  // F, DQ, BW, VL
+        avx2 = (b & kAvx2) == kAvx2 && (kept & kYmm) == kYmm;
+        avx512 = avx2 && (b & kAvx512) == kAvx512 && (kept & kZmm) == kZmm;
+    }
+};
+#endif
+
 /// Slowest first.
 const std::vector<Tier>& tiers() {
 #if defined(__x86_64__)
-    static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    static const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+    static const Features has;
     static const std::vector<Tier>& all = *new std::vector<Tier>{
         // never destroyed: a daemon thread may outlive static objects
         {"baseline", true, baseline::kernels_float, baseline::kernels_double},
-        {"avx2", has_avx2, avx2::kernels_float, avx2::kernels_double},
-        {"avx512", has_avx512, avx512::kernels_float, avx512::kernels_double},
+        {"avx2", has.avx2, avx2::kernels_float, avx2::kernels_double},
+        {"avx512", has.avx512, avx512::kernels_float, avx512::kernels_double},
     };
+#elif defined(__aarch64__)
+    static const std::vector<Tier>& all = *new std::vector<Tier>{{"neon", true, neon::kernels_float, neon::kernels_double}};
 #else
     static const std::vector<Tier>& all =
         *new std::vector<Tier>{{"generic", true, generic::kernels_float, generic::kernels_double}};
