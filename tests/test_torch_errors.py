@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch_support import pair_of
+from torch_support import CELLS, pair_of
 
 import pybptt
 import pybptt.torch
@@ -27,8 +27,20 @@ BAD = {
     "input dtype": (
         "GRU",
         (X.double(),),
-        r"input has dtype torch.float64, the parameters have torch.float32",
+        r"input has dtype torch.float64, weight_ih_l0 has torch.float32",
     ),
+    "integer input": (
+        "GRU",
+        (X.long(),),
+        r"input has dtype torch.int64.*convert it with \.to\(torch.float32\)",
+    ),
+    "complex input": ("LSTM", (X.cfloat(),), r"input has dtype torch.complex64"),
+    "short input": ("RNN", (X.bfloat16(),), r"input has dtype torch.bfloat16"),
+    "integer packed input": ("GRU", (packed(4, 2).to(torch.int64),), r"input has dtype torch.int64"),
+    "integer state": ("GRU", (X, H.long()), r"hx has dtype torch.int64"),
+    "sparse input": ("LSTM", (X.to_sparse(),), r"expected input to be dense, got torch.sparse_coo"),
+    "sparse state": ("GRU", (X, H.to_sparse()), r"expected hx to be dense, got torch.sparse_coo"),
+    "three states": ("LSTM", (X, (H, H, H)), r"expected hx to be the pair \(h_0, c_0\), got \['Tensor', 'Te"),
     "state dtype": ("GRU", (X, H.double()), r"hx has dtype torch.float64.*\.to\(torch.float32\)"),
     "state axes": ("GRU", (X, H[0]), r"for batched 3-D input, hx should also be 3-D, got a 2-D tensor"),
     "state axes, unbatched": ("GRU", (X[:, 0], H), r"for unbatched 2-D input, hx should also be 2-D"),
@@ -63,6 +75,33 @@ def test_constructors_check_as_torch_nn_does(cell, arguments):
         getattr(pybptt.torch, cell)(*arguments)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("bias_ih_l0", lambda old: None, "expected bias_ih_l0 to be a tensor, got None"),
+        ("weight_hh_l0", lambda old: None, "expected weight_hh_l0 to be a tensor, got None"),
+        (
+            "weight_hh_l0",
+            torch.Tensor.double,
+            "weight_hh_l0 has dtype torch.float64, weight_ih_l0 has torch.fl",
+        ),
+        ("weight_hh_l0", torch.Tensor.bfloat16, "weight_hh_l0 has dtype torch.bfloat16"),
+        ("weight_hh_l0", torch.Tensor.to_sparse, "expected weight_hh_l0 to be dense, got torch.sparse_coo"),
+    ],
+)
+def test_parameters_of_another_kind(cell, name, change, message):
+    layers = pair_of(cell, 4, 6)
+    for layer in layers:
+        new = change(getattr(layer, name).detach())
+        setattr(layer, name, None if new is None else torch.nn.Parameter(new))
+    theirs, ours = layers
+    with pytest.raises(Exception) as expected:  # noqa: PT011
+        theirs(X)
+    with pytest.raises(expected.type, match=message):
+        ours(X)
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -94,8 +133,6 @@ def test_projections_of_another_size(name, size):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_short_dtypes(dtype):
     lstm = pybptt.torch.LSTM(4, 6)
-    with pytest.raises(NotImplementedError, match=rf"expected input of float32 or float64, got {dtype}"):
-        lstm(X.to(dtype))
     with pytest.raises(NotImplementedError, match=r"expected parameters of.*restore\(model\)"):
         lstm.to(dtype)(X)
     with torch.autocast("cpu"), pytest.raises(NotImplementedError, match="expected parameters of float32"):
@@ -126,6 +163,12 @@ def test_another_device():
         ({"lengths": [5, 3, 6]}, ValueError, r"lengths: expected values in \[0, 5\], got 6 at \[2\]"),
         ({"lengths": [5, -1, 3]}, ValueError, r"got -1 at \[1\]"),
         ({"lengths": [5.0, 1.0, 3.0]}, TypeError, r"expected lengths of integers, got torch.float32"),
+        ({"lengths": "abc"}, TypeError, r"expected lengths of integers, got 'abc'"),
+        (
+            {"lengths": [[1], [2, 3], 4]},
+            TypeError,
+            r"expected lengths of integers, got \[\[1\], \[2, 3\], 4\]",
+        ),
         ({"truncation": 5}, TypeError, r"truncation: expected TBPTT"),
         (
             {"truncation": pybptt.RandomTruncation([0.5, 0.5])},
@@ -154,12 +197,25 @@ def test_our_own_options_where_they_cannot_be():
         lstm(X[:, 0], lengths=[5])
 
 
-@pytest.mark.parametrize(("cell", "hx"), [("LSTM", H), ("LSTM", (H,)), ("GRU", (H, H)), ("RNN", [H])])
+@pytest.mark.parametrize(
+    ("cell", "hx"),
+    [("LSTM", H), ("LSTM", (H,)), ("LSTM", (H, None)), ("LSTM", 3), ("GRU", (H, H)), ("RNN", [H])],
+)
 def test_a_state_of_the_other_kind(cell, hx):
     layer = getattr(pybptt.torch, cell)(4, 6)
     wanted = "the pair" if cell == "LSTM" else "a tensor"
     with pytest.raises(TypeError, match=f"expected hx to be {wanted}"):
         layer(X, hx)
+
+
+def test_many_upstreams_at_once_are_an_error():
+    lstm = pybptt.torch.LSTM(4, 6)
+    output, _ = lstm(X)
+    upstreams = torch.ones(2, *output.shape)
+    with pytest.raises(NotImplementedError, match=r"is_grads_batched.*restore\(model\)"):
+        torch.autograd.grad(output, lstm.weight_hh_l0, upstreams, is_grads_batched=True)
+    with pytest.raises(NotImplementedError, match="vectorize=True"):
+        torch.autograd.functional.jacobian(lambda x: lstm(x)[0], X, vectorize=True)
 
 
 @pytest.mark.parametrize("of", ["weight_hh_l0", "input"])

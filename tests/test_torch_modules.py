@@ -184,6 +184,33 @@ def test_gradients_of_any_subset(cell):
             assert_same_runs(run(ours, x, hx), run(theirs, x, hx))
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_frozen_lower_layers_change_no_bit_of_those_above(cell, bidirectional):
+    options = {"dropout": 0.3, "bidirectional": bidirectional, "dtype": torch.float64}
+    theirs, ours = pair_of(cell, 5, 7, 4, **options)
+    x = random_input(ours, 90, 3)
+    every = dict(zip(dict(ours.named_parameters()), run(ours, x, None).gradients, strict=True))
+    for frozen in range(4):
+        for layer in (theirs, ours):
+            for name, parameter in layer.named_parameters():
+                parameter.requires_grad_(f"_l{frozen}" not in name and parameter.requires_grad)
+        above = [gradient for name, gradient in every.items() if int(name.split("_l")[1][0]) > frozen]
+        if above:
+            found = run(ours, x, None)
+            assert_same_runs(found, run(theirs, x, None))
+            assert all(map(torch.equal, found.gradients, above))
+
+
+@pytest.mark.parametrize("dropout", [0.3, 1.0])
+def test_dropout_draws_what_torch_nn_draws(dropout):
+    states = []
+    for layer in pair_of("LSTM", 5, 7, 3, dropout=dropout):
+        run(layer, random_input(layer, 6, 3, requires_grad=True), None)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
 @pytest.mark.parametrize("used", [0, 1, 2])
 def test_a_loss_of_one_result_alone(used):
     theirs, ours = pair_of("LSTM", 5, 7, 2, dtype=torch.float64)

@@ -115,11 +115,13 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         if hx is None:
             return []
         pair = self.mode == "LSTM"
-        if isinstance(hx, Tensor) == pair or pair and len(hx) != 2:
-            raise TypeError(
-                f"{self._name}: expected hx to be {'the pair (h_0, c_0)' if pair else 'a tensor'}"
+        states = list(hx) if isinstance(hx, (tuple, list)) and pair else [hx]
+        if len(states) != (2 if pair else 1) or not all(isinstance(state, Tensor) for state in states):
+            error = RuntimeError if len(states) > 2 else TypeError  # as torch.nn has it
+            raise error(
+                f"{self._name}: expected hx to be {'the pair (h_0, c_0)' if pair else 'a tensor'}, "
+                f"got {[type(state).__name__ for state in states]}"
             )
-        states = list(hx) if pair else [hx]
         for state in states:
             if state.dim() != (3 if batched else 2):
                 kind = "batched 3-D" if batched else "unbatched 2-D"
@@ -133,36 +135,42 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         return tuple(states) if self.mode == "LSTM" else states[0]
 
     def _checked(self, input: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Devices and dtypes. Under autocast, what is short becomes as long as the parameters."""
-        weights = self._weights
-        dtype = weights[0].dtype
+        """Devices, layouts and dtypes. Under autocast, what is short becomes as long as the parameters."""
+        weights = dict(zip(self._flat_weights_names, self._weights, strict=True))
+        for name, weight in weights.items():
+            if weight is None:
+                raise TypeError(f"{self._name}: expected {name} to be a tensor, got None")
+        first = next(iter(weights.values()))
+        dtype, device = first.dtype, first.device
         if torch.is_autocast_enabled("cpu"):
             input, *states = (t.to(dtype) if t.dtype in SHORT else t for t in (input, *states))
-        device = weights[0].device
         if device.type not in ("cpu", "meta"):
             raise NotImplementedError(
                 f"{self._name}: expected parameters on the CPU, got ones on {device}; "
                 "use torch.nn's layer there (pybptt.torch.restore(model))"
             )
-        given = (("parameters", weights), ("input", [input]), ("hx", states))
-        for name, tensor in ((name, tensor) for name, tensors in given for tensor in tensors):
+        if dtype not in DTYPES:
+            raise NotImplementedError(
+                f"{self._name}: expected parameters of float32 or float64, got {dtype}; "
+                "convert with .float(), or use torch.nn's layer (pybptt.torch.restore(model))"
+            )
+        for name, tensor in (*weights.items(), ("input", input), *(("hx", state) for state in states)):
             if tensor.device != device:
                 raise RuntimeError(
                     f"{self._name}: expected {name} on {device}, where the parameters are, "
                     f"got one on {tensor.device}"
                 )
-            if tensor.dtype == dtype and dtype in DTYPES:
-                continue
-            if tensor.dtype not in DTYPES:
-                raise NotImplementedError(
-                    f"{self._name}: expected {name} of float32 or float64, got {tensor.dtype}; "
-                    "convert with .float(), or use torch.nn's layer (pybptt.torch.restore(model))"
+            if tensor.layout != torch.strided:
+                raise RuntimeError(
+                    f"{self._name}: expected {name} to be dense, got {tensor.layout}; "
+                    "convert it with .to_dense()"
                 )
-            error = RuntimeError if name == "hx" else ValueError  # as torch.nn has it
-            raise error(
-                f"{self._name}: {name} has dtype {tensor.dtype}, the parameters have {dtype}; "
-                f"convert it with .to({dtype}), or the model with .to({tensor.dtype})"
-            )
+            if tensor.dtype != dtype:
+                error = ValueError if name == "input" else RuntimeError  # as torch.nn has it
+                raise error(
+                    f"{self._name}: {name} has dtype {tensor.dtype}, weight_ih_l0 has {dtype}; "
+                    f"convert it with .to({dtype})"
+                )
         return input, states
 
     def _check_sizes(self, x: Tensor, states: list[Tensor], batch: int) -> None:
@@ -189,7 +197,10 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
             return None
         if not batched:
             raise ValueError(f"{self._name}: expected no lengths for unbatched 2-D input")
-        found = torch.as_tensor(lengths)
+        try:
+            found = torch.as_tensor(lengths)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{self._name}: expected lengths of integers, got {lengths!r}") from error
         if found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
             raise TypeError(f"{self._name}: expected lengths of integers, got {found.dtype}")
         if found.shape != x.shape[1:2]:
@@ -204,10 +215,11 @@ class Recurrent(torch.nn.modules.rnn.RNNBase):
         if not self.training or self.dropout == 0 or self.num_layers == 1:
             return None
         width = (2 if self.bidirectional else 1) * (self.proj_size or self.hidden_size)
-        layers = [x.new_empty((*x.shape[:-1], width)) for _ in range(self.num_layers - 1)]
+        layers = [x.new_zeros((*x.shape[:-1], width)) for _ in range(self.num_layers - 1)]
         keep = 1 - self.dropout
-        mask = torch.stack([layer.bernoulli_(keep) for layer in layers])
-        return mask.div_(keep) if keep else mask
+        if not keep:  # nothing is drawn
+            return torch.stack(layers)
+        return torch.stack([layer.bernoulli_(keep) for layer in layers]).div_(keep)
 
     def _run(
         self,

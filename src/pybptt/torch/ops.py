@@ -358,6 +358,14 @@ def no_second_derivative(ctx: Any, *gradients: Any) -> Any:
     )
 
 
+def no_batches(*arguments: Any) -> Any:
+    """``pybptt::backward`` under autograd's own vmap."""
+    raise NotImplementedError(
+        "pybptt.torch: many upstreams at once (is_grads_batched=True, vectorize=True) are not implemented; "
+        "take one after the other; pybptt.torch.restore(model) puts torch.nn's layers back, which have them"
+    )
+
+
 library = torch.library.Library("pybptt", "DEF")
 library.define(FORWARD)
 library.define(BACKWARD)
@@ -368,4 +376,5 @@ torch.library.register_fake("pybptt::backward", fake_backward, lib=library)
 torch.library.register_autograd(
     "pybptt::forward", registered_derivative, setup_context=setup_context, lib=library
 )
+library.impl("backward", no_batches, "Batched")
 torch.library.register_autograd("pybptt::backward", no_second_derivative, lib=library)
