@@ -87,7 +87,7 @@ template <class Real>
 SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int team, const RnnUpstream<Real>& upstream,
                              const Real* mask, const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits,
                              const Real* d_last)
-    : tape_(tape) {
+    : tape_(tape), lowest_layer_(tape.sizes.layers - 1) {  // the last is swept in any case: its upstream may be a loss
     const RnnSizes& s = tape.sizes;
     const Strides stride(s);
     const std::size_t P = s.h_width(), K = s.directions, width = K * P;
@@ -101,7 +101,8 @@ SweepStack<Real>::SweepStack(const typename Tape<Real>::Contents& tape, int team
         const RecurrenceTape<Real>& recurrence = *tape.recurrences[i];
         const std::size_t layer = i / K, direction = i % K;
         RecurrenceGradients<Real> g = recurrence_gradients(tape, i, upstream, gradients, d_last);
-        if (layer != 0) {
+        if (g.any()) lowest_layer_ = std::min(lowest_layer_, layer);
+        if (layer > lowest_layer_) {
             g.input.rows = {between_[(layer - 1) % 2].data(), width, of_chunk};
             g.input.mask = {moved(mask, (layer - 1) * stride.output), width};
         }
@@ -118,6 +119,7 @@ void SweepStack<Real>::run(Upstream<Real>* top, ForwardStack<Real>* again, Steps
     for (const auto& sweep : sweeps_) sweep->start(member);
     member.wait();  // what the second direction adds to is there
     const auto run = [&](std::size_t recurrence, const Chunk& chunk) {
+        if (recurrence / K < lowest_layer_) return;
         Upstream<Real>& given = upstreams_[recurrence];
         sweeps_[recurrence]->run(chunk, recurrence + 1 == recurrences && top != nullptr ? *top : given, member);
     };

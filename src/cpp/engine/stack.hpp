@@ -116,6 +116,7 @@ private:
     const typename Tape<Real>::Contents& tape_;
     Buffer<Real> between_[2];  // dL/d(a layer's output), likewise
     SweepSpace<Real> space_;
+    std::size_t lowest_layer_;                          // nobody asks for anything below it
     std::vector<std::unique_ptr<Sweep<Real>>> sweeps_;  // of each recurrence
     std::vector<GivenUpstream<Real>> upstreams_;
 };

@@ -21,6 +21,13 @@ struct RecurrenceGradients {
     InputGradient<Real> input;
     RnnState<Real> state;   // (B, P), (B, H)
     UserRows<Real> hidden;  // (T, B, P): dh_t
+
+    /// Whether anything is asked for.
+    bool any() const {
+        const RnnParameterGradients<Real>& p = parameters;
+        return p.weight_ih || p.weight_hh || p.bias_ih || p.bias_hh || p.vectors || p.weight_hr || input.rows || state.h ||
+               state.c || hidden;
+    }
 };
 
 /// What sweeps work in, one after the other; of a chunk.
