@@ -1,6 +1,7 @@
 #include "network.hpp"
 
 #include <initializer_list>
+#include <numeric>
 #include <stdexcept>
 
 #include "allocations.hpp"
@@ -64,6 +65,8 @@ Network& Network::fill(std::uint64_t seed) {
     return *this;
 }
 
+std::size_t Network::time_rows() const { return packed ? std::accumulate(lengths.begin(), lengths.end(), std::size_t{0}) : rows(); }
+
 std::string Network::describe() const {
     const CellConfig& cell = sizes.cell;
     std::string text = cell.kind == CellKind::lstm ? "LSTM" : cell.kind == CellKind::gru ? "GRU" : "Elman";
@@ -85,6 +88,7 @@ std::string Network::describe() const {
                                    {!bias, " no bias"},
                                    {!initial_state, " no state"},
                                    {ragged, " ragged"},
+                                   {packed, " packed"},
                                    {masked, " masked"},
                                    {!d_every_step, " final states alone"},
                                    {last_only, " last only"},
@@ -276,16 +280,30 @@ struct Arrays {
         }
         spoil_paddings(factors, 1);
         leave_out();
+        if (n.packed) {
+            drop_paddings(x, n.sizes.inputs);
+            drop_paddings(ids, 1);
+            drop_paddings(mask, n.width());
+            drop_paddings(d_output, n.width());
+            drop_paddings(d_cells, n.sizes.hidden);
+            drop_paddings(factors, 1);
+        }
         release_cached_memory();  // so that all memory of the call is new, and filled
     }
 
     /// Of a (.., T, B, columns) array.
     template <class Value>
     void spoil_paddings(const Fenced<Value>& array, std::size_t columns) const {
-        for (std::size_t i = 0; n.ragged && i < array.size(); ++i) {
-            const std::size_t row = i / columns % n.rows(), t = row / n.sizes.batch, b = row % n.sizes.batch;
-            if (t >= n.length(b)) std::memset(&array[i], kGuardByte, sizeof(Value));
-        }
+        for (std::size_t i = 0; n.ragged && i < array.size(); ++i)
+            if (n.is_padding(i / columns)) std::memset(&array[i], kGuardByte, sizeof(Value));
+    }
+    template <class Value>
+    void drop_paddings(Fenced<Value>& array, std::size_t columns) const {
+        if (array.size() == 0) return;
+        Fenced<Value> rows(array.size() / n.rows() * n.time_rows());
+        for (std::size_t i = 0, at = 0; i < array.size(); ++i)
+            if (!n.is_padding(i / columns)) rows[at++] = array[i];
+        array = std::move(rows);
     }
 
     /// What no window reaches; targets that do not count hold numbers that are none, too.
@@ -314,6 +332,7 @@ struct Arrays {
     RnnSizes sizes() const {
         RnnSizes s = n.sizes;
         if (n.ragged) s.lengths = lengths.data();
+        if (n.packed) s.packed_rows = n.time_rows();
         return s;
     }
     RnnInput<Real> input() const { return {n.tokens ? nullptr : x.data(), n.tokens ? ids.data() : nullptr, mask_or_null()}; }
@@ -353,17 +372,18 @@ struct Arrays {
 /// Where the core writes.
 template <class Real>
 struct Room {
-    explicit Room(const Network& network)
+    explicit Room(const Network& network, LeftOut<Real> gradient = nullptr)
         : n(network),
-          output(n.rows() * n.width()),
+          left_out(gradient),
+          output(n.time_rows() * n.width()),
           final_h(n.h.size()),
           final_c(n.c.size()),
-          cells(n.c.empty() ? 0 : n.rows() * n.sizes.recurrences() * n.sizes.hidden),
+          cells(n.c.empty() ? 0 : n.time_rows() * n.sizes.recurrences() * n.sizes.hidden),
           prediction(n.target_rows() * n.outputs),
-          x(n.rows() * n.sizes.inputs),
+          x(n.time_rows() * n.sizes.inputs),
           h(n.h.size()),
           c(n.c.size()),
-          hidden(n.rows() * n.sizes.layers * n.width()),
+          hidden(n.time_rows() * n.sizes.layers * n.width()),
           output_weight(n.output_weight.size()),
           output_bias(n.outputs) {
         for (std::size_t i = 0; i < n.recurrences.size(); ++i) recurrences.emplace_back(n.sizes, n.inputs(i));
@@ -374,10 +394,12 @@ struct Room {
     /// `parameters` must live as long as what is returned.
     RnnGradients<Real> gradients(Ask ask, std::vector<RnnParameterGradients<Real>>& parameters) const {
         const bool least = ask == Ask::least;
-        for (const RecurrenceFences<Real>& u : recurrences)
+        for (const RecurrenceFences<Real>& u : recurrences) {
             parameters.push_back({u.weight_ih.data(), u.weight_hh.data(), least ? nullptr : u.bias_ih.data(),
                                   least ? nullptr : u.bias_hh.data(), n.sizes.cell.peephole ? u.peephole.data() : nullptr,
                                   n.sizes.projection != 0 ? u.weight_hr.data() : nullptr});
+            if (left_out != nullptr) parameters.back().*left_out = nullptr;
+        }
         RnnGradients<Real> to{parameters.data()};
         if (!least && !n.tokens) to.input = x.data();
         if (ask != Ask::everything) return to;
@@ -414,20 +436,34 @@ struct Room {
         if (!written && !from.untouched()) throw std::logic_error("a result was written that nobody asked for");
         return written ? from.values() : Values();
     }
+    /// Of a (.., T, B, columns) array, with zeros where a packed one has no rows.
+    Values taken_rows(const Fenced<Real>& from, std::size_t columns, bool written) const {
+        const Values rows = taken(from, written);
+        if (!n.packed || rows.empty()) return rows;
+        Values padded(rows.size() / n.time_rows() * n.rows(), 0.0);
+        for (std::size_t i = 0, at = 0; i < padded.size(); ++i)
+            if (!n.is_padding(i / columns)) padded[i] = rows[at++];
+        return padded;
+    }
     void take_gradients(Result& result, Ask ask) const {
+        using Gradients = RnnParameterGradients<Real>;
+        const bool biases = ask != Ask::least;
         for (const RecurrenceFences<Real>& u : recurrences)
-            result.recurrences.push_back({taken(u.weight_ih, true), taken(u.weight_hh, true), taken(u.bias_ih, ask != Ask::least),
-                                          taken(u.bias_hh, ask != Ask::least), taken(u.peephole, true), taken(u.weight_hr, true)});
-        result.x = taken(x, ask != Ask::least && !n.tokens);
+            result.recurrences.push_back(
+                {taken(u.weight_ih, left_out != &Gradients::weight_ih), taken(u.weight_hh, left_out != &Gradients::weight_hh),
+                 taken(u.bias_ih, biases && left_out != &Gradients::bias_ih),
+                 taken(u.bias_hh, biases && left_out != &Gradients::bias_hh), taken(u.peephole, left_out != &Gradients::vectors),
+                 taken(u.weight_hr, left_out != &Gradients::weight_hr)});
+        result.x = taken_rows(x, n.sizes.inputs, ask != Ask::least && !n.tokens);
         result.h = taken(h, ask == Ask::everything);
         result.c = taken(c, ask == Ask::everything);
-        result.hidden = taken(hidden, ask == Ask::everything);
+        result.hidden = taken_rows(hidden, n.sizes.h_width(), ask == Ask::everything);
     }
     void take_outputs(Result& result, Ask ask) const {
-        result.output = taken(output, ask == Ask::everything);
+        result.output = taken_rows(output, n.width(), ask == Ask::everything);
         result.final_h = taken(final_h, ask == Ask::everything);
         result.final_c = taken(final_c, ask == Ask::everything);
-        result.cells = taken(cells, ask == Ask::everything);
+        result.cells = taken_rows(cells, n.sizes.hidden, ask == Ask::everything);
     }
     void take_final_state(Result& result, Ask ask) const {
         result.final_h = taken(final_h, ask == Ask::everything);
@@ -435,6 +471,7 @@ struct Room {
     }
 
     const Network& n;
+    const LeftOut<Real> left_out;
     std::vector<RecurrenceFences<Real>> recurrences;
     Fenced<Real> output, final_h, final_c, cells, prediction, x, h, c, hidden, output_weight, output_bias;
 };
@@ -454,9 +491,10 @@ Tape<Real> core_forward(const Network& n, Result& result, Ask ask, const MemoryP
 }
 
 template <class Real>
-void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask, const Limits& limits, const Report& report) {
+void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask, const Limits& limits, const Report& report,
+                   LeftOut<Real> left_out) {
     const Arrays<Real> a(n, limits);
-    const Room<Real> room(n);
+    const Room<Real> room(n, left_out);
     std::vector<RnnParameterGradients<Real>> parameters;
     const RnnGradients<Real> to = room.gradients(ask, parameters);
     room.attempt([&] { backward<Real>(tape, a.upstream(), a.mask_or_null(), to, a.limits(), report); });
@@ -464,10 +502,10 @@ void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask
 }
 
 template <class Real>
-Result core_layer(const Network& n, Ask ask, const Limits& limits) {
+Result core_layer(const Network& n, Ask ask, const Limits& limits, LeftOut<Real> left_out, const MemoryPlan& plan) {
     Result result;
-    const Tape<Real> tape = core_forward<Real>(n, result, ask);
-    core_backward(tape, n, result, ask, limits);
+    const Tape<Real> tape = core_forward<Real>(n, result, ask, plan);
+    core_backward(tape, n, result, ask, limits, {}, left_out);
     return result;
 }
 
@@ -538,15 +576,16 @@ MemoryPlan core_plan(const Network& n, bool model, std::size_t limit) {
     return plan_memory<Real>(a.sizes(), n.tokens, true, limit);
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                                                      \
-    template Tape<Real> core_forward<Real>(const Network&, Result&, Ask, const MemoryPlan&, const Report&);           \
-    template void core_backward<Real>(const Tape<Real>&, const Network&, Result&, Ask, const Limits&, const Report&); \
-    template Result core_layer<Real>(const Network&, Ask, const Limits&);                                             \
-    template Result core_infer<Real>(const Network&);                                                                 \
-    template Result core_model<Real>(const Network&, Ask, const Limits&, const MemoryPlan&, const Report&);           \
-    template MemoryPlan core_plan<Real>(const Network&, bool, std::size_t);                                           \
-    template Result core_loss<Real>(const Network&);                                                                  \
-    template Result core_predict<Real>(const Network&);                                                               \
+#define PYBPTT_INSTANTIATE(Real)                                                                                     \
+    template Tape<Real> core_forward<Real>(const Network&, Result&, Ask, const MemoryPlan&, const Report&);          \
+    template void core_backward<Real>(const Tape<Real>&, const Network&, Result&, Ask, const Limits&, const Report&, \
+                                      LeftOut<Real>);                                                                \
+    template Result core_layer<Real>(const Network&, Ask, const Limits&, LeftOut<Real>, const MemoryPlan&);          \
+    template Result core_infer<Real>(const Network&);                                                                \
+    template Result core_model<Real>(const Network&, Ask, const Limits&, const MemoryPlan&, const Report&);          \
+    template MemoryPlan core_plan<Real>(const Network&, bool, std::size_t);                                          \
+    template Result core_loss<Real>(const Network&);                                                                 \
+    template Result core_predict<Real>(const Network&);                                                              \
     template std::size_t core_tape_bytes<Real>(const Network&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

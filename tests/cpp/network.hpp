@@ -24,6 +24,7 @@ struct Network {
     std::size_t outputs = 1;     // Q
     bool tokens = false, bias = true, initial_state = true, last_only = false;
     bool ragged = false, masked = false;
+    bool packed = false;       // the core's arrays have no rows for padding; those here do. Lengths must fall
     bool d_every_step = true;  // or by the final states alone
     Loss loss = Loss::cross_entropy;
     double scale = 0.5;
@@ -39,9 +40,13 @@ struct Network {
     /// Random values for everything, all of them floats.
     Network& fill(std::uint64_t seed);
     std::size_t rows() const { return sizes.steps * sizes.batch; }
+    /// Of the core's arrays (T, B, ..).
+    std::size_t time_rows() const;
     std::size_t width() const { return sizes.directions * sizes.h_width(); }
     std::size_t target_rows() const { return last_only ? sizes.batch : rows(); }
     std::size_t length(std::size_t b) const { return lengths.empty() ? sizes.steps : std::size_t(lengths[b]); }
+    /// Whether a row of a (.., T, B, ..) array is past its sequence's end.
+    bool is_padding(std::size_t row) const { return row % rows() / sizes.batch >= length(row % sizes.batch); }
     /// What a recurrence reads: D, or K P above the first layer.
     std::size_t inputs(std::size_t recurrence) const { return recurrence < sizes.directions ? sizes.inputs : width(); }
     std::string describe() const;
@@ -80,6 +85,10 @@ struct Result {
     double nearest_kink = 0;  // of the textbook alone: see graph.hpp
 };
 
+/// One of a recurrence's gradients: none may be written there, and the core is given null for it.
+template <class Real>
+using LeftOut = Real* RnnParameterGradients<Real>::*;
+
 /// Sets the number of threads for a while.
 class Threads {
 public:
@@ -115,10 +124,11 @@ Tape<Real> core_forward(const Network& n, Result& result, Ask ask = Ask::everyth
                         const Report& report = {});
 template <class Real>
 void core_backward(const Tape<Real>& tape, const Network& n, Result& result, Ask ask = Ask::everything, const Limits& limits = {},
-                   const Report& report = {});
+                   const Report& report = {}, LeftOut<Real> left_out = nullptr);
 /// Both.
 template <class Real>
-Result core_layer(const Network& n, Ask ask = Ask::everything, const Limits& limits = {});
+Result core_layer(const Network& n, Ask ask = Ask::everything, const Limits& limits = {}, LeftOut<Real> left_out = nullptr,
+                  const MemoryPlan& plan = {});
 template <class Real>
 Result core_infer(const Network& n);
 template <class Real>

@@ -59,6 +59,13 @@ public:
     }
     Fenced(Fenced&& other) noexcept
         : base_(std::exchange(other.base_, nullptr)), data_(other.data_), mapped_(other.mapped_), count_(other.count_) {}
+    Fenced& operator=(Fenced&& other) noexcept {
+        std::swap(base_, other.base_);
+        std::swap(data_, other.data_);
+        std::swap(mapped_, other.mapped_);
+        std::swap(count_, other.count_);
+        return *this;
+    }
     ~Fenced() {
         if (base_ != nullptr) unmap_fenced(base_, mapped_);
     }

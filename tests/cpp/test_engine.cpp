@@ -1,7 +1,7 @@
 // Forward, backward and the model against the textbook (network.hpp), in the tier that PYBPTT_TIER names.
 #include "allocations.hpp"
 #include "engine/tape.hpp"
-#include "network.hpp"
+#include "large_networks.hpp"
 
 namespace pybptt::test {
 namespace {
@@ -251,6 +251,69 @@ TEST_CASE_TEMPLATE("a tape holds what it says, and serves more than once", Real,
                 core_backward(tape, n, again);
                 CHECK(difference(first, again, 0) == "");
             }
+}
+
+/// A packed batch is cut up as the padded one, so that sums have the same order. Its arrays end at the last row (support.hpp).
+template <class Real>
+void check_packed(Network n, const Limits& limits = {}) {
+    n.ragged = true;
+    std::sort(n.lengths.rbegin(), n.lengths.rend());
+    const Result expected = core_layer<Real>(n, Ask::everything, limits), inferred = core_infer<Real>(n);
+    n.packed = true;
+    CAPTURE(n.describe());
+    CAPTURE(limits.describe());
+    for (const int count : {1, 3}) {
+        const Threads threads(count);
+        CHECK(difference(expected, core_layer<Real>(n, Ask::everything, limits), 0) == "");
+        CHECK(difference(expected, core_layer<Real>(n, Ask::least, limits), 0) == "");
+        CHECK(difference(inferred, core_infer<Real>(n), 0) == "");
+    }
+    if (n.sizes.directions == 2) return;
+    const MemoryPlan plan = core_plan<Real>(n, false, 1);
+    CHECK(difference(expected, core_layer<Real>(n, Ask::everything, limits, nullptr, plan), 0) == "");
+}
+
+TEST_CASE_TEMPLATE("packed rows give the bits of the padded batch", Real, float, double) {
+    std::size_t turn = 0;
+    for (const CellConfig& cell : kCells)
+        for (const Shape& shape : {Shape{7, 9, 5, 17, 3}, Shape{70, 12, 2, 3, 2}, Shape{6, 70, 3, 9, 2}}) {
+            const std::size_t variants[] = {32, 33, 32 + 64, 32 + 128};
+            check_packed<Real>(network(shape, cell, variants[turn % 4], 1 + turn % 2, 1 + turn / 2 % 2));
+            const Network stack = network(shape, cell, 32 + 64, 3);
+            check_packed<Real>(network(shape, cell, 32 + 64, 3, 2));
+            check_packed<Real>(stack, windows(2, 3));
+            Limits factors;
+            for (std::size_t i = 0; i < stack.rows(); ++i) factors.factors.push_back(double(i % 4) / 2);
+            check_packed<Real>(stack, factors);
+            ++turn;
+        }
+    for (const Network& n : large_networks())  // several threads do take part
+        if (n.ragged) check_packed<Real>(n);
+    Network full = network(kSmall[0], gru(true), 32, 2, 2);
+    std::fill(full.lengths.begin(), full.lengths.end(), std::int64_t(full.sizes.steps));
+    check_packed<Real>(full);
+}
+
+TEST_CASE_TEMPLATE("a parameter's gradient that is left out changes no other", Real, float, double) {
+    using Gradients = RnnParameterGradients<Real>;
+    std::vector<Network> networks;
+    for (const CellConfig& cell : kCells)
+        for (const std::size_t variant : {0, 33}) networks.push_back(network(kSmall[0], cell, variant, 2));
+    networks.push_back(projected(network(kEmpty[0], lstm(true, false), 0), 2));
+    for (const std::size_t large : {4, 5, 7}) networks.push_back(large_networks()[large]);
+    for (const Network& n : networks)
+        for (const Limits& limits : {Limits(), windows(2, 3)}) {
+            if (limits.k2 != 0 && n.sizes.directions == 2) continue;
+            CAPTURE(n.describe());
+            CAPTURE(limits.describe());
+            const Result expected = core_layer<Real>(n, Ask::everything, limits);
+            for (const LeftOut<Real> left_out : {&Gradients::weight_ih, &Gradients::weight_hh, &Gradients::bias_ih,
+                                                 &Gradients::bias_hh, &Gradients::vectors, &Gradients::weight_hr})
+                for (const int count : {1, 3}) {
+                    const Threads threads(count);
+                    CHECK(difference(expected, core_layer<Real>(n, Ask::everything, limits, left_out), 0) == "");
+                }
+        }
 }
 
 TEST_SUITE_END();
