@@ -41,8 +41,8 @@ struct RnnSizes {
     /// P of an LSTM with recurrent projection, the width of h_t; 0: h_t has H columns.
     std::size_t projection = 0;
 
-    /// Of a PACKED batch, the sum of its lengths, which fall: arrays (T, B, ..) then have no rows for padding, but at each step those
-    /// of the samples that have it, as PyTorch's PackedSequence. 0: they have all T B rows.
+    /// Of a PACKED batch, the sum of its lengths, which fall: arrays (T, B, ..) then have no rows for padding, but at each step
+    /// those of the samples that have it, as PyTorch's PackedSequence. 0: they have all T B rows. Models (model.hpp) need those.
     std::size_t packed_rows = 0;
 
     /// Of arrays (T, B, ..).
