@@ -266,14 +266,7 @@ def test_bad_input_is_refused_before_any_work():
     last_only = pybptt.SequenceModel(pybptt.RNN(4, 5), 3, last_only=True)
     both = pybptt.SequenceModel(pybptt.RNN(4, 5, bidirectional=True), 3)
     for error, message, on, arguments, options in [
-        (TypeError, "truncation: expected a TBPTT, got int", model, (x, y), {"truncation": 3}),
-        (
-            TypeError,
-            "truncation: expected a TBPTT, got ARTBP",
-            model,
-            (x, y),
-            {"truncation": pybptt.ARTBP(0.1)},
-        ),
+        (TypeError, "truncation: expected TBPTT, .* got int", model, (x, y), {"truncation": 3}),
         (ValueError, "truncation: .* got one with last_only", last_only, (x, y[0]), ok),
         (ValueError, "truncation: expected layers of one direction", both, (x, y), ok),
         (TypeError, "x: expected a numpy array or an iterable of pairs", model, (3, y), ok),

@@ -353,7 +353,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         x: Array | Iterable[tuple[Array, Array]],
         y: Array | None = None,
         *,
-        truncation: TBPTT,
+        truncation: Truncation,
         state: State | None = None,
         training: bool = True,
         seed: int | None = None,
@@ -374,7 +374,15 @@ class SequenceModel(FlatParameters, Generic[State]):
           That state has itself been carried on by k1 steps at a time, with the parameters of each time. So it
           is, in all cases, where a sequence ends less than k2 steps after a boundary.
 
-        Of arrays nothing is held; of an iterable, at most the last 2 k2 + 64 steps and one chunk.
+        With random truncation the boundaries are drawn, from `truncation`'s own seed: one draw a step for all
+        sequences, so that all are cut at once. A block goes from one cut to the next, 1 / (1 - pi) steps in
+        the mean, and inside it every Jacobian is multiplied by 1 / pi (Tallec and Ollivier 2017 train so). If
+        the parameters stay, and the reduction is "sum", the mean over the draws of the sum of all steps'
+        gradients is the full gradient. With "mean" each block's losses are divided by their own number;
+        ``step.gradients.flat * step.count`` undoes it.
+
+        Of arrays nothing is held; of an iterable, at most the last 2 k2 + 64 steps, or the block, and one
+        chunk.
 
         Parameters
         ----------
@@ -383,7 +391,8 @@ class SequenceModel(FlatParameters, Generic[State]):
             a pair (x, y) of arrays, which may be the same ones every time, written to anew.
         y : ndarray, optional
             Targets, as for `loss_and_grad`; None if `x` is an iterable.
-        truncation : TBPTT
+        truncation : TBPTT, RandomTruncation or ARTBP
+            The last two with one probability for all steps.
         state : ndarray, (L K, B, H), optional
             h_0, for an LSTM the pair (h_0, c_0); zero if not given.
         training, seed
@@ -400,7 +409,8 @@ class SequenceModel(FlatParameters, Generic[State]):
         Raises
         ------
         ValueError, TypeError, IndexError, MemoryError
-            As for `loss_and_grad`; ValueError also for a model with `last_only` or a bidirectional layer.
+            As for `loss_and_grad`; ValueError also for a model with `last_only`, a bidirectional layer, or
+            one probability a step.
             What is wrong with a chunk, or with a token or class, is found when its turn comes.
 
         Examples

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any, Generic, Protocol
 
 import numpy as np
@@ -12,7 +14,7 @@ from ._arrays import Array, flag, generator
 from .call import Call
 from .gradients import Gradients, State
 from .recurrent import RecurrentLayer
-from .truncation import TBPTT, Limits, limits_of
+from .truncation import TBPTT, Limits, RandomTruncation, Truncation, limits_of
 
 AHEAD = 64  # steps that are run forward at a time where no loss counts, besides k2
 
@@ -173,7 +175,7 @@ def stream(
     model: Model[State],
     x: Any,
     y: Array | None,
-    truncation: TBPTT,
+    truncation: Truncation,
     state: State | None,
     training: bool,
     seed: int | None,
@@ -181,8 +183,15 @@ def stream(
 ) -> Iterator[Step[State]]:
     """Checks what can be checked before the first step; see `SequenceModel.stream`."""
     layer = model.layer
-    if not isinstance(truncation, TBPTT):
-        raise TypeError(f"truncation: expected a TBPTT, got {type(truncation).__name__}")
+    if not isinstance(truncation, TBPTT | RandomTruncation):
+        raise TypeError(
+            f"truncation: expected TBPTT, RandomTruncation or ARTBP, got {type(truncation).__name__}"
+        )
+    if isinstance(truncation, RandomTruncation) and truncation.pi.ndim:
+        raise ValueError(
+            "truncation: expected one probability for all steps, because a stream has no known end, "
+            f"got {truncation}"
+        )
     if model.last_only:
         raise ValueError("truncation: expected a model with a loss at every step, got one with last_only")
     if layer.bidirectional:
@@ -205,15 +214,15 @@ def stream(
 def _windows(
     model: Model[State],
     source: _Source[State],
-    truncation: TBPTT,
+    truncation: Truncation,
     state: State | None,
     masks: np.random.Generator | None,
     limits: Limits,
 ) -> Iterator[Step[State]]:
     """Steps are counted from 0, and a state is the one before its step."""
-    k1, k2 = truncation.k1, truncation.k2
+    pi = float(truncation.pi) if isinstance(truncation, RandomTruncation) else None
     window = boundary = 0, state  # where the last window began and ended
-    while True:
+    for k1, k2 in _sizes(truncation):
         first, state = window
         before = end = boundary[0]
         while True:
@@ -243,14 +252,30 @@ def _windows(
                 counted = np.zeros((call.steps, call.batch), bool)
                 counted[before - first :] = True
                 scale *= call.steps / (end - before) if model.reduction == "mean" else 1.0
+            factors = None
+            if pi is not None:  # xi_t = 1 / pi inside the block; it begins where xi_t is 0
+                factors = np.full((call.steps, call.batch), 1 / pi, model.dtype)
+                factors[0] = 1  # so that dL/dstate is by the state before the block
             loss, gradients, last = model._loss_and_grad(
-                call, targets, scale, limits._replace(counted=counted)
+                call, targets, scale, limits._replace(counted=counted, factors=factors)
             )
         count = (end - max(first, before)) * call.batch
         gradients.unreached = (end - before) * call.batch - count
-        window, boundary = (first, state), (end, last)
+        boundary = end, last
+        window = boundary if pi is not None else (first, state)
         del x, y, call, targets  # nothing but what the source holds stays
         yield Step(loss, gradients, _copy(last), before, end, count)
+
+
+def _sizes(truncation: Truncation) -> Iterator[tuple[int, int]]:
+    """k1 and k2 of each block, without end."""
+    if isinstance(truncation, TBPTT):
+        yield from repeat((truncation.k1, truncation.k2))
+        return
+    draw, cut = generator(truncation.seed), 1 - float(truncation.pi)
+    while True:  # the n steps up to the next one that is cut: P(n) = pi^(n-1) (1 - pi)
+        n = int(draw.geometric(cut)) if cut else sys.maxsize
+        yield n, n
 
 
 def _draw(masks: np.random.Generator | None) -> int | None:
