@@ -1,4 +1,7 @@
-"""docs/bptt.md keeps to the code that it quotes, its picture to the definition; links lead somewhere."""
+"""docs/bptt.md and the two pages after it keep to the code that they quote, figures to what they show.
+
+Of these and other pages links lead somewhere. docs/numbers.md has a test of its own.
+"""
 
 import importlib.util
 import re
@@ -10,14 +13,16 @@ import pytest
 import pybptt
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "bptt.md"
-PORTING = ROOT / "docs" / "porting.md"
+DOCS = ROOT / "docs"
+PAGES = [DOCS / f"{name}.md" for name in ("bptt", "cells", "truncation")]
+PORTING = DOCS / "porting.md"
 QUOTE = re.compile(r"^- \[`([^`]+)`\]\(\.\./([^)]+)\): `([^`]+)`$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def drawing():
-    spec = importlib.util.spec_from_file_location("draw_truncation", ROOT / "docs" / "draw_truncation.py")
+    pytest.importorskip("matplotlib", reason="it draws")
+    spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -29,11 +34,13 @@ def spaced(text):
 
 
 def quotes():
-    return [match.groups() for match in QUOTE.finditer(PAGE.read_text(encoding="utf-8"))]
+    """Each once, wherever it is."""
+    return sorted({match.groups() for page in PAGES for match in QUOTE.finditer(page.read_text("utf-8"))})
 
 
-def test_every_line_with_a_link_to_source_is_a_quote():
-    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("- [`")]
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_line_with_a_link_to_source_is_a_quote(page):
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("- [`")]
     assert lines
     assert [line for line in lines if not QUOTE.match(line)] == []
 
@@ -47,9 +54,10 @@ def test_quoted_line_is_in_its_file(name, path, quoted):
     )
 
 
-def test_every_equation_is_followed_by_its_source():
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_equation_is_followed_by_its_source(page):
     """In the sections that derive what the code computes."""
-    text = PAGE.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     for section in sections:
         if section.count("```math") and not section.startswith("Words"):
@@ -61,7 +69,9 @@ def anchors(page):
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [PAGE, PORTING, ROOT / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page", [DOCS / "numbers.md", *PAGES, PORTING, ROOT / "README.md"], ids=lambda path: path.name
+)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
@@ -78,7 +88,7 @@ def test_every_vector_file_has_its_step():
 
 
 def defined_reach(T, k1, k2):
-    """DESIGN's definition, boundary by boundary: (t, tau) counts from 0."""
+    """The definition on docs/truncation.md, boundary by boundary: entry (t - 1, tau - 1)."""
     reach = np.zeros((T, T), dtype=bool)
     before = 0
     for boundary in [*range(k1, T, k1), T]:
@@ -92,14 +102,18 @@ def defined_reach(T, k1, k2):
     return reach
 
 
-def test_picture_shows_the_definition(drawing):
+def tbptt_styles(drawing):
+    return [style for style, _ in drawing.STYLES.values() if isinstance(style, pybptt.TBPTT)]
+
+
+def test_figure_shows_the_definition(drawing):
     T = drawing.STEPS
-    for k1, k2 in drawing.STYLES:
-        np.testing.assert_array_equal(drawing.reach(pybptt.TBPTT(k1, k2), T), defined_reach(T, k1, k2))
+    for style in tbptt_styles(drawing):
+        np.testing.assert_array_equal(drawing.weights(style, T), defined_reach(T, style.k1, style.k2))
 
 
-def test_picture_shows_every_style(drawing):
-    n, styles = drawing.STEPS, drawing.STYLES
+def test_figure_shows_every_style(drawing):
+    n, styles = drawing.STEPS, [(style.k1, style.k2) for style in tbptt_styles(drawing)]
     assert {(n, n), (1, n)} < set(styles)
     for is_style in (
         lambda k1, k2: 1 < k1 < k2 < n,
@@ -110,20 +124,42 @@ def test_picture_shows_every_style(drawing):
         assert any(is_style(*k) for k in styles)
 
 
+def test_figure_shows_random_truncation(drawing):
+    """A draw's factors are products of xi; the mean over many draws is nearly 1 everywhere."""
+    T, random = drawing.STEPS, [(s, draws) for s, draws in drawing.STYLES.values() if hasattr(s, "pi")]
+    assert [draws > 1 for _, draws in random] == [False, False, True]
+    for style, draws in random:
+        xi = style.factors(T, draws)
+        expected = [
+            [xi[tau:t].prod(axis=0).mean() if tau <= t else 0.0 for tau in range(1, T + 1)]
+            for t in range(1, T + 1)
+        ]
+        np.testing.assert_allclose(drawing.weights(style, T, draws), expected, rtol=1e-12)
+    # The variance of a factor of k steps is pi^-k - 1.
+    error = np.sqrt((drawing.PI ** -(T - 1.0) - 1) / draws)
+    assert np.abs(np.array(expected)[np.tri(T, dtype=bool)] - 1).max() < 4 * error
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7, 10])
 def test_reach_of_every_truncation_of_short_sequences(drawing, steps):
     """Also where the last window is shorter than the others."""
     for k1 in range(1, steps + 2):
         for k2 in range(1, steps + 2):
-            found = drawing.reach(pybptt.TBPTT(k1, k2), steps)
+            found = drawing.weights(pybptt.TBPTT(k1, k2), steps)
             np.testing.assert_array_equal(found, defined_reach(steps, k1, k2), f"TBPTT({k1}, {k2})")
 
 
-def test_picture_is_drawn(drawing, tmp_path):
-    pytest.importorskip("matplotlib", reason="it draws")
-    drawing.draw(tmp_path / "truncation.png")
-    drawn, kept = (
-        path.read_bytes() for path in (tmp_path / "truncation.png", PAGE.with_name("truncation.png"))
-    )
-    assert drawn.startswith(b"\x89PNG")
-    assert drawn[16:24] == kept[16:24]  # width and height
+def written(path):
+    """What a figure says, and its size: matplotlib notes each text beside its outlines."""
+    svg = path.read_text(encoding="utf-8")
+    return re.search(r'viewBox="([^"]+)"', svg)[1], re.findall(r"<!-- (.*?) -->", svg)
+
+
+def test_figures_are_those_that_the_script_draws(drawing, tmp_path):
+    kept = {path.stem for path in drawing.FOLDER.glob("*.svg")}
+    assert kept == set(drawing.FIGURES)
+    shown = "".join(page.read_text(encoding="utf-8") for page in [DOCS / "numbers.md", *PAGES])
+    for name in kept:
+        assert f"(figures/{name}.svg)" in shown
+        drawn = drawing.save(name, tmp_path)
+        assert written(drawn) == written(drawing.FOLDER / drawn.name)
