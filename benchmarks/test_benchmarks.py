@@ -1,4 +1,4 @@
-"""pytest-benchmark suite: `make bench`, or `python -m pytest benchmarks` with the extra [bench]; three minutes or so.
+"""pytest-benchmark suite: `make bench`, or `python -m pytest benchmarks`; three minutes or so.
 
 For following pybptt's own speed from one version to the next (`--benchmark-autosave`, `--benchmark-compare`);
 `compare.py` sets it beside other libraries.

@@ -1,8 +1,8 @@
-"""The core beside the pure-Python reference: `python -m pytest benchmarks/test_reference.py`, half a minute or so.
+"""The core beside the pure-Python reference: `python -m pytest benchmarks/test_reference.py`.
 
-One group a length: from T = 20 to T = 400, twenty times the steps, the textbook's two loops take up to four hundred
-times as long, the sweep and the core twenty times. All in float64, on one thread: the forward pass, and back to all
-parameters.
+One group a length. From T = 20 to T = 400, twenty times the steps, the textbook's two loops take up to four
+hundred times as long, the sweep and the core twenty times. All in float64, on one thread: the forward pass,
+and back to all parameters.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def test_step(benchmark, one_thread, T, B, way):
     rnn = pybptt.RNN(D, H, dtype="float64", seed=0)
     x, d_output = rng.standard_normal((T, B, D)), rng.standard_normal((T, B, H))
     expected = WAYS["sweep"](rnn, x, d_output)()
-    gradients = benchmark.pedantic(WAYS[way](rnn, x, d_output), rounds=3 if way == "two loops" else 30, warmup_rounds=1)
+    rounds = 3 if way == "two loops" else 30
+    gradients = benchmark.pedantic(WAYS[way](rnn, x, d_output), rounds=rounds, warmup_rounds=1)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(gradient, expected[name], rtol=1e-8, atol=1e-8, err_msg=name)
