@@ -172,6 +172,26 @@ def test_checkpointing_keeps_no_tape(reentrant):
     assert_same(*found)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_nothing_is_copied(cell, monkeypatch):
+    """What the program sees of either side is the memory that the core is given."""
+    given, address = set(), ops.address
+
+    def noted(tensor):
+        given.add(address(tensor))
+        return address(tensor)
+
+    monkeypatch.setattr(ops, "address", noted)
+    layer = getattr(pybptt.torch, cell)(3, 4, 2)
+    x = random_input(layer, 5, 2, requires_grad=True)
+    output, hx = layer(x)
+    upstream = torch.ones_like(output)
+    output.backward(upstream)
+    seen = [x, output, upstream, *tensors_of(hx), *layer.parameters()]
+    seen += [x.grad, *(parameter.grad for parameter in layer.parameters())]
+    assert given >= {tensor.data_ptr() for tensor in seen}
+
+
 def test_a_copied_handle_runs_forward_again():
     """As torch.autograd.graph.save_on_cpu may make one."""
     theirs, ours = pair_of("GRU", 5, 7, 2, dropout=0.3, bidirectional=True, dtype=torch.float64)
