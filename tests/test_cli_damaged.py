@@ -75,7 +75,7 @@ def npy(array):
 
 
 def with_facts(entries, text):
-    return {**entries, "pybptt.train.npy": npy(np.array(text))}
+    return {**entries, "pybptt.json": text}
 
 
 def test_the_good_one(load, folder):
@@ -115,13 +115,14 @@ BAD_FACTS = {
 )
 def test_facts_that_cannot_be(where, name, value, load, folder):
     entries = entries_of(folder)
-    facts = json.loads(str(np.load(io.BytesIO(entries["pybptt.train.npy"]))))
-    (facts["settings"] if where == "settings" else facts)[name] = value
+    facts = json.loads(entries["pybptt.json"])
+    place = facts if name == "format" else facts["extra"]
+    (place["settings"] if where == "settings" else place)[name] = value
     assert load(packed(with_facts(entries, json.dumps(facts)))) == 2
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"a":' * 100_000, "", "3", "[]", "NaN", '"\ud800"', "9" * 5000]
+    "text", ["[" * 100_000, '{"a":' * 100_000, "", "3", "[]", "NaN", '"\\ud800"', "9" * 5000]
 )
 def test_facts_that_are_none(text, load, folder):
     assert load(packed(with_facts(entries_of(folder), text))) == 2
@@ -154,35 +155,41 @@ BAD_ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("name", ["pybptt.train", "weight_hh_l0", "output.bias"])
+@pytest.mark.parametrize("name", ["weight_hh_l0", "output.bias"])
 @pytest.mark.parametrize("what", BAD_ENTRIES)
 def test_an_entry_that_is_not_what_was_saved(what, name, load, folder):
     assert load(packed({**entries_of(folder), f"{name}.npy": BAD_ENTRIES[what]})) == 2
 
 
 @pytest.mark.parametrize("what", BAD_ENTRIES)
-@pytest.mark.parametrize("name", ["recent", "history", "state.c", "optimiser.v", "optimiser.steps"])
+@pytest.mark.parametrize("name", ["recent", "history", "state/c", "optimiser/v", "optimiser/steps"])
 def test_what_training_alone_needs(name, what, folder, capsys):
     path = folder / "bad.npz"
-    path.write_bytes(packed({**entries_of(folder), f"{name}.npy": BAD_ENTRIES[what]}))
+    path.write_bytes(packed({**entries_of(folder), f"extra/{name}.npy": BAD_ENTRIES[what]}))
     assert main(["train", "--load", str(path), "--text", str(folder / "text.txt")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["recent", "optimiser.v"])
+@pytest.mark.parametrize("name", ["recent", "optimiser/v"])
 def test_sums_that_cannot_be_negative(name, folder, capsys):
     entries = entries_of(folder)
-    values = np.load(io.BytesIO(entries[f"{name}.npy"]))
+    values = np.load(io.BytesIO(entries[f"extra/{name}.npy"]))
     path = folder / "bad.npz"
-    path.write_bytes(packed({**entries, f"{name}.npy": npy(-1 - values)}))
+    path.write_bytes(packed({**entries, f"extra/{name}.npy": npy(-1 - values)}))
     assert main(["train", "--load", str(path), "--text", str(folder / "text.txt"), "--steps", "6"]) == 2
     assert "negative" in capsys.readouterr().err
 
 
 def test_a_missing_entry(load, folder):
-    for name in ("pybptt.train", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "output.weight", "state"):
+    for name in (
+        "pybptt.json",
+        "weight_ih_l0.npy",
+        "weight_hh_l0.npy",
+        "output.weight.npy",
+        "extra/state/h.npy",
+    ):
         entries = entries_of(folder)
-        del entries[f"{name}.npy"]
+        del entries[name]
         assert load(packed(entries)) == 2
 
 

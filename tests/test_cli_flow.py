@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import SMALL
+from cli_support import SMALL, contents
 
 import pybptt
-from pybptt.cli import checkpoint, flow, main
+from pybptt.cli import flow, main
 from pybptt.cli.text import Alphabet
 from pybptt.cli.training import Settings, new_layer
 
@@ -95,7 +95,7 @@ def test_a_trained_model(cell, text, tmp_path, capsys):
     assert (tmp_path / "trained.png").is_file()
 
     # The same by hand: three stretches of the held-out text, the first and the last of its ends among them.
-    arrays, facts = checkpoint.load(saved)
+    arrays, facts = contents(saved)
     written = Path(text).read_text()
     alphabet = Alphabet(facts["alphabet"])
     held_out = alphabet.encode(written[-(len(written) // 20) :])
@@ -138,7 +138,9 @@ def test_bad_options(options, word, capsys):
 
 
 def test_a_file_of_another_kind(tmp_path, capsys):
-    checkpoint.save("x.npz", {}, {"settings": {}, "alphabet": "ab"})
+    layer = pybptt.RNN(3, 4)
+    layer.extra = {"settings": {}, "alphabet": "ab"}
+    layer.save("x.npz")
     assert main([*TINY, "--load", "x.npz"]) == 2
     assert "doesn't fit its own settings" in capsys.readouterr().err
 

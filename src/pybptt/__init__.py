@@ -13,6 +13,7 @@ from . import _threadpool as _threadpool
 from . import data, onnx, optim, recurrence, reference
 from ._core import version as __version__
 from .checks import check_gradients
+from .files import load
 from .flow import GradientFlow, gradient_flow
 from .gradients import Gradients, clip_by_norm, clip_by_value
 from .layers import GRU, LSTM, RNN
@@ -50,6 +51,7 @@ __all__ = [
     "data",
     "get_num_threads",
     "gradient_flow",
+    "load",
     "onnx",
     "optim",
     "recurrence",

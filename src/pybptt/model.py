@@ -88,6 +88,7 @@ class SequenceModel(FlatParameters, Generic[State]):
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         self.layer = layer
+        self._extra = layer._extra
         self.loss_name = loss
         self.reduction = reduction
         self.last_only = flag("last_only", last_only)
@@ -116,11 +117,19 @@ class SequenceModel(FlatParameters, Generic[State]):
         self.layer._hold(self._flat[: self.layer.flat.size])
         self.layer._in_model = True
 
+    def _arguments(self) -> dict[str, Any]:
+        """Those of the constructor, but for layer and seed."""
+        return {
+            "output_size": self.output_size,
+            "loss": self.loss_name,
+            "reduction": self.reduction,
+            "last_only": self.last_only,
+        }
+
     def __repr__(self) -> str:
-        return (
-            f"SequenceModel({self.layer!r}, {self.output_size}, loss={self.loss_name!r}, "
-            f"reduction={self.reduction!r}, last_only={self.last_only})"
-        )
+        (_, size), *named = self._arguments().items()
+        options = ", ".join(f"{name}={value!r}" for name, value in named)
+        return f"SequenceModel({self.layer!r}, {size}, {options})"
 
     def __call__(
         self, x: Array, state: State | None = None, *, lengths: ArrayLike | None = None

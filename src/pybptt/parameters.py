@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -44,10 +45,11 @@ def _parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[An
 
 
 class FlatParameters:
-    """What a layer and a model have in common: `flat` and `parameters`."""
+    """What a layer and a model have in common: `flat` and `parameters`, `save` and `extra`."""
 
     dtype: np.dtype[Any]
     _layout: Layout
+    _extra: dict[str, Any]
     _fixed: ClassVar[frozenset[str]] = frozenset()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -90,6 +92,58 @@ class FlatParameters:
     def parameters(self) -> Mapping[str, Array]:
         """The parameters by name: views into `flat`; to set one, ``parameters[name][:] = values``."""
         return MappingProxyType(self._parameters)
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What the user keeps with it, such as a vocabulary: a dict, which `save` writes, too.
+
+        A model and its layer have one and the same. Assigning to it copies the items into it.
+        """
+        return self._extra
+
+    @extra.setter
+    def extra(self, values: dict[str, Any]) -> None:
+        if not isinstance(values, dict):
+            raise TypeError(f"extra: expected a dict, got {type(values).__name__}")
+        items = list(values.items())
+        self._extra.clear()
+        self._extra.update(items)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes all of it to one file, for `pybptt.load`: options, parameters and `extra`.
+
+        The file is written whole or not at all, and is the same for the same model. `pybptt.files` describes
+        its format.
+
+        Parameters
+        ----------
+        path : str or path
+            As it is, so ``"model.npz"`` with its ending. A file that is there is replaced.
+
+        Raises
+        ------
+        OSError
+            If the file can't be written. One that was there is what it was then.
+        TypeError, ValueError
+            For something in `extra` that is neither an array of numbers or text, alone or in dicts, nor given
+            back by JSON as it was (lists, dicts with str for keys, str, finite numbers, bool, None); and for
+            a class of your own, whose attributes would be lost.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> lstm = pybptt.LSTM(3, 8, peephole=True, seed=0)
+        >>> lstm.extra = {"units": "mV", "scale": np.array([0.5, 2.0, 1.0])}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "lstm.npz")
+        ...     lstm.save(path)
+        ...     same = pybptt.load(path)
+        >>> same.peephole, same.extra
+        (True, {'units': 'mV', 'scale': array([0.5, 2. , 1. ])})
+        """
+        from .files import save  # it knows all that can be saved, which come from here
+
+        save(self, path)
 
     def load_parameters(self, mapping: Mapping[str, Any], prefix: str = "") -> None:
         """Copies in parameters by name: a PyTorch ``state_dict``, another layer's `parameters`, a .npz file.

@@ -62,6 +62,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         proj_size: int = 0,
         **cell: Any,
     ) -> None:
+        self._extra = {}
         self.input_size = D = positive("input_size", input_size)
         self.hidden_size = H = positive("hidden_size", hidden_size)
         self.num_layers = positive("num_layers", num_layers)
@@ -121,11 +122,15 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         return {}
 
     def _options(self) -> dict[str, Any]:
-        """The keyword arguments of the cell, for `repr`."""
+        """The keyword arguments of the cell."""
         return {}
 
-    def __repr__(self) -> str:
-        options = {
+    def _arguments(self) -> dict[str, Any]:
+        """Those of the constructor, but for the seed."""
+        return {
+            "input_size": self.input_size,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
             **self._options(),
             "bias": self.bias,
             "batch_first": self.batch_first,
@@ -134,8 +139,11 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             "clip": self.clip,
             "dtype": self.dtype.name,
         }
-        named = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}, {self.num_layers}, {named})"
+
+    def __repr__(self) -> str:
+        (_, D), (_, H), (_, L), *named = self._arguments().items()
+        options = ", ".join(f"{name}={value!r}" for name, value in named)
+        return f"{type(self).__name__}({D}, {H}, {L}, {options})"
 
     def __call__(
         self, x: Array, state: State | None = None, *, lengths: ArrayLike | None = None

@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
+
+from ..files import open_regular
 
 __all__ = [
     "CommandError",
     "natural",
     "non_negative",
-    "open_regular",
+    "open_text",
     "positive",
     "print_table",
     "probability",
+    "reading",
+    "require_writable",
     "threads",
     "whole",
 ]
@@ -30,17 +35,28 @@ class CommandError(Exception):
         self.code = code
 
 
-def open_regular(path: str) -> BinaryIO:
+def open_text(path: str) -> BinaryIO:
     """The file, to be read; devices and pipes, which may have no end, are a CommandError."""
+    with reading(path):
+        return open_regular(path)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """An OSError as a CommandError."""
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait.
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+        yield
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise CommandError(f"cannot read {path}: it is not a regular file")
-    return file
+
+
+def require_writable(path: str) -> None:
+    """Raise now, before any work, if a file could not be written to `path` later."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise CommandError(f"cannot write {path}: there is no directory {folder}")
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise CommandError(f"cannot write {path}: it is a directory, or its directory is read-only")
 
 
 def whole(text: str) -> int:

@@ -27,8 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import GradientFlow, SequenceModel, gradient_flow, set_num_threads
-from . import checkpoint
-from .common import CommandError, natural, print_table, threads, whole
+from .common import CommandError, natural, print_table, require_writable, threads, whole
 from .text import HELD_OUT, Alphabet, read_text
 from .training import Settings, load_run, new_layer, text_of
 
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot and not drawn:
         raise CommandError("--plot needs matplotlib: pip install 'pybptt[plot]'")
     if drawn:
-        checkpoint.require_writable(path)
+        require_writable(path)
     if args.steps < 2:
         raise CommandError("--steps: there is no flow in a single step; give 2 or more")
     if args.threads:
@@ -137,10 +136,7 @@ def _trained(args: argparse.Namespace) -> _Problems:
     settings, alphabet = saved.settings, Alphabet(saved.alphabet)
     symbols = len(alphabet)
     model: SequenceModel[Any] = SequenceModel(new_layer(settings, symbols), symbols, last_only=True)
-    try:
-        model.load_parameters({name: saved.arrays[name] for name in model.parameters})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CommandError(f"{args.load} doesn't fit its own settings: {error}") from None
+    model.flat = saved.model.flat
     for name in TRAINED:
         if getattr(args, name) not in (None, getattr(settings, name)):
             raise CommandError(

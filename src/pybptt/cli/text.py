@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .common import CommandError, open_regular
+from .common import CommandError, open_text
 
 __all__ = ["Alphabet", "Corpus", "bigram_loss", "read_standard_library", "read_text", "unigram_loss"]
 
@@ -34,7 +34,7 @@ def read_text(path: str | None) -> str:
     if path is None:
         return read_standard_library()
     try:
-        with TextIOWrapper(open_regular(path), encoding="utf-8") as file:
+        with TextIOWrapper(open_text(path), encoding="utf-8") as file:
             return file.read()
     except UnicodeDecodeError as error:
         raise CommandError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None

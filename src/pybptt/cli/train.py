@@ -28,8 +28,15 @@ from typing import Any
 import numpy as np
 
 from .. import SequenceModel, get_num_threads, set_num_threads
-from . import checkpoint
-from .common import CommandError, non_negative, positive, print_table, threads, whole
+from .common import (
+    CommandError,
+    non_negative,
+    positive,
+    print_table,
+    require_writable,
+    threads,
+    whole,
+)
 from .progress import progress
 from .text import Alphabet, Corpus, bigram_loss, unigram_loss
 from .training import CHOICES, MAX_NORM, NUMBERS, Settings, Training, load_run, text_of
@@ -127,7 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read, train, save, print."""
     for path in filter(None, (args.save, args.plot)):
-        checkpoint.require_writable(path)
+        require_writable(path)
     if args.plot and importlib.util.find_spec("matplotlib") is None:
         raise CommandError("--plot needs matplotlib: pip install 'pybptt[plot]'")
     if args.threads:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .. import GRU, LSTM, RNN, SequenceModel, clip_by_norm
+from .. import GRU, LSTM, RNN, SequenceModel, clip_by_norm, load
 from ..optim import Adam
-from . import checkpoint
-from .common import CommandError, natural, non_negative, positive, probability, whole
+from .common import CommandError, natural, non_negative, positive, probability, reading, whole
 from .text import Corpus, read_text
 
 __all__ = ["CHOICES", "NUMBERS", "Saved", "Settings", "Training", "load_run", "new_layer", "text_of"]
@@ -26,11 +25,10 @@ _Array = npt.NDArray[Any]
 MAX_NORM = 1.0
 WARM_UP = 0.05  # of the run
 EVALUATION_WINDOW = 200  # characters in one call; the held-out loss doesn't depend on it
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
 # What settings may be, on the command line and in a file.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "cell": tuple(GATES),
+    "cell": ("rnn", "lstm", "gru"),
     "nonlinearity": ("tanh", "relu", "sigmoid", "identity"),
     "dtype": ("float32", "float64"),
 }
@@ -191,18 +189,22 @@ class Training:
         self.recent[:] = 0
 
     def save(self, path: str) -> None:
-        """Write everything that `restore` needs, the parameters by their names."""
-        optimiser = {f"optimiser.{name}": array for name, array in self.optimiser.state_dict().items()}
-        own = {"recent": self.recent, "history": self.history}
-        own |= _by_name(self.state)
-        facts = {
+        """Write everything that `restore` needs: the model, and the rest in its `extra`."""
+        self.model.extra = {
             "settings": asdict(self.settings),
             "alphabet": self.corpus.alphabet.characters,
             "digest": self.corpus.digest,
             "step": self.step,
             "seconds": self.seconds,
+            "optimiser": self.optimiser.state_dict(),
+            "state": _by_name(self.state),
+            "recent": self.recent,
+            "history": self.history,
         }
-        checkpoint.save(path, {**self.model.parameters, **optimiser, **own}, facts)
+        try:
+            self.model.save(path)
+        except OSError as error:
+            raise CommandError(f"cannot write {path}: {error.strerror}", code=1) from None
 
     def restore(self, saved: Saved, path: str) -> None:
         """Take up what `save` wrote to `path`.
@@ -217,20 +219,22 @@ class Training:
             raise CommandError(
                 f"{path} was trained on another text than {source}; give that text with --text"
             )
-        arrays = saved.arrays
+        extra = saved.model.extra
         try:
-            for name, parameter in self.model.parameters.items():
-                _copy_into(parameter, arrays[name])
+            self.model.flat = saved.model.flat
             for name, array in _by_name(self.state).items():
-                _copy_into(array, arrays[name])
-            _copy_into(self.recent, arrays["recent"])
-            history = np.zeros((len(arrays["history"]), self.history.shape[1]))
-            _copy_into(history, arrays["history"])
+                _copy_into(array, extra["state"][name])
+            _copy_into(self.recent, extra["recent"])
+            history = np.zeros((len(extra["history"]), self.history.shape[1]))
+            _copy_into(history, extra["history"])
             self.history = history
-            self.optimiser.load_state_dict({name.removeprefix("optimiser."): arrays[name] for name in arrays})
-            if self.recent[2] < 0 or (arrays["optimiser.v"] < 0).any():
+            optimiser = self.optimiser.state_dict()
+            for name, array in optimiser.items():
+                _copy_into(array, extra["optimiser"][name])
+            self.optimiser.load_state_dict(optimiser)
+            if self.recent[2] < 0 or (optimiser["v"] < 0).any():
                 raise ValueError("a number of steps or a mean of squares is negative")
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CommandError(f"{path} doesn't fit its own settings: {error}") from None
         self.step, self.seconds = saved.step, saved.seconds
 
@@ -242,14 +246,14 @@ class Training:
 
 
 class Saved(NamedTuple):
-    """A run that `Training.save` wrote, checked but for the arrays' sizes."""
+    """A run that `Training.save` wrote, checked but for the arrays in the model's `extra`."""
 
     settings: Settings
     alphabet: str
     digest: str
     step: int
     seconds: float
-    arrays: dict[str, _Array]
+    model: SequenceModel[Any]
 
 
 def load_run(path: str) -> Saved:
@@ -258,13 +262,18 @@ def load_run(path: str) -> Saved:
     Raises
     ------
     CommandError
-        If it can't be read, isn't a whole one, or has settings that can't be or aren't those of its arrays.
+        If it can't be read, isn't a whole one, or has settings that can't be or aren't those of its model.
     """
-    arrays, facts = checkpoint.load(path)
+    with reading(path):
+        try:
+            model = load(path)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+    facts = model.extra
     try:
         settings = Settings(**facts["settings"])
     except (KeyError, TypeError):
-        raise CommandError(f"{path} lacks the settings of its run") from None
+        raise CommandError(f"{path} lacks the settings of its run: train --save has not written it") from None
     try:
         settings.check()
         alphabet, digest, step, seconds = (facts[name] for name in ("alphabet", "digest", "step", "seconds"))
@@ -272,20 +281,24 @@ def load_run(path: str) -> Saved:
             raise ValueError(f"alphabet can't be {reprlib.repr(alphabet)}")
         if not (_taken(whole, step) and _taken(non_negative, seconds)):
             raise ValueError(f"step and seconds can't be {reprlib.repr((step, seconds))}")
-        # Before anything of these sizes is made: the file has arrays of them.
-        layers, H, rows = settings.layers, settings.hidden, GATES[settings.cell] * settings.hidden
-        if sum(name.startswith("weight_hh_l") for name in arrays) != layers:
-            raise ValueError(f"layers can't be {layers}")
-        for name, shape in {
-            "weight_ih_l0": (rows, len(alphabet) + 1),
-            "weight_hh_l0": (rows, H),
-            "state": (layers, settings.batch, H),
-        }.items():
-            if arrays[name].shape != shape:
-                raise ValueError(f"{name}: found {arrays[name].shape} in place of {shape}")
-    except (KeyError, ValueError) as error:
+        if not np.isfinite(model.flat).all():
+            raise ValueError("parameters: expected finite ones")
+        # Sizes first, of which the file has arrays: nothing is made of any others.
+        layer, symbols = getattr(model, "layer", model), len(alphabet) + 1
+        for name, value, found in (
+            ("layers", settings.layers, layer.num_layers),
+            ("hidden", settings.hidden, layer.hidden_size),
+            ("batch", settings.batch, facts["state"]["h"].shape[1]),
+            ("alphabet", symbols, layer.input_size),
+        ):
+            if value != found:
+                raise ValueError(f"{name}: found {found} in place of {value}")
+        wanted: SequenceModel[Any] = SequenceModel(new_layer(settings, symbols), symbols)
+        if repr(model) != repr(wanted):
+            raise ValueError(f"found {model!r} in place of {wanted!r}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CommandError(f"{path} doesn't fit its own settings: {error}") from None
-    return Saved(settings, alphabet, digest, step, seconds, arrays)
+    return Saved(settings, alphabet, digest, step, seconds, model)
 
 
 def _taken(option: Callable[[str], float], value: Any) -> bool:
@@ -325,10 +338,12 @@ def new_layer(settings: Settings, symbols: int) -> RNN | LSTM | GRU:
 
 
 def _by_name(state: Any) -> dict[str, _Array]:
-    return {"state": state[0], "state.c": state[1]} if isinstance(state, tuple) else {"state": state}
+    return {"h": state[0], "c": state[1]} if isinstance(state, tuple) else {"h": state}
 
 
 def _copy_into(target: _Array, source: _Array) -> None:
     if source.shape != target.shape or source.dtype != target.dtype:
         raise ValueError(f"found {source.dtype} {source.shape} in place of {target.dtype} {target.shape}")
+    if not np.isfinite(source).all():
+        raise ValueError("found a number that is not finite")
     target[...] = source
