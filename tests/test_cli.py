@@ -15,9 +15,9 @@ import pytest
 from cli_support import PYTHON, SMALL, contents, number
 
 import pybptt
-from pybptt.cli import compare, main, train
+from pybptt.cli import compare, main
 from pybptt.cli.progress import progress
-from pybptt.cli.text import Alphabet, Corpus, read_text
+from pybptt.cli.text import Corpus, read_text
 from pybptt.cli.training import Settings, Training
 
 # The program
@@ -199,31 +199,6 @@ def test_threads_do_not_change_the_result(text, tmp_path, capsys):
 
 
 # The sample
-
-
-def test_the_sample_follows_the_models_distribution():
-    alphabet = Alphabet("abc")
-    logits = np.log(np.array([0.25, 0.4, 0.3, 0.05]))
-    seen = []
-
-    def model(x, state):
-        seen.append((x.copy(), state))
-        return np.broadcast_to(logits, (*x.shape, 4)), len(seen)
-
-    def frequencies(temperature):
-        seen.clear()
-        text = train.sample(model, alphabet, "ab", 20_000, temperature, np.random.default_rng(0))
-        assert len(text) == 20_000
-        return [text.count(character) / 20_000 for character in "abc"]
-
-    assert frequencies(1.0) == pytest.approx([0.4 / 0.75, 0.3 / 0.75, 0.05 / 0.75], abs=0.015)
-    assert seen[0][0].tolist() == [[1], [2]]  # the prompt
-    assert seen[0][1] is None
-    assert [state for _, state in seen[1:4]] == [1, 2, 3]  # then its own characters, the state carried on
-    assert all(x.shape == (1, 1) and x[0, 0] > 0 for x, _ in seen[1:])
-    square = np.array([0.4, 0.3, 0.05]) ** 2
-    assert frequencies(0.5) == pytest.approx(square / square.sum(), abs=0.015)
-    assert frequencies(0.0) == [1, 0, 0]
 
 
 def test_the_samples_options(text, capsys):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic
+from typing import Any
 
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._arrays import Array, allocate, expect, flag, generator, ids, is_array, plain, positive
+from ._arrays import Array, allocate, flag, generator, positive
 from .call import Call
 from .gradients import Gradients, State
 from .memory import Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
-from .packed import Packed
-from .parameters import FlatParameters, layout_of
+from .parameters import layout_of
+from .prediction import Predictor
 from .recurrent import RecurrentLayer
 from .streaming import Step, stream
 from .truncation import TBPTT, Limits, Truncation, limits_of, unreached
@@ -23,7 +23,7 @@ LOSSES = ("cross_entropy", "mse")
 REDUCTIONS = ("mean", "sum")
 
 
-class SequenceModel(FlatParameters, Generic[State]):
+class SequenceModel(Predictor[State]):
     """A recurrent layer, an output layer o_t = W_ho h_t + b_o, and a loss over the steps.
 
     Parameters
@@ -130,73 +130,6 @@ class SequenceModel(FlatParameters, Generic[State]):
         (_, size), *named = self._arguments().items()
         options = ", ".join(f"{name}={value!r}" for name, value in named)
         return f"SequenceModel({self.layer!r}, {size}, {options})"
-
-    def __call__(
-        self, x: Array, state: State | None = None, *, lengths: ArrayLike | None = None
-    ) -> tuple[Array, State]:
-        """Runs the model and keeps nothing.
-
-        Parameters
-        ----------
-        x, state, lengths
-            As for calling the layer.
-
-        Returns
-        -------
-        output : ndarray, (T, B, Q), or (B, Q) with `last_only`
-            o_t: predictions, or logits (softmax has not been applied); 0 past a sequence's end.
-        state : ndarray, (L K, B, H), or a pair of them for an LSTM
-            The final state.
-
-        Raises
-        ------
-        ValueError, TypeError, IndexError, MemoryError
-            As for calling the layer; ValueError also for T = 0 with `last_only`.
-
-        Examples
-        --------
-        >>> model = pybptt.SequenceModel(pybptt.GRU(3, 8, seed=0), 5, seed=1)
-        >>> logits, state = model(np.array([[0], [2], [1]]))
-        >>> logits.shape
-        (3, 1, 5)
-        """
-        return self._infer(self._call(x, state, lengths), None)
-
-    def _infer(self, call: Call, packed: _core.PackedFloat32 | None) -> tuple[Array, State]:
-        """Output and final state of checked arguments; None for the parameters as they are now."""
-        output, final_state = self._network.predict(call.x, call.h_0, call.c_0, call.options(), packed)
-        if self.layer.batch_first and not self.last_only:
-            output = output.swapaxes(0, 1)
-        return output, final_state
-
-    def packed(self, *, tokens: bool = True) -> Packed[State]:
-        """A handle that predicts with weights packed once, for many short calls.
-
-        Parameters
-        ----------
-        tokens : bool
-            Whether its input is token ids: there is a row for each of the D.
-
-        Returns
-        -------
-        Packed
-            To be called as the model is. In a ``with`` it lets the weights go at the end.
-
-        Raises
-        ------
-        TypeError, MemoryError
-            For `tokens` of another type, and weights that can't be allocated.
-
-        Examples
-        --------
-        >>> model = pybptt.SequenceModel(pybptt.GRU(5, 8, seed=0), 5, seed=1)
-        >>> token, state = np.array([[0]]), None
-        >>> with model.packed() as run:
-        ...     for _ in range(10):
-        ...         logits, state = run(token, state)
-        ...         token = logits.argmax(axis=-1)
-        """
-        return Packed(self, tokens)
 
     def loss(
         self,
@@ -507,50 +440,3 @@ class SequenceModel(FlatParameters, Generic[State]):
     ) -> _core.MemoryPlan:
         classes = self.loss_name == "cross_entropy"
         return self._network.plan(steps, batch, lengths, tokens, classes, input, limits, limit)
-
-    def _call(
-        self,
-        x: Any,
-        state: State | None,
-        lengths: ArrayLike | None,
-        training: bool = False,
-        seed: int | None = None,
-        dropout_mask: Array | None = None,
-    ) -> Call:
-        call = self.layer._call(x, state, lengths, training, seed, dropout_mask)
-        if self.last_only and call.steps == 0:
-            raise ValueError(
-                "x: expected at least one step, because last_only counts the last one; got T = 0"
-            )
-        return call
-
-    def _targets(self, y: Any, call: Call) -> tuple[Array, float]:
-        """Targets, time-major and C-contiguous, and the factor of the loss's reduction."""
-        swap = self.layer.batch_first and not self.last_only
-        steps, batch = call.steps, call.batch
-        counted = steps * batch if call.lengths is None else int(call.lengths.sum())
-        count = batch if self.last_only else counted
-        self._check_targets("y", y, steps, batch)
-        if self.loss_name == "mse":
-            y = plain(y.swapaxes(0, 1) if swap else y)
-            count *= self.output_size
-        else:
-            lengths = None if self.last_only else call.lengths
-            y = ids("y", y, self.output_size, time_axis=1 if swap else 0, lengths=lengths)
-        return y, 1.0 if self.reduction == "sum" else 1.0 / max(1, count)
-
-    def _check_targets(self, name: str, y: Any, steps: int, batch: int) -> None:
-        """Type, dtype and shape of targets."""
-        shape: tuple[int, ...] = (batch,) if self.last_only else (steps, batch)
-        if self.layer.batch_first and not self.last_only:
-            shape = (batch, steps)
-        if self.loss_name == "mse":
-            expect(name, y, (*shape, self.output_size), self.dtype)
-            return
-        y = is_array(name, y, "integers")
-        if y.dtype.kind not in "iu":
-            raise TypeError(
-                f"{name}: expected integer class ids, got {y.dtype}; convert with {name}.astype(np.int64)"
-            )
-        if y.shape != shape:
-            raise ValueError(f"{name}: expected shape {shape}, got {y.shape}")

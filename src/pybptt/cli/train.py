@@ -23,11 +23,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .. import SequenceModel, get_num_threads, set_num_threads
+from .. import get_num_threads, set_num_threads
 from .common import (
     CommandError,
     non_negative,
@@ -38,7 +37,7 @@ from .common import (
     whole,
 )
 from .progress import progress
-from .text import Alphabet, Corpus, bigram_loss, unigram_loss
+from .text import Corpus, bigram_loss, unigram_loss
 from .training import CHOICES, MAX_NORM, NUMBERS, Settings, Training, load_run, text_of
 
 __all__ = ["add_arguments", "run"]
@@ -167,9 +166,14 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         _plot(args.plot, training, bigram)
     if args.sample:
-        rng = np.random.default_rng(settings.seed)
-        text = sample(training.model, corpus.alphabet, args.prompt, args.sample, args.temperature, rng)
-        print(f"\n{args.prompt}{text}")
+        written = training.model.generate(
+            corpus.alphabet.encode(args.prompt or "\n"),
+            args.sample,
+            temperature=args.temperature,
+            seed=settings.seed,
+            suppress_tokens=[0],  # the unknown character
+        )
+        print(f"\n{args.prompt}{corpus.alphabet.decode(written)}")
     return 0 if completed else 130
 
 
@@ -178,31 +182,6 @@ def _network(settings: Settings) -> str:
     units = settings.nonlinearity if settings.cell == "rnn" else settings.cell
     layers = "" if settings.layers == 1 else f"{settings.layers} x "
     return f"{layers}{settings.hidden} {units}"
-
-
-def sample(
-    model: SequenceModel[Any],
-    alphabet: Alphabet,
-    prompt: str,
-    length: int,
-    temperature: float,
-    rng: np.random.Generator,
-) -> str:
-    """What the model writes after the prompt, which it reads from a state of zeros.
-
-    The largest of ``logits + temperature * Gumbel noise`` is a draw from softmax(logits / temperature), and
-    at temperature 0 the likeliest character.
-    """
-    ids = alphabet.encode(prompt or "\n")
-    state = None
-    written = np.empty(length, np.int64)
-    for i in range(length):
-        logits, state = model(ids[:, np.newaxis], state)
-        scores = logits[-1, 0] + temperature * rng.gumbel(size=len(alphabet))
-        scores[0] = -np.inf  # never the unknown character
-        written[i] = scores.argmax()
-        ids = written[i : i + 1]
-    return alphabet.decode(written)
 
 
 def _prepare(args: argparse.Namespace) -> Training:
