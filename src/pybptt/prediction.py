@@ -133,7 +133,8 @@ class Predictor(FlatParameters, Generic[State]):
         np.exp(output, out=output)
         output /= output.sum(axis=-1, keepdims=True)
         if call.lengths is not None and not self.last_only:
-            output[~self._counted(call)] = 0
+            past = np.arange(call.steps)[:, None] >= call.lengths
+            output[past.T if self.layer.batch_first else past] = 0
         return output, final_state
 
     def accuracy(
@@ -173,10 +174,16 @@ class Predictor(FlatParameters, Generic[State]):
         output, final_state = self._infer(call, None)
         likeliest = output.argmax(axis=-1)
         if self.layer.batch_first and not self.last_only:
-            targets = targets.swapaxes(0, 1)
-        right = likeliest == targets
+            likeliest = likeliest.swapaxes(0, 1)
+        counted = np.ones(targets.shape, bool)
         if call.lengths is not None and not self.last_only:
-            right = right[self._counted(call)]
+            counted = np.arange(call.steps)[:, None] < call.lengths
+        wrong = np.argwhere(counted & ((targets < 0) | (targets >= self.output_size)))
+        if wrong.size:  # of (B, T) targets it has been found before
+            place = ", ".join(map(str, wrong[0]))
+            found = targets[tuple(wrong[0])]
+            raise IndexError(f"y: expected ids in [0, {self.output_size}), got {found} at [{place}]")
+        right = (likeliest == targets)[counted]
         return float(right.mean()) if right.size else 0.0, final_state
 
     def generate(
@@ -292,12 +299,6 @@ class Predictor(FlatParameters, Generic[State]):
     def _expect_classes(self) -> None:
         if self.loss_name != "cross_entropy":
             raise ValueError(f"loss: expected a model with loss='cross_entropy', got {self.loss_name!r}")
-
-    def _counted(self, call: Call) -> Array:
-        """Which steps are before their sequence's end, with the output's first two axes."""
-        assert call.lengths is not None
-        counted: Array = np.arange(call.steps)[:, None] < call.lengths
-        return counted.T if self.layer.batch_first else counted
 
     def _call(
         self,
