@@ -301,7 +301,7 @@ def folder(tmp_path_factory):
     damaged[300:600] = bytes(300)
     (folder / "damaged.npz").write_bytes(damaged)
     run = pybptt.load(good)
-    whole, settings = run.extra, run.extra["settings"]
+    whole, settings = dict(run.extra), run.extra["settings"]
     for name, changed in {
         "resized": {"settings": {**settings, "hidden": 11}},
         "optimiser": {"optimiser": {**whole["optimiser"], "m": whole["optimiser"]["m"][:-1]}},
@@ -336,7 +336,7 @@ def folder(tmp_path_factory):
         ("--load {}/resized.npz", "hidden: found 12 in place of 11"),
         ("--load {}/optimiser.npz --text {}/good.txt", "in place of float32"),
         ("--load {}/settings.npz", "settings"),
-        ("--load {}/future.npz", "format 99"),
+        ("--load {}/future.npz", "format 1, got 99"),
         ("--load {}/good.npz --hidden 13", "--hidden 13 .* 12"),
         ("--load {}/good.npz --batch 5", "--batch 5 .* 4"),
         ("--load {}/good.npz --dtype float64", "--dtype float64 .* float32"),
