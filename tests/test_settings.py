@@ -63,7 +63,7 @@ def test_a_layer_takes_no_attributes_that_it_has_not(name, text):
         ("loss", "SequenceModel has no attribute of this name to set; did you mean loss_name?"),
         (
             "dropout",
-            "SequenceModel has no attribute of this name to set; it has dtype, flat, ",
+            "SequenceModel has no attribute of this name to set; it has dtype, extra, flat, ",
         ),
         ("weight_hh_l0", "a parameter is set in place: parameters['weight_hh_l0'][:] = values"),
     ],
