@@ -45,7 +45,7 @@ def _parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[An
 
 
 class FlatParameters:
-    """What a layer and a model have in common: `flat` and `parameters`, `save` and `extra`."""
+    """What a layer and a model have in common: `flat`, `parameters`, `extra`, `save`, `summary`."""
 
     dtype: np.dtype[Any]
     _layout: Layout
@@ -144,6 +144,42 @@ class FlatParameters:
         from .files import save  # it knows all that can be saved, which come from here
 
         save(self, path)
+
+    def summary(self, steps: int | None = None, batch: int | None = None, *, tokens: bool = False) -> str:
+        """A report to be printed: layers, directions, parameters, and the memory that T and B will take.
+
+        Parameters
+        ----------
+        steps, batch : int, optional
+            T and B; both or neither.
+        tokens : bool
+            Whether the input will be token ids.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            For an argument of another type, or out of range.
+
+        Examples
+        --------
+        >>> model = pybptt.SequenceModel(pybptt.LSTM(65, 128, 2, seed=0), 65, seed=1)
+        >>> for line in model.summary().splitlines()[1:]:
+        ...     print(line)
+                   input    output     parameters
+        LSTM 0        65       128         99,840
+        LSTM 1       128       128        132,096
+        output       128        65          8,385
+        in all        65        65        240,321
+        The parameters take 961.3 kB.
+        >>> report = model.summary(1000, 8, tokens=True)  # the table of `memory` follows
+        """
+        from .summary import summary  # as `save`: not needed before
+
+        return summary(self, steps, batch, tokens)
 
     def load_parameters(self, mapping: Mapping[str, Any], prefix: str = "") -> None:
         """Copies in parameters by name: a PyTorch ``state_dict``, another layer's `parameters`, a .npz file.
