@@ -18,6 +18,8 @@ from .parameters import FlatParameters
 if TYPE_CHECKING:
     from .recurrent import RecurrentLayer
 
+HOTTEST = 1e300  # of temperatures: as good as any above, and times the noise still finite
+
 
 class Predictor(FlatParameters, Generic[State]):
     """The part of `pybptt.SequenceModel` that needs no gradients."""
@@ -253,7 +255,7 @@ class Predictor(FlatParameters, Generic[State]):
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: expected a finite number of at least 0, got {temperature}")
         random = generator(seed)
-        allowed = self._allowed(suppress_tokens)
+        suppressed = self._suppressed(suppress_tokens)
         if is_array("prompt", prompt, "integers").dtype.kind not in "iu":
             raise TypeError(f"prompt: expected integer token ids, got {prompt.dtype}")
         if prompt.ndim not in (1, 2):
@@ -269,32 +271,32 @@ class Predictor(FlatParameters, Generic[State]):
         x = ids("prompt", rows, Q, time_axis=1, lengths=ends)
 
         written = np.empty((steps, B), np.int64)
-        with self.packed() as run:
+        with self.packed() as run, np.errstate(invalid="ignore"):  # of outputs that `_draw` refuses
             output, state = run(x.T if batch_first else x, lengths=ends)
             if not self.last_only:
                 output = output.swapaxes(0, 1) if batch_first else output
                 output = output[-1] if ends is None else output[ends - 1, np.arange(B)]
             for n in range(steps):
-                written[n] = token = _draw(output, temperature, allowed, random)
+                written[n] = _draw(output.reshape(B, Q) - suppressed, min(temperature, HOTTEST), random)
                 if n + 1 < steps:
-                    output, state = run(token[:, None] if batch_first else token[None], state)
-                    output = output.reshape(B, Q)
+                    token = written[n : n + 1]
+                    output, state = run(token.T if batch_first else token, state)
         written = written.T if batch_first else written
         return written.reshape(steps) if prompt.ndim == 1 else written
 
-    def _allowed(self, suppress_tokens: ArrayLike | None) -> Array:
-        """Which of the classes may be written, (Q,)."""
-        allowed = np.ones(self.output_size, bool)
-        if suppress_tokens is not None:
-            given = np.asarray(suppress_tokens)
+    def _suppressed(self, tokens: ArrayLike | None) -> Array:
+        """What is subtracted from the outputs, (Q,): infinity of those that are never written, else 0."""
+        suppressed = np.zeros(self.output_size)
+        if tokens is not None:
+            given = np.asarray(tokens)
             if given.dtype.kind not in "iu" and given.size:
                 raise TypeError(f"suppress_tokens: expected integers, got {given.dtype}")
             if ((given < 0) | (given >= self.output_size)).any():
                 raise ValueError(f"suppress_tokens: expected ids in [0, {self.output_size}), got {given}")
-            allowed[given.astype(np.int64)] = False
-            if not allowed.any():
+            suppressed[given.astype(np.int64)] = np.inf
+            if suppressed.all():
                 raise ValueError("suppress_tokens: expected some token to be left, got all of them")
-        return allowed
+        return suppressed
 
     def _expect_classes(self) -> None:
         if self.loss_name != "cross_entropy":
@@ -348,18 +350,14 @@ class Predictor(FlatParameters, Generic[State]):
             raise ValueError(f"{name}: expected shape {shape}, got {y.shape}")
 
 
-def _draw(output: Array, temperature: float, allowed: Array, random: np.random.Generator) -> Array:
-    """A token (B,) for each row of outputs o (B, Q), from softmax(o / temperature)."""
-    if not np.isfinite(output).all():
+def _draw(o: Array, temperature: float, random: np.random.Generator) -> Array:
+    """A token (B,) for each row of outputs o (B, Q), from softmax(o / temperature); o is overwritten.
+
+    The largest of ``o + temperature * Gumbel noise`` is such a draw, and at temperature 0 the likeliest one.
+    """
+    if temperature:
+        o += temperature * random.gumbel(size=o.shape)
+    if not math.isfinite(np.maximum.reduce(o, axis=None, initial=0.0)):  # NaN is larger than any other
         raise ValueError("generate: expected a model whose outputs are finite, got one of NaN or infinity")
-    o = np.where(allowed, output, -np.inf).astype(np.float64)
-    if temperature == 0:
-        likeliest: Array = o.argmax(axis=-1)
-        return likeliest
-    with np.errstate(over="ignore"):  # of a tiny temperature: exp(-inf) is 0
-        p = np.exp((o - o.max(axis=-1, keepdims=True)) / temperature)
-    # The first token whose sum of p up to it is beyond u of the whole, u uniform in [0, 1).
-    sums = p.cumsum(axis=-1)
-    below = sums <= random.random((len(sums), 1)) * sums[:, -1:]
-    token: Array = below.sum(axis=-1)
+    token: Array = o.argmax(axis=-1)
     return token
