@@ -58,6 +58,8 @@ class RNN(RecurrentLayer[Array]):
         Views into `flat`, in this order: ``weight_ih_l0`` (H, D), ``weight_hh_l0`` (H, H), ``bias_ih_l0``
         (H,), ``bias_hh_l0`` (H,); then the same with ``_l0_reverse`` if bidirectional, and so on with
         ``_l1``, whose ``weight_ih`` is (H, K H).
+    extra : dict
+        What you keep with the layer; `save` writes it, too.
 
     Raises
     ------

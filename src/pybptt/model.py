@@ -52,6 +52,8 @@ class SequenceModel(Predictor[State]):
     parameters : dict of str to ndarray
         Views into `flat`: the layer's names, then ``output.weight`` (Q, K H) and ``output.bias`` (Q,).
     layer : RNN, LSTM or GRU
+    extra : dict
+        What you keep with the model, such as a vocabulary; `save` writes it, too. It is the layer's own.
 
     Raises
     ------
