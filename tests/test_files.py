@@ -119,6 +119,7 @@ def test_extra(tmp_path):
         ({"a": (1, 2)}, ValueError, r"extra\['a'\]: .*lists for tuples .* got tuple"),
         ({"a": {1, 2}}, ValueError, r"extra\['a'\]: expected arrays and what JSON can hold; .*set"),
         ({"a": float("nan")}, ValueError, r"extra\['a'\]: "),
+        ({"a": [float("inf")]}, ValueError, r"extra\['a'\]: "),
         ({"a": [np.ones(3)]}, ValueError, r"extra\['a'\]: .*ndarray"),
         ({1: "x"}, TypeError, r"extra\[1\]: expected names that are str, got int"),
         ({"a": np.array([{}])}, TypeError, r"extra\['a'\]: expected an array .* got dtype object"),
@@ -356,7 +357,8 @@ BAD_FACTS = {
     "format": [None, "1", [], 0, -1, 2, 1.0, True],
     "layer": [None, [], "LSTM", {}],
     "model": [None, [], {}, "x"],
-    "extra": [None, [], "x", {}, {"recent": None}, {"recent": {"sums": 1}}, {"recent": []}],
+    "extra": [None, [], "x", {}, {"recent": None}, {"recent": {"sums": 1}}, {"recent": []}]
+    + [{"recent": {}, "more": float("inf")}],
 }
 
 
