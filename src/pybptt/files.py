@@ -24,7 +24,6 @@ import math
 import os
 import stat
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -119,8 +118,7 @@ def load(path: Path) -> Any:
     (['the', 'cat', 'sat', '.'], True)
     """
     name = _checked(path)
-    with open_regular(name) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of headers that `save` does not write
+    with open_regular(name) as file:
         try:
             facts, arrays = _read(file)
             version = at_least("format", facts["format"], 1)
