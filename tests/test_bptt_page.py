@@ -163,3 +163,25 @@ def test_figures_are_those_that_the_script_draws(drawing, tmp_path):
         assert f"(figures/{name}.svg)" in shown
         drawn = drawing.save(name, tmp_path)
         assert written(drawn) == written(drawing.FOLDER / drawn.name)
+
+
+def test_what_truncation_cannot_learn():
+    """The page's code finds the errors of its table: to a factor, since other processors round otherwise."""
+    section = (DOCS / "truncation.md").read_text(encoding="utf-8").split("## What truncation cannot learn")[1]
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)
+    lines = re.findall(r"^\| (.*) \|$", section.split("\n## ")[0], re.MULTILINE)
+    head, *rows = (line.split(" | ") for line in lines)
+    table = {int(row[0]): dict(zip(head, map(float, row), strict=True)) for row in rows}
+    for delay, row in table.items():  # the variance of the input is 1/3
+        assert row["nothing learned"] == pytest.approx((60 - delay) / 60 / 3, abs=0.005)
+    for delay, k2, column in (
+        (4, 1, "TBPTT(1, 1)"),
+        (8, 1, "TBPTT(1, 1)"),
+        (6, 6, "TBPTT(1, delay)"),
+        (6, 7, "TBPTT(1, delay + 1)"),
+    ):
+        found = names["error"](pybptt.TBPTT(1, k2), delay)
+        assert 1 / 4 < found / table[delay][column] < 4
+    alone = names["error"](pybptt.TBPTT(1, 1), 4, only_output=True)
+    assert 1 / 4 < alone / table[4]["output layer alone"] < 4
