@@ -165,8 +165,9 @@ def test_figures_are_those_that_the_script_draws(drawing, tmp_path):
         assert written(drawn) == written(drawing.FOLDER / drawn.name)
 
 
-def test_what_truncation_cannot_learn():
+def test_what_truncation_cannot_learn(set_threads):
     """The page's code finds the errors of its table: to a factor, since other processors round otherwise."""
+    set_threads(1)  # the network is small
     section = (DOCS / "truncation.md").read_text(encoding="utf-8").split("## What truncation cannot learn")[1]
     names = {}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)
