@@ -83,7 +83,7 @@ def main() -> None:
     pybptt.set_num_threads(args.threads or max(1, pybptt.get_num_threads() // neighbours))
 
     corpus = Corpus(read_text(args.text), args.batch)
-    symbols = len(corpus.alphabet)
+    symbols = len(corpus.vocabulary)
     model = pybptt.SequenceModel(pybptt.LSTM(symbols, args.hidden, seed=1), symbols, reduction="sum", seed=2)
     train(comm, model, corpus.train, args.window, args.steps)
 

@@ -31,19 +31,16 @@ def balanced(rng: np.random.Generator, pairs: int) -> list[int]:
     return line
 
 
-def batch_of(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens (T, B), lengths (B,) and classes (B,): 1 for balanced."""
+def batch_of(rng: np.random.Generator, size: int) -> pybptt.data.RaggedBatch:
+    """Tokens (T, B), classes (B,), 1 for balanced, and lengths (B,)."""
     lines = [balanced(rng, int(rng.integers(1, 21))) for _ in range(size)]
     classes = rng.integers(2, size=size)
     for line, is_balanced in zip(lines, classes, strict=True):
         if not is_balanced:
             place = int(rng.integers(len(line)))
             line[place] = (line[place] + int(rng.integers(1, 4))) % 4
-    lengths = np.array([len(line) for line in lines])
-    tokens = np.full((lengths.max(), size), -1)  # what stands past a sequence's end is never read
-    for column, line in enumerate(lines):
-        tokens[: len(line), column] = line
-    return tokens, lengths, classes
+    (batch,) = pybptt.data.ragged([np.array(line) for line in lines], size, targets=classes)
+    return batch
 
 
 def main() -> None:
@@ -59,17 +56,17 @@ def main() -> None:
     optimiser = pybptt.optim.Adam(model.flat, lr=3e-3)
     recent = []
     for step in range(1, args.steps + 1):
-        tokens, lengths, classes = batch_of(rng, 64)
-        loss, gradients, _ = model.loss_and_grad(tokens, classes, lengths=lengths)
+        batch = batch_of(rng, 64)
+        loss, gradients, _ = model.loss_and_grad(batch.x, batch.y, lengths=batch.lengths)
         optimiser.step(pybptt.clip_by_norm(gradients.flat, 1.0))
         recent.append(loss)
         if step % max(1, args.steps // 10) == 0:
             print(f"step {step:5d}: cross-entropy {np.mean(recent):.3f}")
             recent.clear()
 
-    tokens, lengths, classes = batch_of(rng, 2000)
-    logits, _ = model(tokens, lengths=lengths)
-    print(f"right for {np.mean(logits.argmax(axis=1) == classes):.3f} of 2000 fresh lines")
+    batch = batch_of(rng, 2000)
+    logits, _ = model(batch.x, lengths=batch.lengths)
+    print(f"right for {np.mean(logits.argmax(axis=1) == batch.y):.3f} of 2000 fresh lines")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def main() -> None:
 
     corpus = Corpus(read_text(args.text), batch=1)
     torch.manual_seed(1)
-    model = CharacterModel(len(corpus.alphabet), args.hidden)
+    model = CharacterModel(len(corpus.vocabulary), args.hidden)
     train(model, torch.from_numpy(corpus.train[:, 0]), args)
 
     if dist.get_rank() == 0:

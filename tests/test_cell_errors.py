@@ -72,12 +72,17 @@ def test_options_belong_to_their_cell():
 # ---- Input and state ------------------------------------------------------------------------------------
 
 OR_INTEGERS = "x: expected dtype float64, or integers for token ids, got "
+EITHER = "x: expected float64 of shape (T, B, D) with D = 4, or integers of shape (T, B) for token ids, got "
 BAD_INPUT = [
-    (X[0], ValueError, "x: expected shape (T, B, D) with D = 4, got (3, 4)"),
+    (X[0], ValueError, EITHER + "float64 of shape (3, 4); for token ids convert with x.astype(np.int64)"),
     (X[:, :, :3], ValueError, "x: expected shape (T, B, D) with D = 4, got (5, 3, 3)"),
     (np.zeros(5, int), ValueError, "x: expected token ids of shape (T, B), got shape (5,)"),
     (X.astype(F32), TypeError, OR_INTEGERS + "float32; convert with x.astype(np.float64)"),
-    (X[:, :, 0] == 0, TypeError, OR_INTEGERS + "bool;"),
+    (
+        X[:, :, 0] == 0,
+        TypeError,
+        EITHER + "bool of shape (5, 3); for token ids convert with x.astype(np.int64)",
+    ),
     ([[0, 1]], TypeError, "x: expected a numpy array of float64 or integers, got list"),
     (np.array([[0, 1], [3, 4]]), IndexError, "x: expected ids in [0, 4), got 4 at [1, 1]"),
     (np.array([[0, 2], [-1, 4]]), IndexError, "x: expected ids in [0, 4), got -1 at [1, 0]"),

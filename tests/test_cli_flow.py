@@ -10,7 +10,7 @@ from cli_support import SMALL, contents
 
 import pybptt
 from pybptt.cli import flow, main
-from pybptt.cli.text import Alphabet
+from pybptt.cli.text import UNKNOWN
 from pybptt.cli.training import Settings, new_layer
 
 TINY = ["flow", "--hidden", "8", "--steps", "50", "--batch", "3"]
@@ -32,6 +32,11 @@ def test_gates_help(tmp_path, capsys):
     output = capsys.readouterr().out
     assert row("|dL/dh_t| / |dL/dh_T|", output) == ["rnn", "lstm", "gru"]
     assert row("verdict", output) == ["vanishing", "healthy", "healthy"]
+    change = [float(value) for value in row("factor ^ 99", output)]
+    assert change[0] < 0.01 < change[1] < change[2] < 100
+    assert (
+        "The verdict is by factor ^ 99: below 1/100 vanishing, above 100 exploding, else healthy." in output
+    )
     rnn, lstm, gru = map(float, row("t = 1", output))
     assert rnn < 1e-15 < 1e-4 < lstm < gru < 1
     assert row("t = 100", output) == ["1.0e+00"] * 3
@@ -97,12 +102,12 @@ def test_a_trained_model(cell, text, tmp_path, capsys):
     # The same by hand: three stretches of the held-out text, the first and the last of its ends among them.
     arrays, facts = contents(saved)
     written = Path(text).read_text()
-    alphabet = Alphabet(facts["alphabet"])
-    held_out = alphabet.encode(written[-(len(written) // 20) :])
+    vocabulary = pybptt.data.Vocabulary((UNKNOWN, *facts["alphabet"]), UNKNOWN)
+    held_out = vocabulary.encode(written[-(len(written) // 20) :])
     begins = (0, (len(held_out) - 41) // 2, len(held_out) - 41)
     stretches = np.stack([held_out[at : at + 41] for at in begins], axis=1)
-    layer = new_layer(Settings(cell=cell, layers=2, hidden=12), len(alphabet))
-    model = pybptt.SequenceModel(layer, len(alphabet), last_only=True)
+    layer = new_layer(Settings(cell=cell, layers=2, hidden=12), len(vocabulary))
+    model = pybptt.SequenceModel(layer, len(vocabulary), last_only=True)
     model.load_parameters({name: arrays[name] for name in model.parameters})
     found = pybptt.gradient_flow(model, stretches[:-1], stretches[-1])
     assert row("|dL/dh_T|", output) == [f"{norms[-1]:.1e}" for norms in found.hidden_norms]

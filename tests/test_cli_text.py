@@ -1,4 +1,4 @@
-"""The text of the character model: reading it, its alphabet, its streams, and the tables of frequencies."""
+"""The text of the character model: reading it, its vocabulary, its streams, and the tables of frequencies."""
 
 from collections import Counter
 from itertools import pairwise
@@ -10,12 +10,12 @@ from pybptt.cli.common import CommandError
 from pybptt.cli.text import (
     RARE,
     UNKNOWN,
-    Alphabet,
     Corpus,
     bigram_loss,
     read_standard_library,
     read_text,
     unigram_loss,
+    vocabulary_of,
 )
 
 
@@ -37,19 +37,11 @@ def test_a_python_without_source_is_an_error(tmp_path, monkeypatch):
     assert read_standard_library() == "y = 2\n"
 
 
-def test_an_alphabet_goes_both_ways():
-    alphabet = Alphabet.of("hello, wörld 🜚\n")
-    assert "".join(sorted(alphabet.characters)) == alphabet.characters
-    assert len(alphabet) == len(set("hello, wörld 🜚\n")) + 1
-    assert alphabet.decode(alphabet.encode("wörld 🜚")) == "wörld 🜚"
-    assert alphabet.decode(alphabet.encode("world ?\ud800")) == f"world {UNKNOWN}{UNKNOWN}"
-    assert alphabet.encode("?")[0] == 0
-
-
 def test_rare_characters_are_one():
     often = int(1 / RARE)
-    alphabet = Alphabet.of("x" * often + "yy" + "z")
-    assert alphabet.characters == "xy"
+    vocabulary = vocabulary_of("x" * often + "yy" + "z")
+    assert vocabulary.symbols == (UNKNOWN, "x", "y")
+    assert vocabulary.decode(vocabulary.encode("xyz?\ud800")) == f"xy{3 * UNKNOWN}"
 
 
 @pytest.mark.parametrize(("length", "batch"), [(1000, 1), (1000, 7), (137, 40)])
@@ -58,18 +50,18 @@ def test_streams_hold_the_text_in_order(length, batch):
     text = "".join(rng.choice(list("abcdef"), length))
     corpus = Corpus(text, batch)
     cut = length - int(0.05 * length)
-    inputs = "".join(corpus.alphabet.decode(column) for column in corpus.train[:-1].T)
-    targets = "".join(corpus.alphabet.decode(column) for column in corpus.train[1:].T)
+    inputs = "".join(corpus.vocabulary.decode(column) for column in corpus.train[:-1].T)
+    targets = "".join(corpus.vocabulary.decode(column) for column in corpus.train[1:].T)
     assert text.startswith(inputs)
     assert text[1:cut].startswith(targets)
     assert cut - 1 - batch < len(inputs) == len(targets) < cut
-    held_out = "".join(corpus.alphabet.decode(column) for column in corpus.held_out[1:].T)
+    held_out = "".join(corpus.vocabulary.decode(column) for column in corpus.held_out[1:].T)
     assert held_out == text[cut + 1 :]
 
 
-def test_the_alphabet_knows_nothing_of_the_held_out_text():
+def test_the_vocabulary_knows_nothing_of_the_held_out_text():
     corpus = Corpus("ab" * 95 + "c" * 10, 2)
-    assert corpus.alphabet.characters == "ab"
+    assert corpus.vocabulary.symbols == (UNKNOWN, "a", "b")
     assert (corpus.held_out == 0).all()
 
 
@@ -82,7 +74,7 @@ def test_the_tables_are_what_they_say():
     pairs, firsts = Counter(train_pairs), Counter(a for a, b in train_pairs)
     seconds = Counter(b for a, b in train_pairs)
     followers = Counter(a for a, b in pairs)
-    size = len(corpus.alphabet)
+    size = len(corpus.vocabulary)
 
     def unigram(b):
         return (seconds[b] + 1) / (len(train_pairs) + size)

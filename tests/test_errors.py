@@ -27,23 +27,34 @@ def p_model(**options):
 # ---- Layers ---------------------------------------------------------------------------------------------
 
 OR_INTEGERS = "x: expected dtype float64, or integers for token ids, got "
+EITHER = "x: expected float64 of shape (T, B, D) with D = 4, or integers of shape (T, B) for token ids, got "
 
 # x and state of a float64 layer with D = 4, H = 7; T = 5, B = 3 where they are right
 BAD_INPUT = [
-    (np.zeros((5, 3)), None, ValueError, "x: expected shape (T, B, D) with D = 4, got (5, 3)"),
+    (np.zeros((5, 3)), None, ValueError,
+     EITHER + "float64 of shape (5, 3); for token ids convert with x.astype(np.int64)"),
     (np.zeros((5, 3, 5)), None, ValueError, "x: expected shape (T, B, D) with D = 4, got (5, 3, 5)"),
     (np.zeros((5, 3, 0)), None, ValueError, "x: expected shape (T, B, D) with D = 4, got (5, 3, 0)"),
     (np.zeros((5, 3, 4, 1)), None, ValueError, "x: expected shape (T, B, D) with D = 4, got (5, 3, 4, 1)"),
     (np.zeros(()), None, ValueError, "x: expected shape (T, B, D) with D = 4, got ()"),
     (np.zeros(5, int), None, ValueError, "x: expected token ids of shape (T, B), got shape (5,)"),
-    (np.zeros((5, 3, 4), int), None, ValueError, "x: expected token ids of shape (T, B), got shape (5, 3, 4"),
+    (np.zeros((5, 3, 4), int), None, ValueError, "x: expected token ids of shape (T, B), got shape (5, 3, 4"
+     "); if they are vectors, convert with x.astype(np.float64)"),
     (np.zeros((5, 3, 4), F32), None, TypeError,
      OR_INTEGERS + "float32; convert with x.astype(np.float64)"),
     (np.zeros((5, 3, 4), ">f8"), None, TypeError, OR_INTEGERS + ">f8;"),
     (np.zeros((5, 3, 4), complex), None, TypeError, OR_INTEGERS + "complex128;"),
-    (np.zeros((5, 3), bool), None, TypeError, OR_INTEGERS + "bool;"),
-    (np.zeros((5, 3), object), None, TypeError, OR_INTEGERS + "object;"),
-    ([[0, 1]], None, TypeError, "x: expected a numpy array of float64 or integers, got list"),
+    (np.zeros((5, 3), bool), None, TypeError,
+     EITHER + "bool of shape (5, 3); for token ids convert with x.astype(np.int64)"),
+    (np.zeros((5, 3), F32), None, TypeError,
+     EITHER + "float32 of shape (5, 3); for token ids convert with x.astype(np.int64)"),
+    (np.zeros((5, 3, 4), bool), None, TypeError, OR_INTEGERS + "bool; convert with x.astype(np.float64)"),
+    (np.full((5, 3), "a"), None, TypeError,
+     EITHER + "<U1 of shape (5, 3); for token ids pybptt.data.Vocabulary makes ids of text"),
+    (np.full(5, "a", object), None, TypeError,
+     EITHER + "object of shape (5,); for token ids pybptt.data.Vocabulary makes ids of text"),
+    ([[0, 1]], None, TypeError,
+     "x: expected a numpy array of float64 or integers, got list; convert with np.asarray(x)"),
     (None, None, TypeError, "x: expected a numpy array of float64 or integers, got NoneType"),
     (np.array([[0, 1, 2], [3, 4, 0]]), None, IndexError, "x: expected ids in [0, 4), got 4 at [1, 1]"),
     (np.array([[0, 1, 2], [3, 0, -1]]), None, IndexError, "x: expected ids in [0, 4), got -1 at [1, 2]"),
@@ -142,6 +153,7 @@ def test_bad_tapes():
         ((3.0, 2), {}, TypeError, "input_size: expected an integer, got float"),
         ((3, "2"), {}, TypeError, "hidden_size: expected an integer, got str"),
         ((True, 2), {}, TypeError, "input_size: expected an integer, got bool"),
+        ((3, 2, 2**63 - 1), {}, ValueError, "num_layers: expected at most 10000, got 9223372036854775807"),
         ((3, 2), {"nonlinearity": "gelu"}, ValueError,
          "nonlinearity: expected one of tanh, relu, sigmoid, identity, got 'gelu'"),
         ((3, 2), {"nonlinearity": None}, ValueError, "nonlinearity: expected one of tanh, relu, "),
@@ -154,6 +166,49 @@ def test_bad_tapes():
 def test_bad_arguments_of_a_layer(arguments, options, error, text):
     with raises(error, text):
         pybptt.RNN(*arguments, **options)
+
+
+class Table:
+    """A data frame, as far as NumPy is concerned."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros((5, 3), int)
+
+
+def test_what_numpy_can_read_is_told_how():
+    rnn = p_layer().rnn
+    with raises(
+        TypeError, "x: expected a numpy array of float64 or integers, got Table; convert with np.asarray(x)"
+    ):
+        rnn(Table())
+    rnn(np.asarray(Table()))
+    for thing in (3, None, "text", {}):
+        with raises(TypeError, "x: expected a numpy array of float64 or integers, got ") as raised:
+            rnn(thing)
+        assert "asarray" not in str(raised.value)
+    torch = pytest.importorskip("torch", reason="tensors are its own")
+    for tensor in (
+        torch.zeros(5, 3, 4, dtype=torch.float64),
+        torch.zeros(5, 3, 4, requires_grad=True).double(),
+    ):
+        with raises(
+            TypeError,
+            "x: expected a numpy array of float64 or integers, got Tensor; convert with "
+            "np.asarray(x.detach())",
+        ):
+            rnn(tensor)
+        rnn(np.asarray(tensor.detach()))
+
+
+@pytest.mark.parametrize("cell", [pybptt.RNN, pybptt.LSTM, pybptt.GRU])
+def test_dropout_with_one_layer_is_warned_of(cell):
+    text = (
+        "dropout: expected 0 for a single layer, because it acts between layers; got 0.5 with num_layers = 1"
+    )
+    with pytest.warns(UserWarning, match=text) as caught:
+        cell(3, 4, dropout=0.5)
+    assert caught[0].filename == __file__
+    cell(3, 4, 2, dropout=0.5)
 
 
 def test_dtypes_may_be_given_in_numpys_ways():
@@ -180,6 +235,10 @@ def test_bad_values_for_flat():
 
 X = np.zeros((5, 3), int)
 INTEGERS = "y: expected integer class ids, got "
+ONE_HOT = (
+    "y: expected integer class ids of shape (5, 3), got %s of shape (5, 3, 6); if it is one-hot, "
+    "convert with y.argmax(axis=-1)"
+)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +246,15 @@ INTEGERS = "y: expected integer class ids, got "
     [
         ({}, np.zeros((5, 2), int), ValueError, "y: expected shape (5, 3), got (5, 2)"),
         ({}, np.zeros(3, int), ValueError, "y: expected shape (5, 3), got (3,)"),
-        ({}, np.zeros((5, 3, 6), int), ValueError, "y: expected shape (5, 3), got (5, 3, 6)"),
+        ({}, np.zeros((5, 3, 6), int), ValueError, ONE_HOT % "int64"),
+        ({}, np.zeros((5, 3, 6)), ValueError, ONE_HOT % "float64"),
+        ({}, np.zeros((5, 3, 6), bool), ValueError, ONE_HOT % "bool"),
+        ({}, np.zeros((5, 3, 5), int), ValueError, "y: expected shape (5, 3), got (5, 3, 5)"),
+        ({"last_only": True}, np.zeros((3, 6)), ValueError, "y: expected integer class ids of shape (3,)"),
         ({}, X * 1.0, TypeError, INTEGERS + "float64; convert with y.astype(np.int64)"),
         ({}, X == 0, TypeError, INTEGERS + "bool; convert with y.astype(np.int64)"),
-        ({}, [[0]], TypeError, "y: expected a numpy array of integers, got list"),
+        ({}, np.full((5, 3), "a"), TypeError, INTEGERS + "<U1; pybptt.data.Vocabulary makes ids of text"),
+        ({}, [[0]], TypeError, "y: expected a numpy array of integers, got list; convert with np.asarray(y)"),
         ({}, X + 6, IndexError, "y: expected ids in [0, 6), got 6 at [0, 0]"),
         ({}, X - np.eye(5, 3, dtype=int), IndexError, "y: expected ids in [0, 6), got -1 at [0, 0]"),
         ({"last_only": True}, X, ValueError, "y: expected shape (3,), got (5, 3)"),
@@ -304,23 +368,23 @@ def test_bad_numbers_of_threads(n, error, text):
 
 
 @pytest.mark.parametrize(
-    ("flat", "max_norm", "error", "text"),
+    ("gradient", "max_norm", "error", "text"),
     [
-        ([1.0], 1.0, TypeError, "flat: expected a numpy array of floating-point numbers, got list"),
+        ([1.0], 1.0, TypeError, "gradient: expected a numpy array of floating-point numbers, got list"),
         (
             np.ones(2, int),
             1.0,
             TypeError,
-            "flat: expected a numpy array of floating-point numbers, got int64",
+            "gradient: expected a numpy array of floating-point numbers, got int64",
         ),
         (np.ones(2), 0.0, ValueError, "max_norm: expected a positive number, got 0.0"),
         (np.ones(2), -1.0, ValueError, "max_norm: expected a positive number, got -1.0"),
         (np.ones(2), np.nan, ValueError, "max_norm: expected a positive number, got nan"),
     ],
 )
-def test_bad_arguments_of_clip_by_norm(flat, max_norm, error, text):
+def test_bad_arguments_of_clip_by_norm(gradient, max_norm, error, text):
     with raises(error, text):
-        pybptt.clip_by_norm(flat, max_norm)
+        pybptt.clip_by_norm(gradient, max_norm)
 
 
 # ---- Sizes ----------------------------------------------------------------------------------------------

@@ -23,17 +23,21 @@ MODULES = [
 MODULES.remove("pybptt.__main__")  # importing it runs it
 
 
+# The package and its subjects' modules.
+OWNERS = [
+    pybptt,
+    *(getattr(pybptt, n) for n in pybptt.__all__ if inspect.ismodule(getattr(pybptt, n))),
+    pybptt.torch,
+]
+
+
 def public_objects():
-    """Everything that a user may call or hold, of the package and of its subjects' modules."""
-    for owner in (
-        pybptt, pybptt.data, pybptt.onnx, pybptt.optim, pybptt.recurrence, pybptt.reference, pybptt.torch
-    ):  # fmt: skip
-        names = getattr(owner, "__all__", [n for n in vars(owner) if not n.startswith("_")])
-        for name in names:
+    """Everything that a user may call or hold."""
+    for owner in OWNERS:
+        for name in owner.__all__:
             thing = getattr(owner, name)
             if inspect.isroutine(thing) or inspect.isclass(thing):
-                # What a module without __all__ imports is not its own.
-                if thing.__module__.startswith("pybptt" if hasattr(owner, "__all__") else owner.__name__):
+                if thing.__module__.startswith("pybptt"):
                     yield f"{owner.__name__}.{name}", thing
             elif inspect.ismodule(thing) and thing.__name__.startswith("pybptt"):
                 yield f"{owner.__name__}.{name}", thing
@@ -181,6 +185,7 @@ def test_examples_are_found():
         ".optim",
         ".recurrence",
         ".reference",
+        ".schedules",
         ".checks",
         ".flow",
         ".torch",
@@ -188,6 +193,13 @@ def test_examples_are_found():
         ".torch.swap",
     ):
         assert counts[f"pybptt{module}"] > 0
+
+
+@pytest.mark.parametrize("owner", OWNERS, ids=lambda owner: owner.__name__)
+def test_namespaces_show_what_is_meant_for_users(owner):
+    """What a shell offers after a dot: no `Any`, no `math`."""
+    assert dir(owner) == sorted(owner.__all__)
+    assert len(set(owner.__all__)) == len(owner.__all__)
 
 
 def test_the_version_is_the_same_everywhere():

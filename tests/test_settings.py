@@ -137,7 +137,7 @@ MASKED = {
     "mapping": lambda m: (r := pybptt.RNN(3, 4)).load_parameters({n: m(p) for n, p in r.parameters.items()}),
     "flat of optim": lambda m: optim.SGD(m(np.ones(3)), lr=0.1),
     "gradient": lambda m: optim.SGD(np.ones(3), lr=0.1).step(m(np.ones(3))),
-    "flat of clip": lambda m: pybptt.clip_by_norm(m(np.ones(3)), 1.0),
+    "gradient of clip": lambda m: pybptt.clip_by_norm(m(np.ones(3)), 1.0),
     "pi": lambda m: pybptt.RandomTruncation(m(np.full(5, 0.5))),
     "b": lambda m: pybptt.recurrence.linear_scan(m(np.ones(3)), np.ones(3)),
     "stream": lambda m: pybptt.data.sequential(m(np.arange(90)), batch_size=3, steps=10),

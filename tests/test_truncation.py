@@ -434,7 +434,7 @@ def test_limits_that_are_none(limit, error):
 
 @pytest.mark.parametrize("flat", [[1.0, 2.0], np.arange(3), None])
 def test_a_gradient_that_is_none(flat):
-    with pytest.raises(TypeError, match="flat: expected a numpy array of floating-point numbers, got"):
+    with pytest.raises(TypeError, match="gradient: expected a numpy array of floating-point numbers, got"):
         pybptt.clip_by_value(flat, 1.0)
 
 

@@ -60,3 +60,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from numbers import Real
@@ -14,6 +15,7 @@ from . import _core
 
 Array = NDArray[Any]
 
+TEXT = "USTO"  # the kinds of dtypes that hold text
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
@@ -53,7 +55,11 @@ def is_array(name: str, value: Any, wanted: str) -> Array:
     if type(value) is np.ndarray:
         return value
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name}: expected a numpy array of {wanted}, got {type(value).__name__}")
+        hint = ""
+        if isinstance(value, list | tuple) or hasattr(value, "__array__"):  # tensors, data frames, ...
+            given = name.split()[0] + (".detach()" if hasattr(value, "detach") else "")
+            hint = f"; convert with np.asarray({given})"
+        raise TypeError(f"{name}: expected a numpy array of {wanted}, got {type(value).__name__}{hint}")
     held: Array = unmasked(name, value).view(np.ndarray)
     return held
 
@@ -63,6 +69,13 @@ def unmasked(name: str, value: Any) -> Any:
     if type(value) is not np.ndarray and hasattr(value, "filled"):
         raise TypeError(f"{name}: expected an array without a mask, got a masked one; see {name}.filled(0)")
     return value
+
+
+def to_integers(name: str, dtype: np.dtype[Any]) -> str:
+    """How an array of another dtype becomes ids, for a message."""
+    if dtype.kind in TEXT:
+        return "pybptt.data.Vocabulary makes ids of text"
+    return f"convert with {name.split()[0]}.astype(np.int64)"
 
 
 def real(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -88,6 +101,33 @@ def expect(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
     return array
+
+
+def steps_and_batch(
+    name: str, x: Any, width: int, dtype: np.dtype[Any], batch_first: bool
+) -> tuple[int, int]:
+    """T and B of an input, dense with D = `width` or token ids, or a TypeError or ValueError."""
+    x = is_array(name, x, f"{dtype.name} or integers")
+    axes = "(B, T" if batch_first else "(T, B"
+    dense = f"convert with {name.split()[0]}.astype(np.{dtype.name})"
+    if x.dtype.kind in "iu":
+        if x.ndim != 2:
+            hint = f"; if they are vectors, {dense}" if x.shape[2:] == (width,) else ""
+            raise ValueError(f"{name}: expected token ids of shape {axes}), got shape {x.shape}{hint}")
+    elif x.ndim == 2 or x.dtype.kind in TEXT:
+        raise (ValueError if x.dtype == dtype else TypeError)(
+            f"{name}: expected {dtype.name} of shape {axes}, D) with D = {width}, or integers of shape "
+            f"{axes}) for token ids, got {x.dtype} of shape {x.shape}; for token ids "
+            f"{to_integers(name, x.dtype)}"
+        )
+    elif x.dtype != dtype:
+        raise TypeError(
+            f"{name}: expected dtype {dtype.name}, or integers for token ids, got {x.dtype}; {dense}"
+        )
+    elif x.ndim != 3 or x.shape[2] != width:
+        raise ValueError(f"{name}: expected shape {axes}, D) with D = {width}, got {x.shape}")
+    steps, batch = x.shape[1::-1] if batch_first else x.shape[:2]
+    return steps, batch
 
 
 def ids(name: str, value: Array, limit: int, *, time_axis: int = 0, lengths: Array | None = None) -> Array:
@@ -149,6 +189,23 @@ def fraction(name: str, value: Any) -> float:
     result = number(name, value, "a number in [0, 1]")
     if not 0 <= result <= 1:
         raise ValueError(f"{name}: expected a number in [0, 1], got {value}")
+    return result
+
+
+def below(name: str, value: Any, limit: float) -> float:
+    """`value` as a float in [0, limit), or a TypeError or ValueError."""
+    wanted = "a finite number of at least 0" if limit == math.inf else f"a number in [0, {limit:g})"
+    result = number(name, value, wanted)
+    if not 0 <= result < limit:  # NaN is in no range
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+    return result
+
+
+def above_0(name: str, value: Any) -> float:
+    """`value` as a positive float, or a TypeError or ValueError."""
+    result = number(name, value, "a positive number")
+    if not 0 < result < math.inf:
+        raise ValueError(f"{name}: expected a positive number, got {value}")
     return result
 
 

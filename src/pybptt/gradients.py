@@ -7,10 +7,11 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ._arrays import Array, number, unmasked
+from ._arrays import Array, is_array, number
 from .parameters import Layout, views
 
 State = TypeVar("State")
+AnyGradient = TypeVar("AnyGradient", Array, "Gradients[Any]")
 
 
 class Gradients(Generic[State]):
@@ -76,33 +77,37 @@ class Gradients(Generic[State]):
             self._views = views(self.flat, self._layout)
         return self._views
 
+    def _with(self, flat: Array) -> Gradients[State]:
+        """The same with other values of `flat`."""
+        return Gradients(flat, self._layout, self.input, self.state, self.hidden, self.unreached)
+
     def __repr__(self) -> str:
         extra = [name for name in ("input", "hidden") if getattr(self, name) is not None]
         return f"Gradients(parameters={list(self.parameters)}, {', '.join(['state', *extra])})"
 
 
-def clip_by_norm(flat: Array, max_norm: float) -> Array:
+def clip_by_norm(gradient: AnyGradient, max_norm: float) -> AnyGradient:
     """Scales a gradient down to a 2-norm of at most `max_norm`.
 
     Pascanu, Mikolov and Bengio 2013, algorithm 1.
 
     Parameters
     ----------
-    flat : ndarray of float32 or float64, any shape
-        The gradient, usually ``gradients.flat``. It is not changed.
+    gradient : Gradients, or ndarray of float32 or float64, any shape
+        It is not changed. Of `Gradients` it is `flat` that counts, the derivatives by the parameters.
     max_norm : float
         The largest norm allowed, positive.
 
     Returns
     -------
-    ndarray
-        `flat` itself if its norm is at most `max_norm` or not finite, else a scaled copy of the same shape
-        and dtype.
+    Gradients or ndarray
+        `gradient` itself if its norm is at most `max_norm` or not finite, else a scaled copy of the same
+        shape and dtype; new `Gradients` share all but `flat` and `parameters` with those given.
 
     Raises
     ------
     TypeError
-        If `flat` is not a floating-point array.
+        If `gradient` is neither `Gradients` nor a floating-point array.
     ValueError
         If `max_norm` is not positive.
 
@@ -111,37 +116,41 @@ def clip_by_norm(flat: Array, max_norm: float) -> Array:
     >>> pybptt.clip_by_norm(np.array([3.0, 4.0]), 1.0)
     array([0.6, 0.8])
     """
-    max_norm = _limit("max_norm", max_norm, flat)
-    largest = float(np.max(np.abs(flat), initial=0.0))
+    if isinstance(gradient, Gradients):
+        clipped = clip_by_norm(gradient.flat, max_norm)
+        return gradient if clipped is gradient.flat else gradient._with(clipped)
+    max_norm = _limit("max_norm", max_norm, gradient)
+    largest = float(np.max(np.abs(gradient), initial=0.0))
     if largest == 0 or not math.isfinite(largest):
-        return flat
+        return gradient
     # Scaled by the largest entry, so that squares neither overflow nor vanish.
-    norm = largest * math.sqrt(float(np.square(flat / flat.dtype.type(largest)).sum()))
+    norm = largest * math.sqrt(float(np.square(gradient / gradient.dtype.type(largest)).sum()))
     if norm <= max_norm:
-        return flat
-    clipped: Array = flat * flat.dtype.type(max_norm / norm)
-    return clipped
+        return gradient
+    scaled: Array = gradient * gradient.dtype.type(max_norm / norm)
+    return scaled
 
 
-def clip_by_value(flat: Array, limit: float) -> Array:
+def clip_by_value(gradient: AnyGradient, limit: float) -> AnyGradient:
     """Cuts the values of a gradient off at +-`limit`.
 
     Parameters
     ----------
-    flat : ndarray of float32 or float64, any shape
-        The gradient, usually ``gradients.flat``. It is not changed.
+    gradient : Gradients, or ndarray of float32 or float64, any shape
+        It is not changed. Of `Gradients` it is `flat` that counts, the derivatives by the parameters.
     limit : float
         The largest absolute value allowed, positive.
 
     Returns
     -------
-    ndarray
-        A copy of the same shape and dtype. NaN stays NaN.
+    Gradients or ndarray
+        A copy of the same shape and dtype; new `Gradients` share all but `flat` and `parameters` with those
+        given. NaN stays NaN.
 
     Raises
     ------
     TypeError
-        If `flat` is not a floating-point array.
+        If `gradient` is neither `Gradients` nor a floating-point array.
     ValueError
         If `limit` is not positive.
 
@@ -150,19 +159,19 @@ def clip_by_value(flat: Array, limit: float) -> Array:
     >>> pybptt.clip_by_value(np.array([3.0, -0.5, -4.0]), 1.0)
     array([ 1. , -0.5, -1. ])
     """
-    limit = _limit("limit", limit, flat)
+    if isinstance(gradient, Gradients):
+        return gradient._with(clip_by_value(gradient.flat, limit))
+    limit = _limit("limit", limit, gradient)
     with np.errstate(over="ignore"):  # a limit beyond the largest number of the dtype is infinite
-        bound = flat.dtype.type(limit)
-    clipped: Array = np.clip(flat, -bound, bound)
-    return clipped
+        bound = gradient.dtype.type(limit)
+    cut: Array = np.clip(gradient, -bound, bound)
+    return cut
 
 
-def _limit(name: str, limit: float, flat: Any) -> float:
+def _limit(name: str, limit: float, gradient: Any) -> float:
     """A positive limit for a gradient, or a TypeError or ValueError."""
-    if not isinstance(flat, np.ndarray) or flat.dtype.kind != "f":
-        got: Any = flat.dtype if isinstance(flat, np.ndarray) else type(flat).__name__
-        raise TypeError(f"flat: expected a numpy array of floating-point numbers, got {got}")
-    unmasked("flat", flat)
+    if is_array("gradient", gradient, "floating-point numbers").dtype.kind != "f":
+        raise TypeError(f"gradient: expected a numpy array of floating-point numbers, got {gradient.dtype}")
     value = number(name, limit, "a positive number")
     if not value > 0:
         raise ValueError(f"{name}: expected a positive number, got {value}")

@@ -38,7 +38,7 @@ class RNN(RecurrentLayer[Array]):
         and ``Gradients.hidden`` are not affected, as in PyTorch. Costs a copy.
     dropout : float
         Probability, in [0, 1], of a zero in the mask between layers: see `forward`. It has no effect on a
-        single layer.
+        single layer, and a UserWarning says so.
     bidirectional : bool
         Whether every layer also reads the sequence from its end, with parameters of its own; the output has
         both directions side by side.

@@ -1,72 +1,133 @@
-"""Optimisers on one flat vector of parameters.
+"""Optimisers on one flat vector of parameters, schedules of their learning rate, and means of gradients.
 
 Each is made from the vector it is to change (``model.flat``) and changes it in place with every
 ``step``. The vector has to be the model's own memory, so put a layer into its
 `pybptt.SequenceModel` first and then give ``model.flat`` to the optimiser: one of a layer's ``flat``
 raises ValueError once the layer is in a model.
+
+The learning rate is a number or a schedule: any function of the number of steps taken before, such as the
+objects here. Either may be assigned between steps.
+
+>>> model = pybptt.SequenceModel(pybptt.RNN(5, 8, seed=0), 5, seed=1)
+>>> rate = pybptt.optim.WarmUp(pybptt.optim.Cosine(0.01, steps=1000), steps=50)
+>>> optimiser = pybptt.optim.AdamW(model.flat, rate)
+>>> x = np.zeros((20, 4), dtype=int)
+>>> loss, gradients, _ = model.loss_and_grad(x, x)
+>>> optimiser.step(pybptt.clip_by_norm(gradients, 1.0))
+>>> optimiser.steps, round(optimiser.rate, 6)
+(1, 0.00118)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from ._arrays import at_least, unmasked
+from ._arrays import DTYPES, Array, above_0, at_least, below, expect, is_array
+from .gradients import Gradients
+from .parameters import expect_settable
+from .schedules import Cosine, ExponentialDecay, Schedule, StepDecay, WarmUp
 
-__all__ = ["SGD", "Adam"]
+__all__ = ["SGD", "Accumulator", "Adam", "AdamW", "Cosine", "ExponentialDecay", "StepDecay", "WarmUp"]
 
-_Array = npt.NDArray[Any]
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class _Optimiser:
-    """What every optimiser has: the vector, a learning rate, and named arrays of state beside it."""
+    """What every optimiser has: the vector, its hyper-parameters, and named arrays of state beside it."""
 
-    def __init__(self, flat: _Array, lr: float, buffers: tuple[str, ...]) -> None:
-        if not isinstance(flat, np.ndarray):
-            raise TypeError(f"flat must be a NumPy array, the model's own vector; got {type(flat).__name__}")
-        unmasked("flat", flat)
-        if flat.dtype not in (np.float32, np.float64):
-            raise TypeError(f"flat must be float32 or float64, got {flat.dtype}")
+    def __init__(
+        self, flat: Array, lr: float | Schedule, weight_decay: float, buffers: tuple[str, ...]
+    ) -> None:
+        flat = is_array("flat", flat, "float32 or float64, the model's own vector")
+        if flat.dtype not in DTYPES.values():
+            raise TypeError(f"flat: expected dtype float32 or float64, got {flat.dtype}")
         if flat.ndim != 1:
-            raise ValueError(f"flat must have one dimension, got shape {flat.shape}")
+            raise ValueError(f"flat: expected shape (N,), got {flat.shape}")
         if not flat.flags.writeable:
-            raise ValueError("flat is read-only, but the optimiser changes it in place")
-        _require("lr", lr, 0.0, math.inf)
-        self.flat = flat
+            raise ValueError("flat: expected an array to change in place, got a read-only one")
         self.lr = lr
+        self.weight_decay = weight_decay
+        self._steps = 0
         self._buffers = {name: np.zeros_like(flat) for name in buffers}
         self._scratch = np.empty_like(flat)
+        self.flat = flat
 
-    def _check(self, name: str, array: _Array) -> None:
-        """Raise unless `array` has the vector's shape and dtype."""
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "flat" in vars(self):  # it is complete
+            if name == "flat" and value is not self.flat:
+                raise AttributeError("flat: expected to stay the same vector; make a new optimiser")
+            if not name.startswith("_") and name not in vars(self):
+                expect_settable(self, name)
+        super().__setattr__(name, _setting(name, value))
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self._steps
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step: `lr`, or what the schedule says."""
+        return below(f"lr({self._steps})", self.lr(self._steps), math.inf) if callable(self.lr) else self.lr
+
+    def step(self, gradient: Array | Gradients[Any]) -> None:
+        """Change the parameters in place by one step against a gradient.
+
+        Parameters
+        ----------
+        gradient : Gradients, or ndarray, (N,), of the parameters' dtype
+            It is not changed.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the shape or dtype is not that of the parameters; for a schedule's rate that is out of range.
+        FloatingPointError
+            If it is not finite: the message names the parameter, if it is of `Gradients`. After any error
+            everything is as it was, so to leave such a step out, catch this one and go on.
+        """
         if not self.flat.flags.writeable:
-            raise ValueError("flat is read-only since its layer is in a model; optimise model.flat instead")
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
-        unmasked(name, array)
-        if array.dtype != self.flat.dtype:
-            raise TypeError(
-                f"{name} must be {self.flat.dtype} as the parameters are, got {array.dtype}; "
-                f"convert it with {name}.astype({str(self.flat.dtype)!r})"
+            raise ValueError(
+                "flat: expected an array to change in place, got one that is read-only since its layer is in "
+                "a model; optimise model.flat instead"
             )
-        if array.shape != self.flat.shape:
-            raise ValueError(f"{name} must have shape {self.flat.shape}, got {array.shape}")
+        flat = expect("gradient", _flat(gradient), self.flat.shape, self.flat.dtype)
+        _expect_finite(gradient)
+        rate = self.rate
+        self._steps += 1
+        self._change(flat, rate)
 
-    def state_dict(self) -> dict[str, _Array]:
+    def _change(self, gradient: Array, rate: float) -> None:
+        """A step's own arithmetic; `_steps` counts it already."""
+        raise NotImplementedError
+
+    def _with_decay(self, gradient: Array) -> Array:
+        """g + weight_decay flat, in the scratch array: the gradient of loss + weight_decay |flat|^2 / 2."""
+        if not self.weight_decay:
+            return gradient
+        np.multiply(self.flat, self.weight_decay, out=self._scratch)
+        self._scratch += gradient
+        return self._scratch
+
+    def state_dict(self) -> dict[str, Array]:
         """Copies of the arrays that a later `load_state_dict` needs to go on as if never stopped.
 
         Returns
         -------
         dict of str to ndarray
-            Ready for `numpy.savez`. The vector of parameters and the hyper-parameters are not in it.
+            Ready for `numpy.savez`; the number of steps is an array of no dimensions. The vector of
+            parameters and the hyper-parameters are not in it.
         """
-        return {name: buffer.copy() for name, buffer in self._buffers.items()}
+        buffers = {name: buffer.copy() for name, buffer in self._buffers.items()}
+        return {**buffers, "steps": np.array(self._steps)}
 
-    def load_state_dict(self, state: Mapping[str, _Array]) -> None:
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Take up what `state_dict` gave.
 
         Parameters
@@ -76,38 +137,54 @@ class _Optimiser:
 
         Raises
         ------
-        KeyError
-            If an array is missing; nothing has been changed then, nor after the other errors.
         ValueError, TypeError
-            If an array's shape or dtype is not that of the parameters.
+            If an array is missing, or its shape or dtype is not that of the parameters; nothing has been
+            changed then.
         """
-        for name in self.state_dict():
-            if name not in state:
-                raise KeyError(f"the optimiser's state lacks {name!r}")
-        for name in self._buffers:
-            self._check(name, state[name])
-        for name, buffer in self._buffers.items():
-            buffer[...] = state[name]
+        missing = [name for name in (*self._buffers, "steps") if name not in state]
+        if missing:
+            raise ValueError(f"state: missing: {', '.join(missing)}")
+        given = {
+            name: expect(f"state[{name!r}]", state[name], self.flat.shape, self.flat.dtype)
+            for name in self._buffers
+        }
+        steps = np.asarray(state["steps"])
+        if steps.shape:
+            raise ValueError(f"state['steps']: expected shape (), got {steps.shape}")
+        self._steps = at_least("state['steps']", steps.item(), 0)
+        for name, array in given.items():
+            self._buffers[name][...] = array
 
 
 class SGD(_Optimiser):
     """Gradient descent, with Polyak's momentum if asked for.
 
-    ``velocity = momentum * velocity + gradient``, then ``flat -= lr * velocity``.
+    ``velocity = momentum * velocity + g``, then ``flat -= lr * velocity``, with
+    ``g = gradient + weight_decay * flat``.
 
     Parameters
     ----------
     flat : ndarray, 1-D, float32 or float64
         The parameters, changed in place by `step`.
-    lr : float
-        Learning rate, at least 0. The attribute ``lr`` may be assigned between steps.
+    lr : float or function of the number of steps
+        Learning rate, at least 0, or a schedule.
     momentum : float
         In [0, 1); 0 is plain gradient descent and keeps no velocity.
+    weight_decay : float
+        At least 0: of the penalty ``weight_decay / 2 * (flat ** 2).sum()``, on all parameters.
+
+    Attributes
+    ----------
+    flat : ndarray
+    lr, momentum, weight_decay
+        May be assigned between steps.
+    steps : int
+    rate : float
 
     Raises
     ------
     TypeError
-        If `flat` is not an array of float32 or float64.
+        If `flat` is not an array of float32 or float64, or a hyper-parameter is no number.
     ValueError
         If `flat` is not one-dimensional and writeable, or a hyper-parameter is out of range.
 
@@ -128,54 +205,56 @@ class SGD(_Optimiser):
     array([ 0.5, -3. ])
     """
 
-    def __init__(self, flat: _Array, lr: float, momentum: float = 0.0) -> None:
-        _require("momentum", momentum, 0.0, 1.0)
-        super().__init__(flat, lr, ("velocity",) if momentum else ())
+    def __init__(
+        self, flat: Array, lr: float | Schedule, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
         self.momentum = momentum
+        super().__init__(flat, lr, weight_decay, ("velocity",) if momentum else ())
 
-    def step(self, gradient: _Array) -> None:
-        """Change the parameters in place by one step against `gradient`.
-
-        Parameters
-        ----------
-        gradient : ndarray, 1-D, the parameters' dtype
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the shape or dtype is not that of the parameters; nothing has been changed then.
-        """
-        self._check("gradient", gradient)
-        direction = gradient
+    def _change(self, gradient: Array, rate: float) -> None:
+        direction = self._with_decay(gradient)
         if self.momentum:
-            direction = self._buffers["velocity"]
-            direction *= self.momentum
-            direction += gradient
-        np.multiply(direction, self.lr, out=self._scratch)
-        self.flat -= self._scratch
+            if "velocity" not in self._buffers:  # momentum was 0 until now
+                self._buffers["velocity"] = np.zeros_like(self.flat)
+            velocity = self._buffers["velocity"]
+            velocity *= self.momentum
+            velocity += direction  # velocity = momentum velocity + g
+            direction = velocity
+        self.flat -= np.multiply(direction, rate, out=self._scratch)
 
 
 class Adam(_Optimiser):
     """Adam: each parameter's step is scaled by running means of its gradient and squared gradient.
 
     ``m = b1 m + (1-b1) g``, ``v = b2 v + (1-b2) g²``, and after t steps
-    ``flat -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)``.
+    ``flat -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)``, with ``g = gradient + weight_decay * flat``.
 
     Parameters
     ----------
     flat : ndarray, 1-D, float32 or float64
         The parameters, changed in place by `step`.
-    lr : float
-        Learning rate, at least 0. The attribute ``lr`` may be assigned between steps.
+    lr : float or function of the number of steps
+        Learning rate, at least 0, or a schedule.
     betas : (float, float)
         Decay of the two running means, each in [0, 1).
     eps : float
         Keeps the division finite, at least 0.
+    weight_decay : float
+        At least 0: of the penalty ``weight_decay / 2 * (flat ** 2).sum()``, on all parameters. Its gradient
+        is scaled as the loss's is; `AdamW` keeps them apart.
+
+    Attributes
+    ----------
+    flat : ndarray
+    lr, betas, eps, weight_decay
+        May be assigned between steps.
+    steps : int
+    rate : float
 
     Raises
     ------
     TypeError
-        If `flat` is not an array of float32 or float64.
+        If `flat` is not an array of float32 or float64, or a hyper-parameter is no number.
     ValueError
         If `flat` is not one-dimensional and writeable, or a hyper-parameter is out of range.
 
@@ -196,67 +275,194 @@ class Adam(_Optimiser):
     array([ 0.5, -2.5])
     """
 
+    _decoupled: ClassVar[bool] = False
+
     def __init__(
         self,
-        flat: _Array,
-        lr: float = 1e-3,
+        flat: Array,
+        lr: float | Schedule = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
     ) -> None:
-        if len(betas) != 2:
-            raise ValueError(f"betas must be two numbers, got {len(betas)}")
-        for i, beta in enumerate(betas):
-            _require(f"betas[{i}]", beta, 0.0, 1.0)
-        _require("eps", eps, 0.0, math.inf)
-        super().__init__(flat, lr, ("m", "v"))
         self.betas = betas
         self.eps = eps
-        self._steps = 0
+        super().__init__(flat, lr, weight_decay, ("m", "v"))
 
-    def step(self, gradient: _Array) -> None:
-        """Change the parameters in place by one step against `gradient`.
-
-        Parameters
-        ----------
-        gradient : ndarray, 1-D, the parameters' dtype
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the shape or dtype is not that of the parameters; nothing has been changed then.
-        """
-        self._check("gradient", gradient)
-        self._steps += 1
+    def _change(self, gradient: Array, rate: float) -> None:
         beta1, beta2 = self.betas
         m, v, scratch = self._buffers["m"], self._buffers["v"], self._scratch
+        if self._decoupled:
+            self.flat *= 1 - rate * self.weight_decay
 
+        # m = b1 m + (1-b1) g
         m *= beta1
-        m += np.multiply(gradient, 1 - beta1, out=scratch)
+        m += np.multiply(self._gradient(gradient), 1 - beta1, out=scratch)
 
+        # v = b2 v + (1-b2) g²
         v *= beta2
-        np.multiply(gradient, gradient, out=scratch)
+        np.square(self._gradient(gradient), out=scratch)
         scratch *= 1 - beta2
         v += scratch
 
+        # flat -= lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)
         np.sqrt(v, out=scratch)
         scratch /= math.sqrt(1 - beta2**self._steps)
         scratch += self.eps
         np.divide(m, scratch, out=scratch)
-        scratch *= self.lr / (1 - beta1**self._steps)
+        scratch *= rate / (1 - beta1**self._steps)
         self.flat -= scratch
 
-    def state_dict(self) -> dict[str, _Array]:
-        """As the other optimisers' `state_dict`, with the number of steps as an array of no dimensions."""
-        return {**super().state_dict(), "steps": np.array(self._steps)}
-
-    def load_state_dict(self, state: Mapping[str, _Array]) -> None:
-        """As the other optimisers' `load_state_dict`."""
-        steps = at_least("steps", np.asarray(state["steps"]).item(), 0)
-        super().load_state_dict(state)
-        self._steps = steps
+    def _gradient(self, gradient: Array) -> Array:
+        """g: a second time after the scratch array has been used."""
+        return gradient if self._decoupled else self._with_decay(gradient)
 
 
-def _require(name: str, value: float, low: float, high: float) -> None:
-    """Raise unless ``low <= value < high`` (NaN is in no range)."""
-    if not low <= value < high:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}), got {value}")
+class AdamW(Adam):
+    """Adam with decoupled weight decay: ``flat *= 1 - lr * weight_decay`` before each of Adam's steps.
+
+    Parameters
+    ----------
+    flat, lr, betas, eps
+        As for `Adam`.
+    weight_decay : float
+        At least 0; all parameters shrink by ``lr * weight_decay`` of themselves in a step, whatever their
+        gradients' sizes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `Adam`.
+
+    References
+    ----------
+    I. Loshchilov and F. Hutter, Decoupled weight decay regularization, ICLR 2019; as in PyTorch the learning
+    rate multiplies the decay.
+
+    Examples
+    --------
+    >>> flat = np.array([1.0, -2.0])
+    >>> pybptt.optim.AdamW(flat, lr=0.5, weight_decay=0.1).step(np.array([1e-3, 0.0]))
+    >>> flat.round(3)
+    array([ 0.45, -1.9 ])
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        flat: Array,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(flat, lr, betas, eps, weight_decay)
+
+
+class Accumulator:
+    """The mean of gradients: of a batch that is computed in parts, because it is too large at once.
+
+    Examples
+    --------
+    With ``reduction="mean"`` a part's weight is the number of its targets; with "sum" leave it out, and
+    multiply the mean by the number of parts.
+
+    >>> model = pybptt.SequenceModel(pybptt.RNN(5, 8, dtype="float64", seed=0), 5, seed=1)
+    >>> optimiser = pybptt.optim.SGD(model.flat, lr=0.1)
+    >>> x, y = np.random.default_rng(0).integers(5, size=(2, 20, 12))
+    >>> whole = pybptt.optim.Accumulator()
+    >>> for part in (slice(0, 8), slice(8, 12)):
+    ...     loss, gradients, _ = model.loss_and_grad(x[:, part], y[:, part])
+    ...     whole.add(gradients, weight=y[:, part].size)
+    >>> np.allclose(whole.mean(), model.loss_and_grad(x, y)[1].flat)
+    True
+    >>> optimiser.step(pybptt.clip_by_norm(whole.mean(), 1.0))
+    """
+
+    def __init__(self) -> None:
+        self._sum: Array | None = None
+        self._weight = 0.0
+
+    def add(self, gradient: Array | Gradients[Any], weight: float = 1.0) -> None:
+        """Take one into the mean.
+
+        Parameters
+        ----------
+        gradient : Gradients, or ndarray of float32 or float64
+            Of the shape and dtype of the first.
+        weight : float
+            Positive.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another shape, dtype or weight.
+        FloatingPointError
+            If it is not finite, as of an optimiser's `step`.
+        """
+        flat = _flat(gradient)
+        if self._sum is None:
+            if is_array("gradient", flat, "float32 or float64").dtype not in DTYPES.values():
+                raise TypeError(f"gradient: expected dtype float32 or float64, got {flat.dtype}")
+        else:
+            flat = expect("gradient", flat, self._sum.shape, self._sum.dtype)
+        weight = above_0("weight", weight)
+        _expect_finite(gradient)
+        part = flat * flat.dtype.type(weight)
+        self._sum = part if self._sum is None else np.add(self._sum, part, out=self._sum)
+        self._weight += weight
+
+    def mean(self) -> Array:
+        """Sum of weight times gradient over the sum of weights.
+
+        Returns
+        -------
+        ndarray
+            Of the gradients' shape and dtype.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
+        if self._sum is None:
+            raise ValueError("mean: expected at least one gradient, got none; add some first")
+        mean: Array = self._sum / self._sum.dtype.type(self._weight)
+        return mean
+
+
+LIMITS = {"lr": math.inf, "weight_decay": math.inf, "momentum": 1.0, "eps": math.inf}
+
+
+def _setting(name: str, value: Any) -> Any:
+    """An attribute's value, a hyper-parameter's checked."""
+    if name == "betas":
+        if not isinstance(value, tuple | list) or len(value) != 2:
+            raise ValueError(f"betas: expected two numbers, got {value!r}")
+        return tuple(below(f"betas[{i}]", beta, 1.0) for i, beta in enumerate(value))
+    if name not in LIMITS or (name == "lr" and callable(value)):
+        return value
+    return below(name, value, LIMITS[name])
+
+
+def _flat(gradient: Array | Gradients[Any]) -> Array:
+    return gradient.flat if isinstance(gradient, Gradients) else gradient
+
+
+def _expect_finite(gradient: Array | Gradients[Any]) -> None:
+    """A FloatingPointError unless all of it is finite, which names the first parameter that is not."""
+    flat = _flat(gradient)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(flat.sum()):  # quick, and makes no array; it may overflow where no number is infinite
+            return
+    wrong = np.flatnonzero(~np.isfinite(flat))
+    if not wrong.size:
+        return
+    place = f"[{wrong[0]}]"
+    if isinstance(gradient, Gradients):
+        place = next(name for name, array in gradient.parameters.items() if not np.isfinite(array).all())
+    raise FloatingPointError(
+        f"gradient: expected finite numbers, got {flat[wrong[0]]} in {place} ({wrong.size} of {flat.size} "
+        "are not finite); nothing has been changed"
+    )

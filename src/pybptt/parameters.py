@@ -44,6 +44,17 @@ def _parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[An
     return real(name, np.asarray(value), shape, dtype)
 
 
+def expect_settable(thing: Any, name: str) -> None:
+    """An AttributeError for what nothing would read; users' subclasses have names of their own."""
+    kind = type(thing)
+    if not kind.__module__.startswith("pybptt.") or isinstance(getattr(kind, name, None), property):
+        return
+    public = [n for n in dir(thing) if not n.startswith("_") and not callable(getattr(kind, n, None))]
+    near = difflib.get_close_matches(name, public, 1)
+    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(public)}"
+    raise AttributeError(f"{name}: {kind.__name__} has no attribute of this name to set; {hint}")
+
+
 class FlatParameters:
     """What a layer and a model have in common: `flat`, `parameters`, `extra`, `save`, `summary`."""
 
@@ -58,20 +69,10 @@ class FlatParameters:
                 f"{name}: expected to stay {getattr(self, name)!r}, got {value!r}; make a new one"
             )
         if not name.startswith("_") and "_flat" in vars(self) and name not in vars(self):
-            self._expect_settable(name)
+            if name in self._parameters:
+                raise AttributeError(f"{name}: a parameter is set in place: parameters[{name!r}][:] = values")
+            expect_settable(self, name)
         super().__setattr__(name, value)
-
-    def _expect_settable(self, name: str) -> None:
-        """An AttributeError for parameters and what nothing reads; subclasses have names of their own."""
-        if name in self._parameters:
-            raise AttributeError(f"{name}: a parameter is set in place: parameters[{name!r}][:] = values")
-        kind = type(self)
-        if not kind.__module__.startswith("pybptt.") or isinstance(getattr(kind, name, None), property):
-            return
-        public = [n for n in dir(self) if not n.startswith("_") and not callable(getattr(kind, n, None))]
-        near = difflib.get_close_matches(name, public, 1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(public)}"
-        raise AttributeError(f"{name}: {kind.__name__} has no attribute of this name to set; {hint}")
 
     def _hold(self, flat: Array) -> None:
         """Makes `flat` the memory of the parameters; a model gives its layer a part of the model's own."""

@@ -9,7 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._arrays import Array, at_least, expect, generator, ids, is_array, number, plain, sequence_lengths
+from ._arrays import (
+    Array,
+    at_least,
+    expect,
+    generator,
+    ids,
+    is_array,
+    number,
+    plain,
+    sequence_lengths,
+    to_integers,
+)
 from .call import Call
 from .gradients import State
 from .packed import Packed
@@ -342,9 +353,14 @@ class Predictor(FlatParameters, Generic[State]):
             expect(name, y, (*shape, self.output_size), self.dtype)
             return
         y = is_array(name, y, "integers")
+        if y.shape == (*shape, self.output_size) and y.dtype.kind in "biuf":
+            raise ValueError(
+                f"{name}: expected integer class ids of shape {shape}, got {y.dtype} of shape {y.shape}; "
+                f"if it is one-hot, convert with {name.split()[0]}.argmax(axis=-1)"
+            )
         if y.dtype.kind not in "iu":
             raise TypeError(
-                f"{name}: expected integer class ids, got {y.dtype}; convert with {name}.astype(np.int64)"
+                f"{name}: expected integer class ids, got {y.dtype}; {to_integers(name, y.dtype)}"
             )
         if y.shape != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {y.shape}")

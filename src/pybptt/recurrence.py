@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def linear_scan(b: Array, c: Array, a0: Array | None = None, *, out: Array | None = None) -> Array:
     """a_t = b_t + c_t a_{t-1} for t = 1 .. T, elementwise.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, ClassVar, Generic, cast
 
 import numpy as np
@@ -16,13 +17,13 @@ from ._arrays import (
     fraction,
     generator,
     ids,
-    is_array,
     number,
     plain,
     positive,
     real,
     real_dtype,
     sequence_lengths,
+    steps_and_batch,
 )
 from .call import Call, made_call
 from .gradients import Gradients, State
@@ -33,6 +34,7 @@ from .tape import Tape
 from .truncation import Truncation, limits_of, unreached
 
 CELLS = ("rnn", "lstm", "gru")  # in the order of the core's enum
+MAX_LAYERS = 10_000  # each has a handful of names, which are made before anything else
 
 
 class RecurrentLayer(FlatParameters, Generic[State]):
@@ -66,9 +68,18 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         self.input_size = D = positive("input_size", input_size)
         self.hidden_size = H = positive("hidden_size", hidden_size)
         self.num_layers = positive("num_layers", num_layers)
+        if self.num_layers > MAX_LAYERS:
+            raise ValueError(f"num_layers: expected at most {MAX_LAYERS}, got {num_layers}")
         self.bias = flag("bias", bias)
         self.batch_first = flag("batch_first", batch_first)
         self.dropout = dropout
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"dropout: expected 0 for a single layer, because it acts between layers; got {dropout} with "
+                "num_layers = 1, which has no effect",
+                UserWarning,
+                stacklevel=3,  # whoever makes an RNN, an LSTM or a GRU
+            )
         self.bidirectional = flag("bidirectional", bidirectional)
         self._directions = 2 if self.bidirectional else 1
         self._units = self.num_layers * self._directions
@@ -564,21 +575,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
 
     def _steps_and_batch(self, name: str, x: Any) -> tuple[int, int]:
         """T and B of an input."""
-        if type(x) is not np.ndarray:
-            is_array(name, x, f"{self.dtype.name} or integers")
-        axes = "(B, T" if self.batch_first else "(T, B"
-        if x.dtype.kind in "iu":
-            if x.ndim != 2:
-                raise ValueError(f"{name}: expected token ids of shape {axes}), got shape {x.shape}")
-        elif x.dtype != self.dtype:
-            raise TypeError(
-                f"{name}: expected dtype {self.dtype.name}, or integers for token ids, got {x.dtype}; "
-                f"convert with {name.split()[0]}.astype(np.{self.dtype.name})"
-            )
-        elif x.ndim != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"{name}: expected shape {axes}, D) with D = {self.input_size}, got {x.shape}")
-        steps, batch = x.shape[1::-1] if self.batch_first else x.shape[:2]
-        return steps, batch
+        return steps_and_batch(name, x, self.input_size, self.dtype, self.batch_first)
 
     def _mask(
         self, steps: int, batch: int, training: bool, seed: int | None, given: Array | None

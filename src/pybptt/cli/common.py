@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..files import open_regular
+from ..recurrent import MAX_LAYERS
 
 __all__ = [
     "CommandError",
+    "count",
+    "layers",
     "natural",
     "non_negative",
     "open_text",
@@ -21,6 +25,7 @@ __all__ = [
     "print_table",
     "probability",
     "reading",
+    "require_drawable",
     "require_writable",
     "threads",
     "whole",
@@ -52,11 +57,32 @@ def reading(path: str) -> Iterator[None]:
 
 def require_writable(path: str) -> None:
     """Raise now, before any work, if a file could not be written to `path` later."""
-    folder = Path(path).parent
-    if not folder.is_dir():
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
         raise CommandError(f"cannot write {path}: there is no directory {folder}")
-    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
         raise CommandError(f"cannot write {path}: it is a directory, or its directory is read-only")
+    existed = os.path.lexists(path)
+    if existed and not os.path.isfile(path):
+        raise CommandError(f"cannot write {path}: it is not a regular file")
+    try:
+        with open(path, "ab"):  # what is there stays
+            pass
+        if not existed:
+            os.unlink(path)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot write {path}: {getattr(error, 'strerror', error)}") from None
+
+
+def require_drawable(path: str) -> None:
+    """The same for a picture: that there is matplotlib, and that it knows the name's ending."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CommandError("--plot needs matplotlib: pip install 'pybptt[plot]'")
+    require_writable(path)
+    figure = importlib.import_module("matplotlib.figure").Figure()
+    known, ending = figure.canvas.get_supported_filetypes(), Path(path).suffix[1:]
+    if ending.lower() not in known:
+        raise CommandError(f"cannot draw {path}: expected a name that ends in .{', .'.join(sorted(known))}")
 
 
 def whole(text: str) -> int:
@@ -68,11 +94,24 @@ def whole(text: str) -> int:
 
 
 def natural(text: str) -> int:
-    """Option type: an integer of at least 1."""
+    """Option type: an integer of at least 1, a size or a number of steps."""
     value = int(text)
-    if not 1 <= value < 1 << 63:
-        raise argparse.ArgumentTypeError(f"must be at least 1 and below 2^63, got {text}")
+    if not 1 <= value < 1 << 31:
+        raise argparse.ArgumentTypeError(f"must be at least 1 and below 2^31, got {text}")
     return value
+
+
+def layers(text: str) -> int:
+    """Option type: a number of layers that a network takes."""
+    value = natural(text)
+    if value > MAX_LAYERS:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_LAYERS}, got {text}")
+    return value
+
+
+def count(text: str) -> int:
+    """Option type: 0, or what `natural` takes."""
+    return natural(text) if int(text) else 0
 
 
 def threads(text: str) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import SequenceModel, bptt, get_num_threads, reference, set_num_threads
-from .common import CommandError, natural, print_table, threads, whole
+from .common import CommandError, layers, natural, print_table, threads, whole
 from .text import Corpus, read_text
 from .training import Settings, new_layer
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text (default: Python's standard library)")
     parser.add_argument("--cell", choices=("rnn", "lstm", "gru"), default="rnn", help="(default rnn)")
-    parser.add_argument("--layers", metavar="N", type=natural, default=1, help="(default 1)")
+    parser.add_argument("--layers", metavar="N", type=layers, default=1, help="(default 1)")
     parser.add_argument("--hidden", metavar="N", type=natural, default=100, help="hidden units (default 100)")
     parser.add_argument("--batch", metavar="N", type=natural, default=4, help="sequences (default 4)")
     parser.add_argument("--window", metavar="N", type=natural, default=200, help="their length (default 200)")
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if len(corpus.train) <= args.window:
         raise CommandError(f"the text is too short for --batch {args.batch} and --window {args.window}")
     x, y = corpus.train[: args.window], corpus.train[1 : args.window + 1]
-    symbols = len(corpus.alphabet)
+    symbols = len(corpus.vocabulary)
 
     models: dict[str, SequenceModel[Any]] = {}
     for dtype in ("float32", "float64"):

@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import GradientFlow, SequenceModel, gradient_flow, set_num_threads
-from .common import CommandError, natural, print_table, require_writable, threads, whole
-from .text import HELD_OUT, Alphabet, read_text
+from .common import CommandError, count, layers, natural, print_table, require_drawable, threads, whole
+from .text import HELD_OUT, read_text, vocabulary_of
 from .training import Settings, load_run, new_layer, text_of
 
 __all__ = ["add_arguments", "run"]
@@ -37,6 +37,9 @@ _Array = npt.NDArray[Any]
 
 CELLS = ("rnn", "lstm", "gru")
 ROWS = 11  # of the table
+WHY = """The verdict is by factor ^ {}: below 1/100 vanishing, above 100 exploding, else healthy. The factor
+is the slope of all steps together. A gradient that is small at once, in the steps next to T, but hardly gets
+smaller after them, as an LSTM's, is healthy: what makes learning hard is to shrink with the distance."""
 TRAINED = ("cell", "layers", "hidden")  # a saved model can't be looked at with others
 
 
@@ -46,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--load", metavar="FILE", help="the trained model in this .npz, of train --save")
     network.add_argument("--text", metavar="FILE", help="read this UTF-8 text, not the adding problem")
     network.add_argument("--cell", choices=CELLS, help="one network of this cell (default: one of each)")
-    network.add_argument("--layers", metavar="N", type=natural, help="recurrent layers (default 1)")
+    network.add_argument("--layers", metavar="N", type=layers, help="recurrent layers (default 1)")
     network.add_argument("--hidden", metavar="N", type=natural, help="hidden units (default 64)")
     network.add_argument(
         "--memory",
         metavar="N",
-        type=whole,
+        type=count,
         help="steps that the gates' biases are made for; 0: no such biases (default: as --steps)",
     )
     network.add_argument("--steps", metavar="N", type=natural, default=100, help="T (default 100)")
@@ -72,10 +75,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, draw."""
     path = args.plot or "gradient_flow.png"
     drawn = importlib.util.find_spec("matplotlib") is not None
-    if args.plot and not drawn:
-        raise CommandError("--plot needs matplotlib: pip install 'pybptt[plot]'")
-    if drawn:
-        require_writable(path)
+    if args.plot or drawn:
+        require_drawable(path)
     if args.steps < 2:
         raise CommandError("--steps: there is no flow in a single step; give 2 or more")
     if args.threads:
@@ -106,9 +107,9 @@ def _fresh(args: argparse.Namespace) -> _Problems:
     rng = np.random.default_rng(args.seed)
     if args.text:
         text = read_text(args.text)
-        alphabet = Alphabet.of(text)
-        symbols = outputs = len(alphabet)
-        x, y = _characters(alphabet.encode(text), args)
+        vocabulary = vocabulary_of(text)
+        symbols = outputs = len(vocabulary)
+        x, y = _characters(vocabulary.encode(text), args)
         data = f"{args.steps} characters of {args.text}"
     else:
         symbols, outputs = 2, 1
@@ -133,8 +134,8 @@ def _fresh(args: argparse.Namespace) -> _Problems:
 def _trained(args: argparse.Namespace) -> _Problems:
     """The model of a saved run, with a loss at the last step alone."""
     saved = load_run(args.load)
-    settings, alphabet = saved.settings, Alphabet(saved.alphabet)
-    symbols = len(alphabet)
+    settings, vocabulary = saved.settings, saved.vocabulary
+    symbols = len(vocabulary)
     model: SequenceModel[Any] = SequenceModel(new_layer(settings, symbols), symbols, last_only=True)
     model.flat = saved.model.flat
     for name in TRAINED:
@@ -145,7 +146,7 @@ def _trained(args: argparse.Namespace) -> _Problems:
     if args.memory is not None:
         raise CommandError("--memory is for new networks; the biases of a trained one are what they are")
     text = text_of(settings, args.text, args.load)
-    held_out = alphabet.encode(text[len(text) - int(len(text) * HELD_OUT) :])
+    held_out = vocabulary.encode(text[len(text) - int(len(text) * HELD_OUT) :])
     x, y = _characters(held_out, args)
     print(
         f"{args.load}, {saved.step:,} training steps; {args.batch} stretches of {args.steps} "
@@ -220,10 +221,11 @@ def _print(flows: dict[str, GradientFlow], steps: int) -> None:
             row("|dL/dh_T|", lambda f, i: f"{f.hidden_norms[i, -1]:.1e}"),
             row("largest s.v. of dh_T/dh_1", lambda f, i: f"{f.singular_values[i, 0]:.1e}"),
             row("factor a step back", lambda f, i: f"{f.rates[i]:.3f}"),
+            row(f"factor ^ {steps - 1}", lambda f, i: f"{f.rates[i] ** (steps - 1):.1e}"),
             row("verdict", lambda f, i: f.verdicts[i]),
         ],
     )
-    print()
+    print(f"\n{WHY.format(steps - 1)}\n")
     print_table(
         ("W_hh", "spectral radius", "largest s.v.", "smallest s.v."),
         [

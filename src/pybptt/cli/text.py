@@ -1,4 +1,4 @@
-"""The text of a character model: reading it, its alphabet, and the tables that the model has to beat."""
+"""The text of a character model: reading it, its vocabulary, and the tables that the model has to beat."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..data import Vocabulary
 from .common import CommandError, open_text
 
-__all__ = ["Alphabet", "Corpus", "bigram_loss", "read_standard_library", "read_text", "unigram_loss"]
+__all__ = [
+    "UNKNOWN",
+    "Corpus",
+    "bigram_loss",
+    "read_standard_library",
+    "read_text",
+    "unigram_loss",
+    "vocabulary_of",
+]
 
 _Ids = npt.NDArray[np.int64]
 
@@ -68,39 +77,17 @@ def read_standard_library() -> str:
     return text
 
 
-class Alphabet:
-    """Characters and their ids; id 0 is `UNKNOWN`, which stands for all that are not among them."""
-
-    def __init__(self, characters: str) -> None:
-        self.characters = characters
-        self._symbols = np.array([UNKNOWN, *characters])
-        self._ids = np.zeros(0x110000, np.int64)  # indexed by code point
-        self._ids[_code_points(characters)] = np.arange(1, len(characters) + 1)
-
-    @classmethod
-    def of(cls, text: str) -> Alphabet:
-        """The characters that make up at least `RARE` of the text, in the order of their code points."""
-        counts = np.bincount(_code_points(text))
-        return cls("".join(map(chr, np.flatnonzero(counts > RARE * len(text)))))
-
-    def __len__(self) -> int:
-        return len(self.characters) + 1
-
-    def encode(self, text: str) -> _Ids:
-        """Ids (N,) of the text's characters."""
-        return self._ids[_code_points(text)]
-
-    def decode(self, ids: _Ids) -> str:
-        """The text of ids (N,)."""
-        return "".join(self._symbols[ids])
+def vocabulary_of(text: str) -> Vocabulary:
+    """The characters that make up at least `RARE` of the text; id 0 is `UNKNOWN`, for all others."""
+    return Vocabulary.of(text, min_count=int(RARE * len(text)) + 1, unknown=UNKNOWN)
 
 
 class Corpus:
-    """A text split into a training part and a held-out end, as ids of the training part's alphabet.
+    """A text split into a training part and a held-out end, as ids of the training part's vocabulary.
 
     Attributes
     ----------
-    alphabet : Alphabet
+    vocabulary : Vocabulary
     digest : str
         Tells one text from another.
     train, held_out : ndarray of int64, (length + 1, streams)
@@ -113,11 +100,11 @@ class Corpus:
         cut = len(text) - held_out
         if cut <= batch or held_out < 2:
             raise CommandError(f"the text's {len(text)} characters are too few for --batch {batch}")
-        self.alphabet = Alphabet.of(text[:cut])
+        self.vocabulary = vocabulary_of(text[:cut])
         self.digest = hashlib.sha256(text.encode()).hexdigest()
-        self.train = _streams(self.alphabet.encode(text[:cut]), batch)
+        self.train = _streams(self.vocabulary.encode(text[:cut]), batch)
         # Few streams in a short text: every one begins without knowing what came before.
-        self.held_out = _streams(self.alphabet.encode(text[cut:]), max(1, min(32, held_out // 2000)))
+        self.held_out = _streams(self.vocabulary.encode(text[cut:]), max(1, min(32, held_out // 2000)))
 
 
 def unigram_loss(corpus: Corpus) -> float:
@@ -133,7 +120,7 @@ def bigram_loss(corpus: Corpus) -> float:
     character that was seen n(a) times with k(a) different successors,
     ``p(b | a) = (n(a, b) + k(a) p(b)) / (n(a) + k(a))``.
     """
-    size = len(corpus.alphabet)
+    size = len(corpus.vocabulary)
     pairs = corpus.train[:-1] * size + corpus.train[1:]
     counts = np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size)
     successors = np.maximum(np.count_nonzero(counts, axis=1), 1)
@@ -143,7 +130,7 @@ def bigram_loss(corpus: Corpus) -> float:
 
 
 def _unigram(corpus: Corpus) -> npt.NDArray[np.float64]:
-    counts = 1.0 + np.bincount(corpus.train[1:].ravel(), minlength=len(corpus.alphabet))
+    counts = 1.0 + np.bincount(corpus.train[1:].ravel(), minlength=len(corpus.vocabulary))
     shares: npt.NDArray[np.float64] = counts / counts.sum()
     return shares
 
@@ -151,7 +138,3 @@ def _unigram(corpus: Corpus) -> npt.NDArray[np.float64]:
 def _streams(ids: _Ids, streams: int) -> _Ids:
     length = (len(ids) - 1) // streams
     return np.stack([ids[i * length : (i + 1) * length + 1] for i in range(streams)], axis=1)
-
-
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -7,6 +7,9 @@ Adam; the gradient is clipped to norm 1; the learning rate rises during the firs
 then falls to 0 along half a cosine. Characters rarer than 1 in 100,000 become one unknown character. The last
 5 % of the text is held out.
 
+A run takes about a minute, however fast the machine is, and a faster one gets further. With --steps or
+--epochs it takes as long as it takes, and comes to the same network on every machine.
+
 Ctrl-C ends a run in order: it is saved if --save is given, the summary is printed, and the exit code is
 130. With --load it goes on, and ends with the parameters of a run that was never stopped. The text is not in
 that file, and no file is read because another one names it: give it again with --text.
@@ -15,10 +18,11 @@ that file, and no file is read because another one names it: give it again with 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import math
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
@@ -29,12 +33,13 @@ import numpy as np
 from .. import get_num_threads, set_num_threads
 from .common import (
     CommandError,
+    count,
     non_negative,
     positive,
     print_table,
+    require_drawable,
     require_writable,
     threads,
-    whole,
 )
 from .progress import progress
 from .text import Corpus, bigram_loss, unigram_loss
@@ -43,6 +48,7 @@ from .training import CHOICES, MAX_NORM, NUMBERS, Settings, Training, load_run, 
 __all__ = ["add_arguments", "run"]
 
 EVALUATIONS = 20  # in a whole run
+MINUTES = 1  # of a new run, if no length is given
 # A saved run can't go on with others.
 FIXED = ("cell", "layers", "dropout", "hidden", "nonlinearity", "dtype", "seed", "batch", "window")
 
@@ -92,14 +98,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     length = work.add_mutually_exclusive_group()
     length.add_argument(
-        "--steps", metavar="N", type=NUMBERS["steps"], help=f"length of the run (default {default.steps})"
+        "--steps",
+        metavar="N",
+        type=NUMBERS["steps"],
+        help="length of the run; the result is then the same on every machine",
     )
     length.add_argument("--epochs", metavar="X", type=positive, help="its length in passes over the text")
     length.add_argument(
         "--minutes",
         metavar="X",
         type=NUMBERS["minutes"],
-        help="its length in time; the result then depends on the machine's speed",
+        help=f"its length in time (default {MINUTES}); the result depends on the machine's speed",
     )
     work.add_argument("--threads", metavar="N", type=threads, help="threads to use; the result is the same")
 
@@ -118,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     sample = parser.add_argument_group("what it writes at the end")
     sample.add_argument(
-        "--sample", metavar="N", type=whole, default=600, help="characters (default 600; 0: nothing)"
+        "--sample", metavar="N", type=count, default=600, help="characters (default 600; 0: nothing)"
     )
     sample.add_argument("--prompt", metavar="TEXT", default="def ", help="the beginning (default 'def ')")
     sample.add_argument(
@@ -132,10 +141,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, train, save, print."""
-    for path in filter(None, (args.save, args.plot)):
-        require_writable(path)
-    if args.plot and importlib.util.find_spec("matplotlib") is None:
-        raise CommandError("--plot needs matplotlib: pip install 'pybptt[plot]'")
+    started = time.perf_counter()
+    if args.save:
+        require_writable(args.save)
+    if args.plot:
+        require_drawable(args.plot)
     if args.threads:
         set_num_threads(args.threads)
 
@@ -143,9 +153,15 @@ def run(args: argparse.Namespace) -> int:
     corpus, settings = training.corpus, training.settings
     print(
         f"{settings.text or 'the standard library'}: {corpus.train[1:].size:,} characters to train on, "
-        f"{corpus.held_out[1:].size:,} held out, {len(corpus.alphabet)} symbols",
+        f"{corpus.held_out[1:].size:,} held out, {len(corpus.vocabulary)} symbols",
         file=sys.stderr,
     )
+    unknown = sorted({c for c in args.prompt if c not in corpus.vocabulary})
+    if unknown and args.sample:
+        print(
+            f"--prompt: {', '.join(map(repr, unknown))} not in the text; read as its unknown character",
+            file=sys.stderr,
+        )
     completed = _train(training, args.save)
 
     bigram = bigram_loss(corpus)
@@ -161,19 +177,20 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"\n{training.step:,} steps ({training.step / training.windows:.2f} passes over the text) "
         f"in {training.seconds:.1f} s: {training.speed():,.0f} characters/s\n"
+        f"{time.perf_counter() - started:.1f} s in all, from the command's start\n"
         f"{training.model.flat.size:,} parameters, {settings.dtype}, {get_num_threads()} threads"
     )
     if args.plot:
         _plot(args.plot, training, bigram)
     if args.sample:
         written = training.model.generate(
-            corpus.alphabet.encode(args.prompt or "\n"),
+            corpus.vocabulary.encode(args.prompt or "\n"),
             args.sample,
             temperature=args.temperature,
             seed=settings.seed,
             suppress_tokens=[0],  # the unknown character
         )
-        print(f"\n{args.prompt}{corpus.alphabet.decode(written)}")
+        print(f"\n{args.prompt}{corpus.vocabulary.decode(written)}")
     return 0 if completed else 130
 
 
@@ -204,6 +221,8 @@ def _settings(args: argparse.Namespace, base: Settings) -> Settings:
         given["text"] = str(Path(args.text).absolute())
     if args.steps:
         given["minutes"] = None
+    elif not (args.load or args.epochs or args.minutes):
+        given["minutes"] = MINUTES
     if replace(base, **given).dropout and replace(base, **given).layers == 1:
         raise CommandError("--dropout is between layers: it needs --layers 2 or more")
     if args.nonlinearity and replace(base, **given).cell != "rnn":

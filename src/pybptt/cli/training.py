@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import GRU, LSTM, RNN, SequenceModel, clip_by_norm, load
-from ..optim import Adam
-from .common import CommandError, natural, non_negative, positive, probability, reading, whole
-from .text import Corpus, read_text
+from ..data import Vocabulary
+from ..optim import Adam, Cosine, WarmUp
+from .common import CommandError, layers, natural, non_negative, positive, probability, reading, whole
+from .text import UNKNOWN, Corpus, read_text
 
 __all__ = ["CHOICES", "NUMBERS", "Saved", "Settings", "Training", "load_run", "new_layer", "text_of"]
 
@@ -33,7 +34,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float32", "float64"),
 }
 NUMBERS: dict[str, Callable[[str], float]] = {
-    "layers": natural,
+    "layers": layers,
     "dropout": probability,
     "hidden": natural,
     "seed": whole,
@@ -82,7 +83,7 @@ class Settings:
         1 / hidden. Without the warm-up large networks saturate in the first steps, and stay so.
         """
         first = min(0.005, 1 / self.hidden) if self.lr is None else self.lr
-        return first * min(1, 0.1 + done / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done))
+        return WarmUp(Cosine(first, steps=1), steps=WARM_UP)(done)
 
 
 class Training:
@@ -95,7 +96,7 @@ class Training:
     step : int
         Steps taken; it also tells the position in the text.
     seconds : float
-        Time spent in steps, evaluations not counted.
+        Time spent in steps and evaluations.
     state : ndarray, (layers, batch, hidden), or a pair of them for an LSTM
         The state that the next window starts from.
     recent : ndarray of float64, (3,)
@@ -113,7 +114,7 @@ class Training:
                 f"the text is too short for --batch {settings.batch} and --window {settings.window}: "
                 f"its training part has {len(corpus.train) - 1} characters a stream"
             )
-        symbols = len(corpus.alphabet)
+        symbols = len(corpus.vocabulary)
         self.model: SequenceModel[Any] = SequenceModel(
             new_layer(settings, symbols), symbols, seed=settings.seed + 1
         )
@@ -184,15 +185,17 @@ class Training:
 
     def evaluate(self) -> None:
         """Add a row to the history."""
+        start = time.perf_counter()
         loss, norm = self.recent[:2] / self.recent[2]
         self.history = np.vstack([self.history, (self.step, loss, norm, self.held_out_loss())])
         self.recent[:] = 0
+        self.seconds += time.perf_counter() - start
 
     def save(self, path: str) -> None:
         """Write everything that `restore` needs: the model, and the rest in its `extra`."""
         self.model.extra = {
             "settings": asdict(self.settings),
-            "alphabet": self.corpus.alphabet.characters,
+            "alphabet": "".join(self.corpus.vocabulary.symbols[1:]),
             "digest": self.corpus.digest,
             "step": self.step,
             "seconds": self.seconds,
@@ -249,7 +252,7 @@ class Saved(NamedTuple):
     """A run that `Training.save` wrote, checked but for the arrays in the model's `extra`."""
 
     settings: Settings
-    alphabet: str
+    vocabulary: Vocabulary
     digest: str
     step: int
     seconds: float
@@ -277,14 +280,15 @@ def load_run(path: str) -> Saved:
     try:
         settings.check()
         alphabet, digest, step, seconds = (facts[name] for name in ("alphabet", "digest", "step", "seconds"))
-        if not isinstance(alphabet, str) or len(set(alphabet)) != len(alphabet):
+        if not isinstance(alphabet, str):
             raise ValueError(f"alphabet can't be {reprlib.repr(alphabet)}")
+        vocabulary = Vocabulary((UNKNOWN, *alphabet), UNKNOWN)
         if not (_taken(whole, step) and _taken(non_negative, seconds)):
             raise ValueError(f"step and seconds can't be {reprlib.repr((step, seconds))}")
         if not np.isfinite(model.flat).all():
             raise ValueError("parameters: expected finite ones")
         # Sizes first, of which the file has arrays: nothing is made of any others.
-        layer, symbols = getattr(model, "layer", model), len(alphabet) + 1
+        layer, symbols = getattr(model, "layer", model), len(vocabulary)
         for name, value, found in (
             ("layers", settings.layers, layer.num_layers),
             ("hidden", settings.hidden, layer.hidden_size),
@@ -298,7 +302,7 @@ def load_run(path: str) -> Saved:
             raise ValueError(f"found {model!r} in place of {wanted!r}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CommandError(f"{path} doesn't fit its own settings: {error}") from None
-    return Saved(settings, alphabet, digest, step, seconds, model)
+    return Saved(settings, vocabulary, digest, step, seconds, model)
 
 
 def _taken(option: Callable[[str], float], value: Any) -> bool:

@@ -44,3 +44,7 @@ from .models import export
 from .weights import Operator, from_onnx, load_onnx, reverse_sequences, to_onnx
 
 __all__ = ["Operator", "export", "from_onnx", "load_onnx", "reverse_sequences", "to_onnx"]
+
+
+def __dir__() -> list[str]:
+    return __all__

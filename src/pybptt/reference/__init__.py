@@ -97,3 +97,7 @@ __all__ = [
     "truncated_sweep",
     "windows",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

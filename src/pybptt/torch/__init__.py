@@ -15,3 +15,7 @@ from .modules import GRU, LSTM, RNN
 from .swap import Swapped, accelerate, restore
 
 __all__ = ["GRU", "LSTM", "RNN", "Swapped", "accelerate", "restore"]
+
+
+def __dir__() -> list[str]:
+    return __all__
