@@ -33,12 +33,16 @@ def number(pattern, text):
 def test_none_is_forgotten():
     tested = {
         "adding_problem.py",
+        "closed_forms.py",  # in test_books_page.py
         "minimise_with_scipy.py",
         "mpi.py",  # in test_mpi.py
         "numpy_training_loop.py",
         "ragged_sequences.py",
+        "random_truncation.py",
+        "reverse_mode.py",  # in test_autodiff_page.py
         "sunspots.py",
         "torch_distributed.py",  # in test_distributed.py
+        "truncation_regularises.py",
         "truncation_styles.py",
         "vanishing_gradients.py",
     }
@@ -69,6 +73,21 @@ def test_ragged_sequences():
     assert number(r"right for ([\d.]+) of 2000", run("ragged_sequences.py", "--steps", 1000)) > 0.9
 
 
+def test_random_truncation(tmp_path):
+    """Too short for more than the order of things: a longer window is less off, whichever way."""
+    pytest.importorskip("matplotlib", reason="it draws")
+    options = ("--seconds", 0.3, "--draws", 20, "--runs", 1, "--plot", tmp_path / "errors.png")
+    output = run("random_truncation.py", *options)
+    rows = re.findall(r"^ *(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +[\d.]+$", output, re.MULTILINE)
+    first, last = ([float(number) for number in row[1:]] for row in (rows[0], rows[-1]))
+    assert all(b < 0.5 * a for a, b in zip(first, last, strict=True))
+    assert (
+        len(re.findall(r"^(?:blocks|random blocks|long blocks) +\d+ +[\d.]+ +[\d.]+$", output, re.MULTILINE))
+        == 3
+    )
+    assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_sunspots(tmp_path):
     pytest.importorskip("statsmodels", reason="it brings the series")
     pytest.importorskip("matplotlib", reason="it draws")
@@ -77,6 +96,15 @@ def test_sunspots(tmp_path):
     assert gru < 0.75 * number(r"persistence +([\d.]+)", output)
     assert gru < 1.25 * number(r"autoregression\(9\) +([\d.]+)", output)
     assert (tmp_path / "forecasts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_truncation_regularises():
+    output = run("truncation_regularises.py", "--updates", 100, "--runs", 1)
+    one, full = (
+        re.search(rf"^TBPTT\({k}, {k}\).* ([\d.]+) +([\d.]+)$", output, re.MULTILINE) for k in (1, 200)
+    )
+    assert float(full[1]) < float(one[1])  # on what it has seen
+    assert float(full[2]) > float(one[2])  # on what it has not
 
 
 def test_truncation_styles(tmp_path):
