@@ -1,5 +1,6 @@
 """SequenceModel.stream with random truncation: blocks against autograd, their sum, their mean."""
 
+import tracemalloc
 from statistics import NormalDist
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from support import assert_all_close, assert_close, bits
 from test_streaming import CELLS, chunks, problem
 from truncation_support import steps_by_torch
 
+import pybptt
 from pybptt import ARTBP, TBPTT, RandomTruncation, reference
 
 T, B = 40, 3
@@ -121,6 +123,29 @@ def test_chunks_of_any_sizes_are_the_whole(sizes, batch_first):
     for a, b in zip(whole, pieces, strict=True):
         assert bits(a.loss, a.gradients, a.state) == bits(b.loss, b.gradients, b.state)
         assert (a.start, a.stop, a.count) == (b.start, b.stop, b.count)
+
+
+def test_only_a_block_is_held():
+    """When a chunk is asked for, no more than the block so far and two chunks are in memory."""
+    D, chunk = 1000, 7
+    model = pybptt.SequenceModel(pybptt.RNN(D, 2, seed=0), 2, loss="mse", seed=1)
+    begin, excess = 0, []
+
+    def source():
+        for n in range(100):
+            yield np.zeros((chunk, 1, D), np.float32), np.zeros((chunk, 1, 2), np.float32)
+            held = chunk * (n + 1) - begin + 2 * chunk
+            excess.append(tracemalloc.get_traced_memory()[0] - 4 * D * held)
+
+    steps = model.stream(source(), truncation=ARTBP(1 / 30, seed=0))
+    tracemalloc.start()
+    try:
+        for step in steps:
+            begin = step.stop
+    finally:
+        tracemalloc.stop()
+    assert begin == 700
+    assert max(excess) < 100_000
 
 
 def test_what_can_be_said_of_certainty_seeds_and_the_mean():
