@@ -34,6 +34,7 @@ def test_none_is_forgotten():
     tested = {
         "adding_problem.py",
         "closed_forms.py",  # in test_books_page.py
+        "influence_balancing.py",  # in test_books_page.py
         "minimise_with_scipy.py",
         "mpi.py",  # in test_mpi.py
         "numpy_training_loop.py",
