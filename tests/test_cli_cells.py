@@ -57,7 +57,7 @@ def test_a_saved_run_goes_on_bit_for_bit(cell, text, tmp_path):
         half.advance()
     half.save(path)
     saved = load_run(path)
-    assert ("state.c" in saved.arrays) == (cell == "lstm")
+    assert ("c" in saved.model.extra["state"]) == (cell == "lstm")
     rest.restore(saved, path)
     for _ in range(20):
         rest.advance()
