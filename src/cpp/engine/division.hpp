@@ -7,6 +7,7 @@
 
 #include "engine/cut.hpp"
 #include "engine/member.hpp"
+#include "runtime/memory.hpp"
 #include "runtime/processors.hpp"
 
 namespace pybptt {
@@ -53,6 +54,13 @@ inline int threads_wanted(const RnnSizes& s, std::size_t multiplied_inputs, doub
     const double paying = std::clamp((flops + flops_beside) / kFlopsEach, 1.0, double(most));
     if (flops_beside > flops || !Division(s, int(paying)).by_columns) return int(paying);
     return int(std::min(paying, std::max(1.0, step_of(s) / kStepEach)));
+}
+
+/// Sizes of as much work as the sweep of these with windows.
+template <class Real>
+RnnSizes with_windows(RnnSizes s, const SweepLimits<Real>& limits) {
+    if (limits.k2 != 0) s.batch = checked_product(s.batch, std::min(limits.k2, s.steps) / limits.k1 + 1);
+    return s;
 }
 
 /// Of these, those that a call may have that begins now: in a crowd, members should not meet at every step. A long call finds out

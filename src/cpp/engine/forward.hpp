@@ -25,20 +25,218 @@ public:
         : k_(kernels<Real>()), tape_(tape), s_(tape.sizes), cell_(tape.cell), w_(*tape.weights), a_(arrays) {}
 
     /// Outputs past a sequence's end, and final states of sequences without steps.
-    void write_paddings(const Member& member);
+    void write_paddings(const Member& member) {
+        const std::size_t H = s_.hidden, P = s_.h_width();
+        const Range own = member.share(s_.batch, 1);
+        if (!a_.output.of_chunk) tape_.cut.zero_paddings(a_.output, own.begin, own.size(), 0, P);
+        tape_.cut.zero_paddings(a_.cells, own.begin, own.size(), 0, H);
+        for (std::size_t position = own.begin; position < own.end; ++position) {
+            if (tape_.cut.length(position) != 0) continue;
+            const std::size_t sample = tape_.cut.sample(position);
+            const auto keep = [&](const Real* from, Real* to, std::size_t width) {
+                for (std::size_t u = sample * width; to != nullptr && u < (sample + 1) * width; ++u)
+                    to[u] = from != nullptr ? from[u] : 0;
+            };
+            keep(a_.state.h, a_.final_state.h, P);
+            keep(a_.state.c, a_.final_state.c, H);
+        }
+    }
     /// Runs one chunk from the state in the place `from`, and keeps the one after it in `to`. A member's own part of h is complete
     /// when it returns, other members' parts after a barrier. If chunks move, a chunk run before was the one before it in time, or
     /// there was a sweep in between.
-    void run(const Chunk& chunk, std::size_t from, std::size_t to, const Member& member);
+    void run(const Chunk& chunk, std::size_t from, std::size_t to, const Member& member) {
+        const Part<Real> part(s_, Division(s_, member.team), member);
+        // A chunk of another shape in the place of the one before: its rows are where other members' rows were.
+        if (tape_.moves_chunks && chunk.index != 0 && (tape_.cut.ragged() || chunk.rows != tape_.cut.chunk(chunk.index - 1).rows))
+            member.wait();
+        part.for_each_piece(tape_.cut, chunk, [&](const Piece<Real>& piece) {
+            bring_state(piece, from);
+            run_piece(piece);
+            keep_state(piece, to);
+        });
+    }
 
 private:
-    void run_piece(const Piece<Real>& piece);
-    void bring_state(const Piece<Real>& piece, std::size_t from);
-    void keep_state(const Piece<Real>& piece, std::size_t to);
-    void bring_input(const Piece<Real>& piece);
-    void project(const Piece<Real>& piece);
-    void make_z(const Piece<Real>& piece, std::size_t s, std::size_t n, int phase);
-    void write_final_state(const Piece<Real>& piece);
+    void run_piece(const Piece<Real>& piece) {
+        const Matrix<Real> h = piece.h.of(tape_.h(piece.chunk)), c = piece.z.of(tape_.c(piece.chunk));
+        bring_input(piece);
+        piece.wait();
+        for (std::size_t s = 0; s < piece.chunk.steps; ++s) {
+            const std::size_t n = piece.active(s), before = piece.state_row(s), after = piece.state_row(s + 1);
+            const Matrix<Real> z = piece.z.of(z_at(piece, s)), h_t = h.rows_from(after);
+            const Matrix<Real> unprojected = tape_.unprojected(piece.chunk).rows_from(piece.row(s));
+            CellStep<Real> step{};
+            step.z = z;
+            step.block_stride = tape_.panels() * z.panel_stride;
+            step.h_before = h.rows_from(before);
+            step.h = tape_.projects() ? piece.z.of(unprojected) : h_t;
+            if (cell_.has_c) {
+                step.c_before = c.rows_from(before);
+                step.c = c.rows_from(after);
+            }
+            step.vectors = w_.vectors.data() + piece.z.panels.begin * kLanes<Real>;
+            step.vector_stride = block_cols<Real>(1, s_.hidden);
+            step.clip = Real(s_.cell.clip);
+            for (int phase = 0; phase < cell_.phases; ++phase) {
+                if (phase != 0) piece.wait();
+                make_z(piece, s, n, phase);
+                cell_.forward[phase](n, piece.z.panels.size(), step);  // z_t -> h_t
+            }
+            if (tape_.projects()) {  // h_t = (o_t tanh(c_t)) W_hr^T
+                piece.wait();
+                const Term<Real> term{unprojected, piece.h.of(w_.w_hr_t.matrix()), s_.hidden};
+                k_.product(n, piece.h.count, &term, 1, none<Real>(), h_t, {});
+            }
+            const auto hand_out = [&](Matrix<Real> from, const Columns<Real>& own, const UserRows<Real>& array) {
+                piece.for_each_row(array, s, n, [&](std::size_t i, std::size_t count, Matrix<Real> to) {
+                    k_.copy(count, own.count, from.rows_from(i), own.of(to));
+                });
+            };
+            hand_out(h_t, piece.h, a_.output);
+            hand_out(step.c, piece.z, a_.cells);
+            if (n != piece.size) {  // what has ended is 0 to the weight gradients
+                const std::size_t ended = piece.size - n;
+                k_.zero(ended, piece.h.count, h_t.rows_from(n));
+                if (cell_.has_c) k_.zero(ended, piece.z.count, step.c.rows_from(n));
+                for (int b = 0; b < tape_.kept_blocks(); ++b)
+                    k_.zero(ended, piece.z.count, z.rows_from(n).panels_from(std::size_t(b) * tape_.panels()));
+            }
+            piece.wait();
+        }
+        write_final_state(piece);
+    }
+    /// The state before the chunk.
+    void bring_state(const Piece<Real>& piece, std::size_t from) {
+        const auto bring = [&](const ChunkBuffer<Real>& tape, const PanelBuffer<Real>& states, const UserRows<const Real>& given,
+                               const Columns<Real>& own) {
+            const std::size_t first = piece.positions.begin, n = piece.size;
+            const Matrix<Real> to = own.of(tape(piece.chunk).rows_from(piece.state_row(0)));
+            if (from == kInitialState) return read_samples(k_, tape_.cut, given, first, n, own, to);
+            k_.copy(n, own.count, own.of(states.matrix(from).rows_from(first)), to);
+        };
+        bring(tape_.h, tape_.states_h, {a_.state.h, s_.h_width()}, piece.h);
+        if (cell_.has_c) bring(tape_.c, tape_.states_c, {a_.state.c, s_.hidden}, piece.z);
+    }
+    /// The state after the chunk.
+    void keep_state(const Piece<Real>& piece, std::size_t to) {
+        if (to == kNoState) return;
+        const auto keep = [&](const ChunkBuffer<Real>& tape, const PanelBuffer<Real>& states, const Columns<Real>& own) {
+            k_.copy(piece.size, own.count, own.of(tape(piece.chunk).rows_from(piece.state_row(piece.chunk.steps))),
+                    own.of(states.matrix(to).rows_from(piece.positions.begin)));
+        };
+        keep(tape_.h, tape_.states_h, piece.h);
+        if (cell_.has_c) keep(tape_.c, tape_.states_c, piece.z);
+    }
+    /// x_t into the tape, and what can be said of z_t before the recurrence runs.
+    void bring_input(const Piece<Real>& piece) {
+        const std::size_t D = s_.inputs, S = piece.chunk.steps, panels = tape_.panels();
+        if (!tape_.dense) {
+            for (std::size_t s = 0; s < S; ++s)
+                piece.for_each_block(cell_.blocks, panels, [&](int block, std::size_t cols) {
+                    const std::size_t panel = std::size_t(block) * panels + piece.z.panels.begin;
+                    k_.gather_rows(piece.active(s), cols, tape_.weight_rows(piece.chunk) + piece.row(s),
+                                   w_.token_rows.matrix().panels_from(panel), z_at(piece, s).panels_from(panel));
+                });
+            return;
+        }
+        const Matrix<Real> x = tape_.x(piece.chunk);
+        const Range steps = piece.division.by_columns ? piece.member.share(S, 1) : Range{0, S};
+        for (std::size_t s = steps.begin; s < steps.end; ++s) {
+            const std::size_t n = piece.active(s);
+            const Matrix<Real> x_t = x.rows_from(piece.row(s));
+            piece.for_each_row(a_.x, s, n, [&](std::size_t i, std::size_t count, Matrix<const Real> from) {
+                k_.copy(count, D, from, x_t.rows_from(i));
+            });
+            piece.for_each_row(a_.mask, s, n, [&](std::size_t i, std::size_t count, Matrix<const Real> mask) {
+                k_.multiply(count, D, mask, x_t.rows_from(i));
+            });
+            k_.zero(piece.size - n, D, x_t.rows_from(n));
+        }
+        piece.wait();
+        if (piece.division.project_ahead) project(piece);
+    }
+    /// z = b + x W_ih^T. Where the rows of all steps are one run they are one product; otherwise some columns of W_ih^T at a time,
+    /// so that they stay in the cache for all the steps.
+    void project(const Piece<Real>& piece) {
+        constexpr std::size_t L = kLanes<Real>;
+        const std::size_t D = s_.inputs, S = piece.chunk.steps, panels = tape_.panels();
+        const bool whole = piece.size == piece.slice.size;
+        const std::size_t some = whole ? panel_count<Real>(block_cols<Real>(cell_.blocks, s_.hidden))
+                                       : std::max<std::size_t>(4, caches().l2 / 2 / (std::max<std::size_t>(1, D) * kPanelBytes));
+        const Matrix<Real> x = tape_.x(piece.chunk);
+        for (int g = 0; g < cell_.group_count; ++g) {
+            const BlockGroup& group = cell_.groups[g];
+            if (group.input_gate < 0) continue;
+            piece.for_each_block(group.count, panels, [&](int i, std::size_t all_cols) {
+                const std::size_t to = std::size_t(group.block + i) * panels + piece.z.panels.begin;
+                const std::size_t from = std::size_t(group.input_gate + i) * panels + piece.z.panels.begin;
+                for (std::size_t panel = 0; panel * L < all_cols; panel += some) {
+                    const std::size_t cols = std::min(some * L, all_cols - panel * L);
+                    for (std::size_t s = 0; s < (whole ? 1 : S); ++s) {
+                        const Term<Real> projection{x.rows_from(piece.row(s)), w_.w_ih_t.matrix().panels_from(from + panel), D};
+                        k_.product(whole ? S * piece.size : piece.size, cols, &projection, 1,
+                                   every_row<Real>(w_.bias.data() + (to + panel) * L), z_at(piece, s).panels_from(to + panel), {});
+                    }
+                }
+            });
+        }
+    }
+    /// z_t = b + x_t W_ih^T + h_{t-1} W_hh^T, as far as it is not there yet: of one step, the blocks of one phase.
+    void make_z(const Piece<Real>& piece, std::size_t s, std::size_t n, int phase) {
+        constexpr std::size_t L = kLanes<Real>;
+        const std::size_t panels = tape_.panels();
+        const Matrix<Real> z = z_at(piece, s);
+        const bool projected = !tape_.dense || piece.division.project_ahead;
+        for (int g = 0; g < cell_.group_count; ++g) {
+            const BlockGroup& group = cell_.groups[g];
+            if ((group.source < 0 ? 0 : 1) != phase) continue;
+            const bool with_input = group.input_gate >= 0 && !projected;
+            if (!with_input && group.hidden_gate < 0) continue;
+            const Matrix<const Real> before = group.source < 0 ? tape_.h(piece.chunk).rows_from(piece.state_row(s))
+                                                               : z.panels_from(std::size_t(group.source) * panels);
+            piece.for_each_block(group.count, panels, [&](int i, std::size_t cols) {
+                const std::size_t to = std::size_t(group.block + i) * panels + piece.z.panels.begin;
+                Term<Real> terms[2];
+                int count = 0;
+                if (with_input)
+                    terms[count++] = {
+                        tape_.x(piece.chunk).rows_from(piece.row(s)),
+                        w_.w_ih_t.matrix().panels_from(std::size_t(group.input_gate + i) * panels + piece.z.panels.begin),
+                        s_.inputs};
+                if (group.hidden_gate >= 0)
+                    terms[count++] = {
+                        before, w_.w_hh_t.matrix().panels_from(std::size_t(group.hidden_gate + i) * panels + piece.z.panels.begin),
+                        s_.h_width()};
+                const bool begun = !tape_.dense || (projected && group.input_gate >= 0);
+                const Matrix<Real> z_t = z.panels_from(to);
+                Ahead<Real> ahead;
+                ahead.to_write = true;
+                ahead.backwards = s % 2 != 0 && n <= Division::kFewRows;
+                if (s + 1 < piece.chunk.steps) ahead.matrix[0] = z_at(piece, s + 1).panels_from(to);
+                if (!cell_.keeps_z && a_.output && !tape_.cut.ragged())
+                    ahead.matrix[1] = piece.h.of(
+                        a_.output.at(Rows{tape_.cut.user_row(a_.output.first_step(piece.chunk) + s, piece.positions.begin)}));
+                k_.product(n, cols, terms, count, begun ? Matrix<const Real>(z_t) : every_row<Real>(w_.bias.data() + to * L), z_t,
+                           ahead);
+            });
+        }
+    }
+    /// Of the samples that end within the chunk.
+    void write_final_state(const Piece<Real>& piece) {
+        const Cut& cut = tape_.cut;
+        const std::size_t first = piece.active(piece.chunk.steps);
+        const auto write = [&](const ChunkBuffer<Real>& tape, const UserRows<Real>& rows, const Columns<Real>& own) {
+            if (!rows) return;
+            cut.for_each_samples(
+                piece.positions.begin + first, piece.size - first, [&](std::size_t i, std::size_t count, std::size_t sample) {
+                    const std::size_t steps = cut.length(piece.positions.begin + first + i) - piece.chunk.first_step;
+                    k_.copy(count, own.count, own.of(tape(piece.chunk).rows_from(piece.state_row(steps) + first + i)),
+                            own.of(rows.at(Rows{sample})));
+                });
+        };
+        write(tape_.h, {a_.final_state.h, s_.h_width()}, piece.h);
+        if (cell_.has_c) write(tape_.c, {a_.final_state.c, s_.hidden}, piece.z);
+    }
     /// z of step s of a piece, all its blocks.
     Matrix<Real> z_at(const Piece<Real>& piece, std::size_t s) const {
         return cell_.keeps_z ? tape_.saved(piece.chunk).rows_from(piece.row(s))

@@ -6,8 +6,7 @@
 
 #include "engine/needs.hpp"
 #include "engine/output_layer.hpp"
-#include "engine/predict.hpp"
-#include "engine/windows.hpp"
+#include "engine/stack.hpp"
 
 namespace pybptt {
 namespace {
@@ -80,7 +79,7 @@ struct LossAndGrad {
     ForwardStack<Real> stack;
     const OutputRows<Real> rows;
     OutputPass<Real> output;
-    BackwardPass<Real> sweeps;
+    const std::unique_ptr<BackwardStack<Real>> sweeps;
 
     LossAndGrad(const RnnSizes& sizes, const typename Tape<Real>::Contents& tape, int team, const RnnInput<Real>& input,
                 const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
@@ -92,8 +91,12 @@ struct LossAndGrad {
           stack(tape, input, state, top.output()),
           rows(top.rows(tape)),
           output(rows, layer, targets, &output_gradients, top.in_tape ? nullptr : top.d_array.data()),
-          sweeps(tape, team, {last_only ? nullptr : top.d_array.data(), {}}, input.mask, gradients, limits,
-                 last_only ? top.d_array.data() : nullptr) {}
+          sweeps(BackwardStack<Real>::make(tape, team,
+                                           {{last_only ? nullptr : top.d_array.data(), {}},
+                                            input.mask,
+                                            gradients,
+                                            limits,
+                                            last_only ? top.d_array.data() : nullptr})) {}
 };
 
 /// Of loss and predict.
@@ -138,14 +141,14 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameter
     Team team(threads_now(sizes, threads_for(sizes, input, layer, limits)));
     LossAndGrad<Real> call(sizes, tape, team.size(), input, state, layer, targets, final_state, gradients, output_gradients,
                            limits);
-    Progress progress(report, forward_steps<Real>(tape) + backward_steps<Real>(tape), Division(sizes, team.size()).by_columns);
+    Progress progress(report, tape.forward_steps() + tape.backward_steps(), Division(sizes, team.size()).by_columns);
     run_team(team, progress, [&](const Member& member, Steps& steps) {
         call.stack.prepare(parameters, member);
         call.stack.run(steps, member);
         call.top.bring(sizes, member);
         call.output.prepare(member);
         if (!call.top.in_tape) call.output.run(member);
-        call.sweeps.run(call.top.in_tape ? &call.output : nullptr, &call.stack, steps, member);
+        call.sweeps->run(call.top.in_tape ? &call.output : nullptr, &call.stack, steps, member);
         call.output.finish(member);
     });
     return call.output.total();
@@ -165,9 +168,8 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
     run_team(team, progress, [&](const Member& member, Steps& steps) {
         output.prepare(member);
         stack.prepare(parameters, member);
-        stack.run(steps, member, [&](const Chunk& chunk) {
-            if (top.in_tape) output.record_losses(chunk, member);
-        });
+        const auto record = [&](const Chunk& chunk) { output.record_losses(chunk, member); };
+        top.in_tape ? stack.run(steps, member, std::ref(record)) : stack.run(steps, member);
         top.bring(sizes, member);
         for (std::size_t c = 0; !top.in_tape && c < rows.chunks(); ++c) output.record_losses(rows.chunk(c), member);
     });
@@ -200,9 +202,8 @@ void run_predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, c
                     std::fill_n(output + (t * sizes.batch + cut.sample(position)) * layer.outputs, layer.outputs, Real(0));
         }
         stack.prepare(parameters, member);
-        stack.run(steps, member, [&](const Chunk& chunk) {
-            if (top.in_tape) pass.run(chunk, member);
-        });
+        const auto write = [&](const Chunk& chunk) { pass.run(chunk, member); };
+        top.in_tape ? stack.run(steps, member, std::ref(write)) : stack.run(steps, member);
         top.bring(sizes, member);
         for (std::size_t c = 0; !top.in_tape && c < rows.chunks(); ++c) pass.run(rows.chunk(c), member);
     });

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "engine/needs.hpp"
-#include "engine/windows.hpp"
+#include "engine/stack.hpp"
 
 namespace pybptt {
 namespace {
@@ -45,7 +45,7 @@ MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, 
                                  if (tape.plan.limited())
                                      tape.source = std::make_unique<TapeSource<Real>>(sizes, some.input, some.state);
                                  ForwardStack<Real>(tape, some.input, some.state, {});
-                                 SweepStack<Real>(tape, 1, {}, nullptr, some.gradients, {});
+                                 BackwardStack<Real>::make(tape, 1, {{}, nullptr, some.gradients, {}});
                              })
         .plan(limit);
 }
@@ -82,7 +82,7 @@ Tape<Real> run_forward(const RnnSizes& sizes, const RnnParameters<Real>* paramet
     if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, input, state);
     Team team(threads_for(sizes, input.tokens == nullptr));
     ForwardStack<Real> stack(*tape, input, state, output);
-    Progress progress(report, forward_steps<Real>(*tape), Division(sizes, team.size()).by_columns);
+    Progress progress(report, tape->forward_steps(), Division(sizes, team.size()).by_columns);
     run_team(team, progress, [&](const Member& member, Steps& steps) {
         stack.prepare(parameters, member);
         stack.run(steps, member);
@@ -146,13 +146,13 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
         again = std::make_unique<ForwardStack<Real>>(tape, input, source->state, RnnOutput<Real>{});
         from_the_start = !source->as_forward_left_it;
     }
-    BackwardPass<Real> pass(tape, team.size(), upstream, mask, gradients, limits);
-    Progress progress(report, backward_steps<Real>(tape) + (from_the_start ? forward_steps<Real>(tape) : 0),
+    const auto stack = BackwardStack<Real>::make(tape, team.size(), {upstream, mask, gradients, limits});
+    Progress progress(report, tape.backward_steps() + (from_the_start ? tape.forward_steps() : 0),
                       Division(tape.sizes, team.size()).by_columns);
     if (source != nullptr) source->as_forward_left_it = false;
     run_team(team, progress, [&](const Member& member, Steps& steps) {
         if (from_the_start) again->run(steps, member);
-        pass.run(nullptr, again.get(), steps, member);
+        stack->run(nullptr, again.get(), steps, member);
     });
 }
 

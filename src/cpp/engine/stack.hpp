@@ -7,118 +7,104 @@
 
 #include "engine/forward.hpp"
 #include "engine/progress.hpp"
-#include "engine/sweep.hpp"
+#include "engine/upstream.hpp"
 
 namespace pybptt {
+
+/// array + offset, or null.
+template <class Real>
+Real* moved(Real* array, std::size_t offset) {
+    return array == nullptr ? nullptr : array + offset;
+}
+
+/// Values from one recurrence, or one layer's outputs, to the next in an array.
+struct Strides {
+    std::size_t h, c, all_h, all_c, output;
+
+    explicit Strides(const RnnSizes& s)
+        : h(checked_product(s.batch, s.h_width())),
+          c(checked_product(s.batch, s.hidden)),
+          all_h(checked_product(s.time_rows(), s.h_width())),
+          all_c(checked_product(s.time_rows(), s.hidden)),
+          output(checked_product(all_h, s.directions)) {}
+};
+
+/// A recurrence's part of an array of states.
+template <class Real>
+RnnState<Real> moved(const RnnState<Real>& state, const Strides& stride, std::size_t recurrence) {
+    return {moved(state.h, recurrence * stride.h), moved(state.c, recurrence * stride.c)};
+}
 
 template <class Real>
 class ForwardStack {
 public:
+    using AfterChunk = std::function<void(const Chunk&)>;
+
     ForwardStack(const typename Tape<Real>::Contents& tape, const RnnInput<Real>& input, const RnnState<const Real>& state,
                  const RnnOutput<Real>& output);
 
     /// Packs the weights, of each recurrence; null if they are packed. Writes what does not depend on them. Must come before the
     /// first run of a call. Ends with a barrier.
-    void prepare(const RnnParameters<Real>* parameters, const Member& member) {
-        for (std::size_t i = 0; i < passes_.size(); ++i) {
-            const RecurrenceTape<Real>& recurrence = *tape_.recurrences[i];
-            if (parameters != nullptr) recurrence.weights->pack(parameters[i], recurrence.tokens.distinct.data(), member);
-            passes_[i]->write_paddings(member);
-        }
-        member.wait();
-    }
+    void prepare(const RnnParameters<Real>* parameters, const Member& member);
     /// Up to the first sweep, with a step after each chunk of the layers that go together; after_chunk(chunk) follows each chunk of
-    /// the last recurrence. Ends with a barrier.
-    template <class AfterChunk>
-    void run(Steps& steps, const Member& member, AfterChunk after_chunk) {
-        const std::size_t recurrences = passes_.size(), together = tape_.sizes.directions == 1 ? recurrences : 1;
-        for (std::size_t first = 0; first < recurrences; first += together) {
-            for (std::size_t i = 0; i < tape_.schedule.stretches().size() && i <= tape_.schedule.turn(); ++i)
-                run(tape_.schedule.stretches()[i], first, together, steps, member, after_chunk);
-            member.wait();
-        }
-    }
-    void run(Steps& steps, const Member& member) {
-        run(steps, member, [](const Chunk&) {});
-    }
-    /// The chunks of one stretch, all layers together.
+    /// the last recurrence, and is to be passed as a std::ref, which allocates nothing. Ends with a barrier.
+    void run(Steps& steps, const Member& member, const AfterChunk& after_chunk = nullptr);
+    /// The chunks of one stretch, all layers together. Ends with a barrier.
     void run(const Stretch& stretch, Steps& steps, const Member& member) {
-        run(stretch, 0, passes_.size(), steps, member, [](const Chunk&) {});
+        run(stretch, 0, passes_.size(), steps, member, nullptr);
+        member.wait();
     }
 
 private:
-    template <class AfterChunk>
     void run(const Stretch& stretch, std::size_t first, std::size_t together, Steps& steps, const Member& member,
-             AfterChunk after_chunk) {
-        const std::size_t carry = tape_.schedule.carry();
-        for (std::size_t c = 0; c < stretch.count; ++c) {
-            const Chunk chunk = tape_.recurrences[first]->cut.chunk(stretch.first + c).in_place(stretch.place(c));
-            for (std::size_t i = first; i < first + together; ++i) {
-                passes_[i]->run(chunk, c == 0 ? stretch.from : carry, c + 1 == stretch.count ? stretch.to : carry, member);
-                if (i + 1 == passes_.size()) after_chunk(chunk);
-            }
-            steps.next();
-        }
-    }
+             const AfterChunk& after_chunk);
 
     const typename Tape<Real>::Contents& tape_;
     Buffer<Real> between_[2];  // (T or a chunk's steps, B, K P): layers below the last take turns
     std::vector<std::unique_ptr<ForwardPass<Real>>> passes_;
 };
 
-/// What the sweep of a recurrence reads and writes of the caller's arrays. Above the first layer, the input's gradient is left out.
+/// What the sweeps of all recurrences read and write beside the tape.
 template <class Real>
-RecurrenceGradients<Real> recurrence_gradients(const typename Tape<Real>::Contents& tape, std::size_t recurrence,
-                                               const RnnUpstream<Real>& upstream, const RnnGradients<Real>& gradients,
-                                               const Real* d_last);
+struct BackwardArrays {
+    RnnUpstream<Real> upstream;
+    const Real* mask;
+    RnnGradients<Real> gradients;
+    SweepLimits<Real> limits;
+    const Real* d_last = nullptr;  // (B, K P), upstream of the last layer's final states in place of the caller's; or null
+};
 
-/// What follows the forward pass, for layers of one direction: sweep(chunk) for every chunk, from the last to the first, with a
-/// step after each; those that are gone are run again.
-template <class Real, class SweepChunk>
-void sweep_chunks(const typename Tape<Real>::Contents& tape, ForwardStack<Real>* again, Steps& steps, const Member& member,
-                  SweepChunk sweep) {
-    const Schedule& schedule = tape.schedule;
-    for (std::size_t i = schedule.turn(); i < schedule.stretches().size(); ++i) {
-        const Stretch& stretch = schedule.stretches()[i];
-        if (i != schedule.turn()) {
-            again->run(stretch, steps, member);
-            member.wait();  // the sweep's members may have other parts
-        }
-        for (std::size_t c = stretch.count; c-- > stretch.count - stretch.kept;) {
-            sweep(tape.recurrences.front()->cut.chunk(stretch.first + c).in_place(stretch.place(c)));
-            steps.next();
-        }
-    }
-}
-
-/// Steps of a call over all recurrences, before the first sweep and from there on.
+/// The sweep of all recurrences, with or without windows.
 template <class Real>
-std::size_t forward_steps(const typename Tape<Real>::Contents& tape) {
-    return tape.schedule.forward_steps() * (tape.sizes.directions == 1 ? 1 : tape.recurrences.size());
-}
-template <class Real>
-std::size_t backward_steps(const typename Tape<Real>::Contents& tape) {
-    return tape.schedule.backward_steps() * (tape.sizes.directions == 1 ? 1 : tape.recurrences.size());
-}
-
-template <class Real>
-class SweepStack {
+class BackwardStack {
 public:
-    /// `d_last` (B, K P), if not null, is the upstream of the last layer's final states in place of the caller's.
-    SweepStack(const typename Tape<Real>::Contents& tape, int team, const RnnUpstream<Real>& upstream, const Real* mask,
-               const RnnGradients<Real>& gradients, const SweepLimits<Real>& limits, const Real* d_last = nullptr);
+    static std::unique_ptr<BackwardStack> make(const typename Tape<Real>::Contents& tape, int team,
+                                               const BackwardArrays<Real>& arrays);
+    virtual ~BackwardStack() = default;
 
     /// `top` is the last layer's upstream in place of the caller's array, or null; a layer of one direction alone has it. `again`
     /// runs chunks again; or null where there is a place for every chunk.
-    void run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member);
+    virtual void run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) = 0;
 
-private:
+protected:
+    explicit BackwardStack(const typename Tape<Real>::Contents& tape) : tape_(tape) {}
+
+    /// For layers of one direction: sweep(chunk) for every chunk, from the last to the first, with a step after each; those that
+    /// are gone are run again.
+    template <class SweepChunk>
+    void sweep_chunks(ForwardStack<Real>* again, Steps& steps, const Member& member, SweepChunk sweep) const {
+        const Schedule& schedule = tape_.schedule;
+        for (std::size_t i = schedule.turn(); i < schedule.stretches().size(); ++i) {
+            const Stretch& stretch = schedule.stretches()[i];
+            if (i != schedule.turn()) again->run(stretch, steps, member);
+            for (std::size_t c = stretch.count; c-- > stretch.count - stretch.kept;) {
+                sweep(tape_.recurrences.front()->cut.chunk(stretch.first + c).in_place(stretch.place(c)));
+                steps.next();
+            }
+        }
+    }
+
     const typename Tape<Real>::Contents& tape_;
-    Buffer<Real> between_[2];  // dL/d(a layer's output), likewise
-    SweepSpace<Real> space_;
-    std::size_t lowest_layer_;                          // nobody asks for anything below it
-    std::vector<std::unique_ptr<Sweep<Real>>> sweeps_;  // of each recurrence
-    std::vector<GivenUpstream<Real>> upstreams_;
 };
 
 }  // namespace pybptt

@@ -110,6 +110,12 @@ struct Tape<Real>::Contents {
     /// `packed` is null if the call packs its own.
     Contents(const RnnSizes& sizes, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan = {},
              const Packed<Real>* packed = nullptr);
+
+    /// How often a call goes through the schedule: layers of one direction do so together.
+    std::size_t rounds() const { return sizes.directions == 1 ? 1 : recurrences.size(); }
+    /// Steps of a call, before the first sweep and from there on.
+    std::size_t forward_steps() const { return rounds() * schedule.forward_steps(); }
+    std::size_t backward_steps() const { return rounds() * schedule.backward_steps(); }
 };
 
 template <class Real>

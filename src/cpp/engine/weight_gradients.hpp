@@ -25,23 +25,167 @@ class WeightGradients {
 public:
     ///   dx  (chunk rows, D), to work in; needed if there are rows for dL/dx_t
     WeightGradients(const RecurrenceTape<Real>& tape, const RnnParameterGradients<Real>& gradients,
-                    const InputGradient<Real>& input, const PanelBuffer<Real>& dx);
+                    const InputGradient<Real>& input, const PanelBuffer<Real>& dx)
+        : k_(kernels<Real>()),
+          tape_(tape),
+          s_(tape.sizes),
+          cell_(tape.cell),
+          g_(gradients),
+          input_(input),
+          weight_hh_(g_.weight_hh, std::size_t(cell_.gates) * s_.hidden * s_.h_width(), tape.cut.chunks()),
+          weight_hr_(g_.weight_hr, s_.projection * s_.hidden, tape.cut.chunks()),
+          bias_(block_cols<Real>(cell_.blocks, s_.hidden)),
+          vectors_(g_.vectors == nullptr ? 0 : tape.weights->vectors.size()),
+          dx_(dx) {
+        if (g_.weight_ih == nullptr) return;
+        if (tape.dense)
+            weight_ih_ = ChunkSum<Real>(g_.weight_ih, std::size_t(cell_.gates) * s_.hidden * s_.inputs, tape.cut.chunks());
+        else
+            token_row_ = Buffer<double>(checked_product(tape.tokens.count, block_cols<Real>(cell_.gates, s_.hidden)));
+    }
 
-    void prepare(const Member& member);
+    void prepare(const Member& member) {
+        const Range own = member.share(s_.hidden, kLanes<Real>);
+        const std::size_t padded = panel_count<Real>(own.size()) * kLanes<Real>;
+        const std::size_t block = block_cols<Real>(1, s_.hidden);
+        const bool empty = tape_.cut.chunks() == 0;  // otherwise the first chunk overwrites them
+        for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g) {
+            const std::size_t row = g * s_.hidden + own.begin;
+            if (g_.weight_hh != nullptr && empty)
+                std::fill_n(g_.weight_hh + row * s_.h_width(), own.size() * s_.h_width(), Real(0));
+            if (g_.weight_ih == nullptr) continue;
+            if (empty || !tape_.dense) std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
+            for (std::size_t i = 0; !tape_.dense && i < tape_.tokens.count; ++i)
+                std::fill_n(token_row(i, g) + own.begin, padded, 0.0);
+        }
+        for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, 0.0);
+        for (std::size_t at = own.begin; at < vectors_.size(); at += block) std::fill_n(vectors_.data() + at, padded, 0.0);
+        const Range projected = member.share(s_.projection, kLanes<Real>);
+        if (empty && g_.weight_hr != nullptr)
+            std::fill_n(g_.weight_hr + projected.begin * s_.hidden, projected.size() * s_.hidden, Real(0));
+        if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
+        const Range samples = member.share(s_.batch, 1);
+        tape_.cut.zero_paddings(input_.rows, samples.begin, samples.size(), 0, s_.inputs);
+    }
     /// Adds one chunk, the last one first; every member's dz must be complete.
-    void add(const Chunk& chunk, Matrix<const Real> dz, const Member& member);
-    void finish(const Member& member);
+    void add(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
+        const Range own = member.share(s_.hidden, kLanes<Real>);
+        if (own.size() != 0) {
+            for (int g = 0; g < cell_.group_count; ++g)
+                for (int i = 0; i < cell_.groups[g].count; ++i) add_gate(chunk, dz, cell_.groups[g], i, own);
+            for (int v = 0; g_.vectors != nullptr && v < cell_.vector_count; ++v) add_vector(chunk, dz, v, own);
+        }
+        if (g_.weight_hr != nullptr) add_projection(chunk, dz, member);
+        if (input_.rows && tape_.dense) add_input(chunk, dz, member);
+    }
+    void finish(const Member& member) {
+        constexpr std::size_t L = kLanes<Real>;
+        const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
+        const Range own = member.share(s_.hidden, kLanes<Real>);
+        for (std::size_t v = 0; g_.vectors != nullptr && v < std::size_t(cell_.vector_count); ++v)
+            round_to(own.size(), vectors_.data() + v * panels * L + own.begin, g_.vectors + v * H + own.begin);
+        for (int g = 0; biases() && g < cell_.group_count; ++g) {
+            const BlockGroup& group = cell_.groups[g];
+            for (int i = 0; i < group.count; ++i) {
+                const double* db = bias_.data() + std::size_t(group.block + i) * panels * L + own.begin;
+                if (g_.bias_ih != nullptr && group.input_gate >= 0)
+                    round_to(own.size(), db, g_.bias_ih + std::size_t(group.input_gate + i) * H + own.begin);
+                if (g_.bias_hh != nullptr && group.hidden_gate >= 0)
+                    round_to(own.size(), db, g_.bias_hh + std::size_t(group.hidden_gate + i) * H + own.begin);
+            }
+        }
+        if (tape_.dense || g_.weight_ih == nullptr) return;
+        for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g)
+            for (std::size_t u = own.begin; u < own.end; ++u)
+                for (std::size_t i = 0; i < tape_.tokens.count; ++i)
+                    g_.weight_ih[(g * H + u) * D + std::size_t(tape_.tokens.distinct[i])] = Real(token_row(i, g)[u]);
+    }
 
 private:
+    static void round_to(std::size_t count, const double* from, Real* to) {
+        for (std::size_t i = 0; i < count; ++i) to[i] = Real(from[i]);
+    }
     bool biases() const { return g_.bias_ih != nullptr || g_.bias_hh != nullptr; }
     /// Of the i-th distinct token, gate g.
     double* token_row(std::size_t i, std::size_t g) const {
         return token_row_.data() + (i * std::size_t(cell_.gates) + g) * block_cols<Real>(1, s_.hidden);
     }
-    void add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockGroup& group, int i, const Range& own);
-    void add_vector(const Chunk& chunk, Matrix<const Real> dz, int v, const Range& own);
-    void add_projection(const Chunk& chunk, Matrix<const Real> dz, const Member& member);
-    void add_input(const Chunk& chunk, Matrix<const Real> dz, const Member& member);
+    void add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockGroup& group, int i, const Range& own) {
+        const std::size_t H = s_.hidden, P = s_.h_width(), D = s_.inputs, S = chunk.steps, panels = tape_.panels();
+        const std::size_t block = std::size_t(group.block + i), panel = block * panels + own.begin / kLanes<Real>;
+        const Matrix<const Real> own_dz = dz.panels_from(panel);
+        if (g_.weight_hh != nullptr && group.hidden_gate >= 0) {
+            // dW_hh += dz^T h_{t-1}, a term a slice; or of the block that the product read
+            const std::size_t row = std::size_t(group.hidden_gate + i) * H + own.begin;
+            const Matrix<Real> dw_hh = row_major(g_.weight_hh + row * P, P);
+            Term<Real> terms[Cut::kMostSlices];
+            int count = 0;
+            if (group.source < 0)
+                for (std::size_t k = 0; k < tape_.cut.slices(); ++k) {
+                    const Slice slice = tape_.cut.slice(chunk, k);
+                    terms[count++] = {own_dz.rows_from(S * slice.begin), tape_.h(chunk).rows_from((S + 1) * slice.begin),
+                                      S * slice.size};
+                }
+            else
+                terms[count++] = {own_dz, tape_.saved(chunk).panels_from(std::size_t(group.source) * panels), chunk.rows};
+            k_.product_transposed(own.size(), P, terms, count, weight_hh_.so_far(chunk, dw_hh), dw_hh);
+            weight_hh_.end(chunk, row * P, own.size() * P);
+        }
+        if (g_.weight_ih != nullptr && group.input_gate >= 0) {
+            // dW_ih += dz^T x; a token's x is one-hot
+            const std::size_t gate = std::size_t(group.input_gate + i);
+            if (tape_.dense) {
+                const Term<Real> term{own_dz, tape_.x(chunk), chunk.rows};
+                const std::size_t row = gate * H + own.begin;
+                const Matrix<Real> dw_ih = row_major(g_.weight_ih + row * D, D);
+                k_.product_transposed(own.size(), D, &term, 1, weight_ih_.so_far(chunk, dw_ih), dw_ih);
+                weight_ih_.end(chunk, row * D, own.size() * D);
+            } else {
+                k_.scatter_add_rows(chunk.rows, own.size(), tape_.slots(chunk), own_dz, token_row(0, gate) + own.begin,
+                                    block_cols<Real>(cell_.gates, H));
+            }
+        }
+        // db += sum dz
+        if (biases()) k_.sum_rows(chunk.rows, own.size(), own_dz, bias_.data() + panel * kLanes<Real>);
+    }
+    /// dp += sum_t dz c_{t-1}, or dz c_t, of the block that the cell declares
+    void add_vector(const Chunk& chunk, Matrix<const Real> dz, int v, const Range& own) {
+        const CellVector& vector = cell_.vectors[v];
+        const std::size_t S = chunk.steps, panel = own.begin / kLanes<Real>, panels = tape_.panels();
+        for (std::size_t k = 0; k < tape_.cut.slices(); ++k) {
+            const Slice slice = tape_.cut.slice(chunk, k);
+            const std::size_t state_row = (S + 1) * slice.begin + (vector.factor == CellVector::c ? slice.size : 0);
+            k_.sum_products(S * slice.size, own.size(),
+                            dz.rows_from(S * slice.begin).panels_from(std::size_t(vector.block) * panels + panel),
+                            tape_.c(chunk).rows_from(state_row).panels_from(panel),
+                            vectors_.data() + (std::size_t(v) * panels + panel) * kLanes<Real>);
+        }
+    }
+    /// dW_hr += dh^T (o tanh(c))
+    void add_projection(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
+        const std::size_t H = s_.hidden;
+        const Range own = member.share(s_.projection, kLanes<Real>);
+        const Term<Real> term{dz.panels_from(tape_.dh_panel() + own.begin / kLanes<Real>), tape_.unprojected(chunk), chunk.rows};
+        const Matrix<Real> dw_hr = row_major(g_.weight_hr + own.begin * H, H);
+        k_.product_transposed(own.size(), H, &term, 1, weight_hr_.so_far(chunk, dw_hr), dw_hr);
+        weight_hr_.end(chunk, own.begin * H, own.size() * H);
+    }
+    /// dx = dz W_ih
+    void add_input(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
+        const std::size_t D = s_.inputs;
+        const Range own_rows = member.share(chunk.rows, 1);
+        multiply_w_ih(tape_, own_rows.size(), dz.rows_from(own_rows.begin), Columns<Real>(D, {0, panel_count<Real>(D)}),
+                      dx_.matrix().rows_from(own_rows.begin));
+        if (input_.mask)
+            tape_.cut.for_each_rows(chunk, own_rows.begin, own_rows.size(),
+                                    [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
+                                        k_.multiply(n, D, input_.mask.at(user), dx_.matrix().rows_from(row));
+                                    });
+        tape_.cut.for_each_rows(chunk, own_rows.begin, own_rows.size(), input_.rows.first_step(chunk),
+                                [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
+                                    (input_.add ? k_.add : k_.copy)(n, D, dx_.matrix().rows_from(row), input_.rows.at(user));
+                                });
+    }
 
     const Kernels<Real>& k_;
     const RecurrenceTape<Real>& tape_;
