@@ -47,19 +47,15 @@ public:
 
     /// output, state
     py::tuple predict(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, py::handle given_packed) const {
-        const Packed<Real>* const packed = packed_of<Real>(given_packed);
+        const Weights<Real> weights(this->parameters(), packed_of<Real>(given_packed));
         const Call<Real> call(*this, x, h_0, c_0, Options(given));
         const RnnSizes& s = call.sizes;
         py::array output =
             output_.last_only ? new_array<Real>({s.batch, output_.outputs}) : new_array<Real>({s.steps, s.batch, output_.outputs});
         const NewState<Real> final_state(this->config, s.batch);
-        const RnnParameters<Real>* const parameters = this->parameters();
         Real* const to = static_cast<Real*>(output.mutable_data());
         without_gil([&] {
-            if (packed != nullptr)
-                pybptt::predict<Real>(s, *packed, call.input, call.state, layer(), to, final_state.to);
-            else
-                pybptt::predict<Real>(s, parameters, call.input, call.state, layer(), to, final_state.to);
+            pybptt::predict<Real>(s, weights, call.input, call.state, layer(), to, final_state.to);
             return 0;
         });
         return py::make_tuple(output, final_state.object());

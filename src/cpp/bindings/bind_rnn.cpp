@@ -12,30 +12,24 @@ public:
 
     /// output, state, cells or None, tape
     py::tuple forward(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, py::handle given_packed) const {
-        const Packed<Real>* const packed = packed_of<Real>(given_packed);
+        const Weights<Real> weights(this->parameters(), packed_of<Real>(given_packed));
         const Options options(given);
         const Call<Real> call(*this, x, h_0, c_0, options);
         const Results results(this->config, call.sizes, options.cells);
-        const RnnParameters<Real>* const parameters = this->parameters();
         Tape<Real> tape = heard(options.progress, options.plan, [&](const Report& report) {
-            if (packed != nullptr) return pybptt::forward<Real>(call.sizes, *packed, call.input, call.state, results.to, report);
-            return pybptt::forward<Real>(call.sizes, parameters, call.input, call.state, results.to, options.plan, report);
+            return pybptt::forward<Real>(call.sizes, weights, call.input, call.state, results.to, options.plan, report);
         });
         return py::make_tuple(results.output, results.state.object(), results.cells, std::move(tape));
     }
 
     /// output, state
     py::tuple infer(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, py::handle given_packed) const {
-        const Packed<Real>* const packed = packed_of<Real>(given_packed);
+        const Weights<Real> weights(this->parameters(), packed_of<Real>(given_packed));
         const Options options(given);
         const Call<Real> call(*this, x, h_0, c_0, options);
         const Results results(this->config, call.sizes, false);
-        const RnnParameters<Real>* const parameters = this->parameters();
         without_gil([&] {
-            if (packed != nullptr)
-                pybptt::infer<Real>(call.sizes, *packed, call.input, call.state, results.to);
-            else
-                pybptt::infer<Real>(call.sizes, parameters, call.input, call.state, results.to);
+            pybptt::infer<Real>(call.sizes, weights, call.input, call.state, results.to);
             return 0;
         });
         return py::make_tuple(results.output, results.state.object());

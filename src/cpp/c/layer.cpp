@@ -36,10 +36,7 @@ pybptt_status pybptt_forward(const pybptt_network* network, const pybptt_input* 
                 return plan_memory<Real>(call.sizes, call.input.tokens != nullptr, true, limit);
             });
             Progressing progress(o);
-            Tape<Real> made =
-                call.packed != nullptr
-                    ? forward<Real>(call.sizes, *call.packed, call.input, call.state, to, progress.report())
-                    : forward<Real>(call.sizes, call.recurrences.data(), call.input, call.state, to, plan, progress.report());
+            Tape<Real> made = forward<Real>(call.sizes, call.weights(), call.input, call.state, to, plan, progress.report());
             progress.expect_finished();
             *tape = new pybptt_tape{*network, std::move(call.lengths), call.input.mask != nullptr, std::move(made)};
         });
@@ -109,10 +106,7 @@ pybptt_status pybptt_infer(const pybptt_network* network, const pybptt_input* in
             Call<Real> call(*network, input, true);
             const RnnOutput<Real> to = read_output(call, output);
             call.arrays.expect_apart();
-            if (call.packed != nullptr)
-                infer<Real>(call.sizes, *call.packed, call.input, call.state, to);
-            else
-                infer<Real>(call.sizes, call.recurrences.data(), call.input, call.state, to);
+            infer<Real>(call.sizes, call.weights(), call.input, call.state, to);
         });
     });
 }

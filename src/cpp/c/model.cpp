@@ -117,10 +117,7 @@ pybptt_status pybptt_predict(const pybptt_network* network, const pybptt_input* 
                                                               layer.target_rows(call.sizes) * layer.outputs, Presence::required);
             const RnnState<Real> final_state = call.final_state(o);
             call.arrays.expect_apart();
-            if (call.packed != nullptr)
-                predict<Real>(call.sizes, *call.packed, call.input, call.state, call.output_layer(), to, final_state);
-            else
-                predict<Real>(call.sizes, call.recurrences.data(), call.input, call.state, call.output_layer(), to, final_state);
+            predict<Real>(call.sizes, call.weights(), call.input, call.state, call.output_layer(), to, final_state);
         });
     });
 }

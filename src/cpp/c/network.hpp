@@ -66,6 +66,7 @@ struct Call {
     Call(const pybptt_network& network, const pybptt_input* given, bool packable);
 
     const LayerConfig& layer() const { return network.layer; }
+    Weights<Real> weights() const { return {recurrences.data(), packed}; }
     bool has_cells() const { return layer().cell.has_cell_state(); }
     std::size_t rows() const { return checked_product(sizes.steps, sizes.batch); }
     std::size_t output_size() const { return checked_product(rows(), layer().width()); }

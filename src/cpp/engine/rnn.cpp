@@ -72,35 +72,14 @@ Packed<Real>::~Packed() = default;
 
 namespace {
 
-/// Of `parameters`, which are packed first, or of packed ones: the other is null.
 template <class Real>
-Tape<Real> run_forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const Packed<Real>* packed,
-                       const RnnInput<Real>& input, const RnnState<const Real>& state, const RnnOutput<Real>& output,
-                       const MemoryPlan& plan, const Report& report) {
-    if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
-    auto tape = std::make_shared<typename Tape<Real>::Contents>(sizes, input, true, plan, packed);
-    if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, input, state);
-    Team team(threads_for(sizes, input.tokens == nullptr));
-    ForwardStack<Real> stack(*tape, input, state, output);
-    Progress progress(report, tape->forward_steps(), Division(sizes, team.size()).by_columns);
-    run_team(team, progress, [&](const Member& member, Steps& steps) {
-        stack.prepare(parameters, member);
-        stack.run(steps, member);
-    });
-    if (!plan.limited() && packed == nullptr)
-        for (const auto& recurrence : tape->recurrences) recurrence->weights->keep_for_sweep();
-    return Tape<Real>(std::move(tape));
-}
-
-template <class Real>
-void run_infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const Packed<Real>* packed,
-               const RnnInput<Real>& input, const RnnState<const Real>& state, const RnnOutput<Real>& output) {
-    const typename Tape<Real>::Contents tape(sizes, input, false, {}, packed);
-    Team team(threads_for(sizes, input.tokens == nullptr));
+void run_forward(const typename Tape<Real>::Contents& tape, const Weights<Real>& weights, const RnnInput<Real>& input,
+                 const RnnState<const Real>& state, const RnnOutput<Real>& output, const Report& report) {
+    Team team(threads_for(tape.sizes, input.tokens == nullptr));
     ForwardStack<Real> stack(tape, input, state, output);
-    Progress progress({}, 0, Division(sizes, team.size()).by_columns);
+    Progress progress(report, tape.forward_steps(), Division(tape.sizes, team.size()).by_columns);
     run_team(team, progress, [&](const Member& member, Steps& steps) {
-        stack.prepare(parameters, member);
+        stack.prepare(weights, member);
         stack.run(steps, member);
     });
 }
@@ -108,25 +87,21 @@ void run_infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, con
 }  // namespace
 
 template <class Real>
-Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+Tape<Real> forward(const RnnSizes& sizes, const Weights<Real>& weights, const RnnInput<Real>& input,
                    const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan, const Report& report) {
-    return run_forward<Real>(sizes, parameters, nullptr, input, state, output, plan, report);
-}
-template <class Real>
-Tape<Real> forward(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
-                   const RnnState<const Real>& state, const RnnOutput<Real>& output, const Report& report) {
-    return run_forward<Real>(sizes, nullptr, &packed, input, state, output, {}, report);
+    if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
+    auto tape = std::make_shared<typename Tape<Real>::Contents>(sizes, input, true, plan, weights.packed);
+    if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, input, state);
+    run_forward(*tape, weights, input, state, output, report);
+    if (!plan.limited() && weights.packed == nullptr)
+        for (const auto& recurrence : tape->recurrences) recurrence->weights->keep_for_sweep();
+    return Tape<Real>(std::move(tape));
 }
 
 template <class Real>
-void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-           const RnnState<const Real>& state, const RnnOutput<Real>& output) {
-    run_infer<Real>(sizes, parameters, nullptr, input, state, output);
-}
-template <class Real>
-void infer(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input, const RnnState<const Real>& state,
+void infer(const RnnSizes& sizes, const Weights<Real>& weights, const RnnInput<Real>& input, const RnnState<const Real>& state,
            const RnnOutput<Real>& output) {
-    run_infer<Real>(sizes, nullptr, &packed, input, state, output);
+    run_forward<Real>({sizes, input, false, {}, weights.packed}, weights, input, state, output, {});
 }
 
 template <class Real>
@@ -156,18 +131,14 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
     });
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                                                                                 \
-    template MemoryPlan plan_memory<Real>(const RnnSizes&, bool, bool, std::size_t);                                             \
-    template Tape<Real> forward(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&, \
-                                const RnnOutput<Real>&, const MemoryPlan&, const Report&);                                       \
-    template class Packed<Real>;                                                                                                 \
-    template Tape<Real> forward(const RnnSizes&, const Packed<Real>&, const RnnInput<Real>&, const RnnState<const Real>&,        \
-                                const RnnOutput<Real>&, const Report&);                                                          \
-    template void infer(const RnnSizes&, const Packed<Real>&, const RnnInput<Real>&, const RnnState<const Real>&,                \
-                        const RnnOutput<Real>&);                                                                                 \
-    template void infer(const RnnSizes&, const RnnParameters<Real>*, const RnnInput<Real>&, const RnnState<const Real>&,         \
-                        const RnnOutput<Real>&);                                                                                 \
-    template void backward(const Tape<Real>&, const RnnUpstream<Real>&, const Real*, const RnnGradients<Real>&,                  \
+#define PYBPTT_INSTANTIATE(Real)                                                                                           \
+    template MemoryPlan plan_memory<Real>(const RnnSizes&, bool, bool, std::size_t);                                       \
+    template Tape<Real> forward(const RnnSizes&, const Weights<Real>&, const RnnInput<Real>&, const RnnState<const Real>&, \
+                                const RnnOutput<Real>&, const MemoryPlan&, const Report&);                                 \
+    template class Packed<Real>;                                                                                           \
+    template void infer(const RnnSizes&, const Weights<Real>&, const RnnInput<Real>&, const RnnState<const Real>&,         \
+                        const RnnOutput<Real>&);                                                                           \
+    template void backward(const Tape<Real>&, const RnnUpstream<Real>&, const Real*, const RnnGradients<Real>&,            \
                            const SweepLimits<Real>&, const Report&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)

@@ -42,10 +42,10 @@ ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, cons
 }
 
 template <class Real>
-void ForwardStack<Real>::prepare(const RnnParameters<Real>* parameters, const Member& member) {
+void ForwardStack<Real>::prepare(const Weights<Real>& weights, const Member& member) {
     for (std::size_t i = 0; i < passes_.size(); ++i) {
         const RecurrenceTape<Real>& recurrence = *tape_.recurrences[i];
-        if (parameters != nullptr) recurrence.weights->pack(parameters[i], recurrence.tokens.distinct.data(), member);
+        if (weights.packed == nullptr) recurrence.weights->pack(weights.parameters[i], recurrence.tokens.distinct.data(), member);
         passes_[i]->write_paddings(member);
     }
     member.wait();

@@ -43,9 +43,9 @@ public:
     ForwardStack(const typename Tape<Real>::Contents& tape, const RnnInput<Real>& input, const RnnState<const Real>& state,
                  const RnnOutput<Real>& output);
 
-    /// Packs the weights, of each recurrence; null if they are packed. Writes what does not depend on them. Must come before the
-    /// first run of a call. Ends with a barrier.
-    void prepare(const RnnParameters<Real>* parameters, const Member& member);
+    /// Packs the weights, unless they are, and writes what does not depend on them. Must come before the first run of a call. Ends
+    /// with a barrier.
+    void prepare(const Weights<Real>& weights, const Member& member);
     /// Up to the first sweep, with a step after each chunk of the layers that go together; after_chunk(chunk) follows each chunk of
     /// the last recurrence, and is to be passed as a std::ref, which allocates nothing. Ends with a barrier.
     void run(Steps& steps, const Member& member, const AfterChunk& after_chunk = nullptr);

@@ -57,20 +57,15 @@ PYBPTT_API double loss(const RnnSizes& sizes, const RnnParameters<Real>* paramet
                        const RnnState<const Real>& state, const OutputLayer<Real>& layer, const Targets<Real>& targets,
                        const RnnState<Real>& final_state);
 
-/// Writes o_t: output is (T, B, Q), 0 past a sequence's end, or (B, Q) with `last_only`.
-template <class Real>
-PYBPTT_API void predict(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-                        const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output,
-                        const RnnState<Real>& final_state);
-
-/// Packs the output layer, too: for the function below.
+/// Packs the output layer, too: for `predict`.
 template <class Real>
 PYBPTT_API Packed<Real> pack_model(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens,
                                    const OutputLayer<Real>& layer);
 
-/// The same with packed parameters, of `layer` too.
+/// Writes o_t: output is (T, B, Q), 0 past a sequence's end, or (B, Q) with `last_only`.
+///   weights  if they are packed, of pack_model
 template <class Real>
-PYBPTT_API void predict(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
+PYBPTT_API void predict(const RnnSizes& sizes, const Weights<Real>& weights, const RnnInput<Real>& input,
                         const RnnState<const Real>& state, const OutputLayer<Real>& layer, Real* output,
                         const RnnState<Real>& final_state);
 

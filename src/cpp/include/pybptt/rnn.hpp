@@ -199,6 +199,16 @@ private:
     std::unique_ptr<Contents> contents_;
 };
 
+/// What a call computes with: parameters, of each recurrence, which it packs; or, if that is not null, what is packed.
+template <class Real>
+struct Weights {
+    const RnnParameters<Real>* parameters;
+    const Packed<Real>* packed;
+
+    Weights(const RnnParameters<Real>* parameters, const Packed<Real>* packed = nullptr) : parameters(parameters), packed(packed) {}
+    Weights(const Packed<Real>& packed) : Weights(nullptr, &packed) {}
+};
+
 /// Bytes that the tape of these sizes holds. Token input: `tokens`, and as many distinct ids as there can be.
 template <class Real>
 PYBPTT_API std::size_t tape_bytes(const RnnSizes& sizes, bool tokens);
@@ -210,25 +220,17 @@ template <class Real>
 PYBPTT_API MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t limit);
 
 /// Runs the network over all T steps.
-///   parameters  of each recurrence
-///   plan        of plan_memory for these sizes
+///   weights  if they are packed, the tape shares them
+///   plan     of plan_memory for these sizes
 template <class Real>
-PYBPTT_API Tape<Real> forward(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
+PYBPTT_API Tape<Real> forward(const RnnSizes& sizes, const Weights<Real>& weights, const RnnInput<Real>& input,
                               const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan = {},
                               const Report& report = {});
-
-/// The same with packed parameters; the tape shares them.
-template <class Real>
-PYBPTT_API Tape<Real> forward(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
-                              const RnnState<const Real>& state, const RnnOutput<Real>& output, const Report& report = {});
 
 /// forward without a tape: memory does not grow with T (but for some 20 bytes a token, and G H values a distinct token) if there
 /// is one direction; layers of two directions take T B K H values twice.
 template <class Real>
-PYBPTT_API void infer(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const RnnInput<Real>& input,
-                      const RnnState<const Real>& state, const RnnOutput<Real>& output);
-template <class Real>
-PYBPTT_API void infer(const RnnSizes& sizes, const Packed<Real>& packed, const RnnInput<Real>& input,
+PYBPTT_API void infer(const RnnSizes& sizes, const Weights<Real>& weights, const RnnInput<Real>& input,
                       const RnnState<const Real>& state, const RnnOutput<Real>& output);
 
 /// The sweep.
