@@ -41,42 +41,35 @@ class ChunkBuffer {
 public:
     ChunkBuffer() = default;
     ///   places  of the latter kind, or MemoryPlan::kEveryChunk
-    ChunkBuffer(const Cut& cut, bool of_state, std::size_t cols, std::size_t places)
-        : rows_(of_state ? cut.most_state_rows() : cut.most_rows()),
-          size_(PanelBuffer<Real>::size_of(rows_, cols)),
-          values_(total(cut, of_state, cols, places)) {
-        if (places != MemoryPlan::kEveryChunk || !cut.ragged()) return;
-        for (std::size_t i = 0, at = 0; i < cut.chunks(); ++i) {
-            const std::size_t rows = chunk_rows(cut, of_state, i);
-            places_.push_back({at, PanelBuffer<Real>::stride(rows)});
-            at += PanelBuffer<Real>::size_of(rows, cols);
+    ChunkBuffer(const Cut& cut, bool of_state, std::size_t cols, std::size_t places) {
+        const std::size_t most = of_state ? cut.most_state_rows() : cut.most_rows();
+        stride_ = PanelBuffer<Real>::stride(most);
+        size_ = PanelBuffer<Real>::size_of(most, cols);
+        if (places != MemoryPlan::kEveryChunk || !cut.ragged()) {
+            values_ = Buffer<Real>(checked_product(size_, std::min(places, cut.chunks())));
+            return;
         }
+        std::size_t end = 0;
+        for (std::size_t i = 0; i < cut.chunks(); ++i) {
+            const Chunk chunk = cut.chunk(i);
+            const std::size_t rows = chunk.rows + (of_state ? chunk.rows / chunk.steps : 0);
+            places_.push_back({end, PanelBuffer<Real>::stride(rows)});
+            end += PanelBuffer<Real>::size_of(rows, cols);
+        }
+        values_ = Buffer<Real>(end);
     }
 
     Matrix<Real> operator()(const Chunk& chunk) const {
         if (!places_.empty()) return in_panels(values_.data() + places_[chunk.place].begin, places_[chunk.place].stride);
-        return in_panels(values_.data() + chunk.place * size_, PanelBuffer<Real>::stride(rows_));
+        return in_panels(values_.data() + chunk.place * size_, stride_);
     }
     std::size_t size() const { return values_.size(); }
 
 private:
-    static std::size_t total(const Cut& cut, bool of_state, std::size_t cols, std::size_t places) {
-        const std::size_t most = of_state ? cut.most_state_rows() : cut.most_rows();
-        if (places != MemoryPlan::kEveryChunk || !cut.ragged())
-            return checked_product(PanelBuffer<Real>::size_of(most, cols), std::min(places, cut.chunks()));
-        std::size_t sum = 0;
-        for (std::size_t i = 0; i < cut.chunks(); ++i) sum += PanelBuffer<Real>::size_of(chunk_rows(cut, of_state, i), cols);
-        return sum;
-    }
-    static std::size_t chunk_rows(const Cut& cut, bool of_state, std::size_t index) {
-        const Chunk chunk = cut.chunk(index);
-        return chunk.rows + (of_state ? chunk.rows / chunk.steps : 0);
-    }
-
     struct Place {
         std::size_t begin, stride;
     };
-    std::size_t rows_ = 0, size_ = 0;
+    std::size_t stride_ = 0, size_ = 0;
     Buffer<Real> values_;
     std::vector<Place> places_;  // of a ragged batch, whose chunks differ
 };

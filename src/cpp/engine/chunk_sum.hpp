@@ -20,7 +20,11 @@ public:
     Matrix<const Real> so_far(const Chunk& chunk, Matrix<const Real> part) const {
         return (chunks_ - 1 - chunk.index) % kGroup == 0 ? none<Real>() : part;
     }
-    /// To be called for all values, some at a time, once the chunk's terms have been added.
+    /// To be called for all values, some at a time, before the first chunk, which overwrites them if there is one.
+    void begin(std::size_t first, std::size_t count) const {
+        if (sum_ != nullptr && chunks_ == 0) std::fill_n(sum_ + first, count, Real(0));
+    }
+    /// The same once the chunk's terms have been added.
     void end(const Chunk& chunk, std::size_t first, std::size_t count) const {
         const std::size_t added = chunks_ - chunk.index;
         const bool last = chunk.index == 0;

@@ -147,11 +147,7 @@ public:
         for (std::size_t i = 0; i < count; ++i) visit(i, std::size_t{1}, samples_[position + i]);
     }
     /// visit(row, count, rows of a (T, B, ..) array, slice): the active ones of the rows [first, first + rows) of x or dz.
-    template <class Visit>
-    void for_each_rows(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
-        for_each_rows(chunk, first, rows, chunk.first_step, visit);
-    }
-    /// The same for an array whose first row is the chunk's step `chunk.first_step - first_step`.
+    ///   first_step  which step of the array the chunk's first one is
     template <class Visit>
     void for_each_rows(const Chunk& chunk, std::size_t first, std::size_t rows, std::size_t first_step, Visit visit) const {
         for (std::size_t i = 0; i < slices_; ++i) {

@@ -196,17 +196,14 @@ private:
                                                                : z.panels_from(std::size_t(group.source) * panels);
             piece.for_each_block(group.count, panels, [&](int i, std::size_t cols) {
                 const std::size_t to = std::size_t(group.block + i) * panels + piece.z.panels.begin;
+                const auto gate = [&](const PanelBuffer<Real>& w_t, int first) {
+                    return w_t.matrix().panels_from(std::size_t(first + i) * panels + piece.z.panels.begin);
+                };
                 Term<Real> terms[2];
                 int count = 0;
                 if (with_input)
-                    terms[count++] = {
-                        tape_.x(piece.chunk).rows_from(piece.row(s)),
-                        w_.w_ih_t.matrix().panels_from(std::size_t(group.input_gate + i) * panels + piece.z.panels.begin),
-                        s_.inputs};
-                if (group.hidden_gate >= 0)
-                    terms[count++] = {
-                        before, w_.w_hh_t.matrix().panels_from(std::size_t(group.hidden_gate + i) * panels + piece.z.panels.begin),
-                        s_.h_width()};
+                    terms[count++] = {tape_.x(piece.chunk).rows_from(piece.row(s)), gate(w_.w_ih_t, group.input_gate), s_.inputs};
+                if (group.hidden_gate >= 0) terms[count++] = {before, gate(w_.w_hh_t, group.hidden_gate), s_.h_width()};
                 const bool begun = !tape_.dense || (projected && group.input_gate >= 0);
                 const Matrix<Real> z_t = z.panels_from(to);
                 Ahead<Real> ahead;

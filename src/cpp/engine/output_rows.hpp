@@ -72,9 +72,10 @@ public:
     void for_each_rows(const Chunk& chunk, std::size_t first, std::size_t rows, Visit visit) const {
         if (in_tape_) {
             const Matrix<const Real> h = tape_.h(chunk);
-            tape_.cut.for_each_rows(chunk, first, rows, [&](std::size_t row, std::size_t n, const Rows& targets, Slice slice) {
-                visit(row, n, h.rows_from(row + slice.begin + slice.size), targets);
-            });
+            tape_.cut.for_each_rows(chunk, first, rows, chunk.first_step,
+                                    [&](std::size_t row, std::size_t n, const Rows& targets, Slice slice) {
+                                        visit(row, n, h.rows_from(row + slice.begin + slice.size), targets);
+                                    });
             return;
         }
         const Rows all{0, rows_.data() + chunk.first_row + first};

@@ -71,7 +71,8 @@ void PackedWeights<Real>::pack(const RnnParameters<Real>& p, const std::int64_t*
                 Real* value = rows.data + (std::size_t(group.block + i) * panels + u / L) * rows.panel_stride + u % L;
                 const bool with_input = u < H && group.input_gate >= 0;
                 const Real* w = with_input ? p.weight_ih + (std::size_t(group.input_gate + i) * H + u) * D : nullptr;
-                for (std::size_t t = 0; t < tokens_; ++t) value[t * L] = with_input ? to[u] + w[std::size_t(tokens[t])] : to[u];
+                for (std::size_t t = 0; t < tokens_; ++t)
+                    value[t * L] = with_input ? to[u] + w[tokens == nullptr ? t : std::size_t(tokens[t])] : to[u];
             }
         }
     }

@@ -34,7 +34,7 @@ struct PackedWeights {
     PackedWeights(const RnnSizes& sizes, bool dense, std::size_t tokens, bool for_sweep);
 
     /// A member's share; they are complete after a barrier.
-    ///   tokens  ids that have a row
+    ///   tokens  ids that have a row; null for 0, 1, ..
     void pack(const RnnParameters<Real>& parameters, const std::int64_t* tokens, const Member& member);
     /// Frees what the forward pass alone reads.
     void keep_for_sweep();

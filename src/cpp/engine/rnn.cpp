@@ -1,11 +1,6 @@
 // The public functions of rnn.hpp: allocate, divide, run.
 #include "pybptt/rnn.hpp"
 
-#include <numeric>
-#include <optional>
-#include <stdexcept>
-#include <thread>
-
 #include "engine/needs.hpp"
 #include "engine/stack.hpp"
 
@@ -13,27 +8,6 @@ namespace pybptt {
 namespace {
 
 int threads_for(const RnnSizes& s, bool dense) { return threads_now(s, threads_wanted(s, dense ? s.inputs : 0)); }
-
-/// Has a tape's source for this thread alone.
-template <class Real>
-class Turn {
-public:
-    explicit Turn(TapeSource<Real>& source) : source_(source) {
-        if (source.owner == std::this_thread::get_id())
-            throw std::logic_error("tape: this thread is in a backward pass with it already");
-        source.mutex.lock();
-        source.owner = std::this_thread::get_id();
-    }
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
-    ~Turn() {
-        source_.owner = std::thread::id();
-        source_.mutex.unlock();
-    }
-
-private:
-    TapeSource<Real>& source_;
-};
 
 }  // namespace
 
@@ -52,23 +26,17 @@ MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, 
 
 template <class Real>
 Packed<Real>::Packed(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens)
-    : contents_(std::make_unique<Contents>()) {
-    std::vector<std::int64_t> ids(tokens ? sizes.inputs : 0);
-    std::iota(ids.begin(), ids.end(), std::int64_t{0});
+    : contents_(std::make_shared<Contents>()) {
     Team alone(1);
     run_team(alone, [&](const Member& member) {
         for (std::size_t i = 0; i < sizes.recurrences(); ++i) {
             const bool dense = !tokens || i >= sizes.directions;
             const RnnSizes one = recurrence_sizes(sizes, i);
-            contents_->recurrences.push_back(std::make_shared<PackedWeights<Real>>(one, dense, dense ? 0 : ids.size(), true));
-            contents_->recurrences.back()->pack(parameters[i], ids.data(), member);
+            contents_->recurrences.push_back(std::make_shared<PackedWeights<Real>>(one, dense, dense ? 0 : one.inputs, true));
+            contents_->recurrences.back()->pack(parameters[i], nullptr, member);
         }
     });
 }
-template <class Real>
-Packed<Real>::Packed(Packed&&) noexcept = default;
-template <class Real>
-Packed<Real>::~Packed() = default;
 
 namespace {
 
@@ -109,8 +77,8 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
               const SweepLimits<Real>& limits, const Report& report) {
     const typename Tape<Real>::Contents& tape = given.contents();
     TapeSource<Real>* const source = tape.source.get();
-    std::optional<Turn<Real>> turn;
-    if (source != nullptr) turn.emplace(*source);
+    std::unique_lock<TapeSource<Real>> turn;
+    if (source != nullptr) turn = std::unique_lock<TapeSource<Real>>(*source);
     if (tape.plan.under_limit()) release_cached_memory();
     Team team(threads_for(with_windows(tape.sizes, limits), given.has_dense_input()));
     std::unique_ptr<ForwardStack<Real>> again;

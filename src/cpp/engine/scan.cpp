@@ -22,29 +22,30 @@ int threads_wanted(std::size_t row_bytes, std::size_t bytes) {
     return int(std::max<std::size_t>(1, std::min({most, row_bytes / kRowEach, bytes / kBytesEach})));
 }
 
-template <class Real>
-Buffer<Real> zeros(std::size_t count) {
-    Buffer<Real> buffer(count);
-    std::fill_n(buffer.data(), count, Real(0));
-    return buffer;
+/// run(columns, their a_0, a member's window), for every member's columns.
+///   arrays  of (T, N) that are read or written
+template <class Real, class Run>
+void divide_columns(std::size_t steps, std::size_t cols, std::size_t arrays, const Real* a_0, Run run) {
+    Team team(threads_wanted(cols * sizeof(Real), arrays * steps * cols * sizeof(Real)));
+    const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>), zero(a_0 == nullptr ? cols : 0);
+    std::fill_n(zero.data(), zero.size(), Real(0));
+    team.run([&](int member) {
+        const Range mine = share(cols, kLanes<Real>, member, team.size());
+        if (mine.size() == 0) return;
+        run(mine, (a_0 == nullptr ? zero.data() : a_0) + mine.begin, windows.data() + std::size_t(member) * kScanWindow<Real>);
+    });
 }
 
 }  // namespace
 
 template <class Real>
 void linear_scan(std::size_t steps, std::size_t cols, const Real* b, const Real* c, const Real* a_0, Real* a) {
+    if (steps == 0) return;
     const Kernels<Real>& kernel = kernels<Real>();
-    const std::size_t bytes = steps * cols * sizeof(Real);
-    Team team(threads_wanted(cols * sizeof(Real), 3 * bytes));
-    const Buffer<Real> zero = a_0 != nullptr ? Buffer<Real>() : zeros<Real>(cols);
-    if (a_0 == nullptr) a_0 = zero.data();
-    const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>);
-    team.run([&](int member) {
-        Real* const window = windows.data() + std::size_t(member) * kScanWindow<Real>;
-        const Range mine = share(cols, kLanes<Real>, member, team.size());
+    const bool past_caches = steps * cols * sizeof(Real) > past_caches_bytes();
+    divide_columns(steps, cols, 3, a_0, [&](const Range& mine, const Real* own_a_0, Real* window) {
         const std::size_t first = mine.begin;
-        if (mine.size() == 0 || steps == 0) return;
-        kernel.scan({steps, mine.size(), cols, b + first, c + first, a_0 + first, a + first, bytes > past_caches_bytes(), window});
+        kernel.scan({steps, mine.size(), cols, b + first, c + first, own_a_0, a + first, past_caches, window});
     });
 }
 
@@ -56,19 +57,11 @@ void linear_scan_backward(std::size_t steps, std::size_t cols, const Real* d_a, 
         return;
     }
     const Kernels<Real>& kernel = kernels<Real>();
-    const std::size_t bytes = steps * cols * sizeof(Real);
     const auto distance = reinterpret_cast<std::uintptr_t>(d_b) - reinterpret_cast<std::uintptr_t>(d_c);
-    const bool past_caches = 2 * bytes > past_caches_bytes() && distance % kPanelBytes == 0;
-    Team team(threads_wanted(cols * sizeof(Real), 5 * bytes));
-    const Buffer<Real> zero = a_0 != nullptr ? Buffer<Real>() : zeros<Real>(cols);
-    if (a_0 == nullptr) a_0 = zero.data();
-    const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>);
-    team.run([&](int member) {
-        Real* const window = windows.data() + std::size_t(member) * kScanWindow<Real>;
-        const Range mine = share(cols, kLanes<Real>, member, team.size());
+    const bool past_caches = 2 * steps * cols * sizeof(Real) > past_caches_bytes() && distance % kPanelBytes == 0;
+    divide_columns(steps, cols, 5, a_0, [&](const Range& mine, const Real* own_a_0, Real* window) {
         const std::size_t first = mine.begin;
-        if (mine.size() == 0) return;
-        kernel.scan_backward({steps, mine.size(), cols, d_a + first, c + first, a + first, a_0 + first, d_b + first, d_c + first,
+        kernel.scan_backward({steps, mine.size(), cols, d_a + first, c + first, a + first, own_a_0, d_b + first, d_c + first,
                               d_a_0 + first, past_caches, window});
     });
 }

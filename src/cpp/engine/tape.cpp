@@ -27,9 +27,10 @@ Tokens::Tokens(const std::int64_t* ids, std::size_t vocabulary, const Cut& cut) 
     };
     for (std::size_t c = 0; c < cut.chunks(); ++c) {
         const Chunk& chunk = cut.chunk(c);
-        cut.for_each_rows(chunk, 0, chunk.rows, [&](std::size_t row, std::size_t samples, const Rows& user, Slice) {
-            for (std::size_t i = 0; i < samples; ++i) slot[chunk.first_row + row + i] = slot_of(ids[user[i]]);
-        });
+        cut.for_each_rows(chunk, 0, chunk.rows, chunk.first_step,
+                          [&](std::size_t row, std::size_t samples, const Rows& user, Slice) {
+                              for (std::size_t i = 0; i < samples; ++i) slot[chunk.first_row + row + i] = slot_of(ids[user[i]]);
+                          });
     }
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -88,14 +89,25 @@ struct TapeSource {
     std::vector<Buffer<Real>> arrays;
     RnnInput<Real> input;  // without tokens and mask: recurrences have the tokens, backward is given the mask
     RnnState<const Real> state;
-    std::mutex mutex;  // whoever has it has the tape for himself
-    std::atomic<std::thread::id> owner{};
     bool as_forward_left_it = true;
 
     TapeSource(const RnnSizes& sizes, const RnnInput<Real>& input, const RnnState<const Real>& state);
     std::size_t bytes() const;
+    /// A thread's turn: it has the tape for itself. std::logic_error if it has it already.
+    void lock() {
+        if (owner_ == std::this_thread::get_id()) throw std::logic_error("tape: this thread is in a backward pass with it already");
+        mutex_.lock();
+        owner_ = std::this_thread::get_id();
+    }
+    void unlock() {
+        owner_ = std::thread::id();
+        mutex_.unlock();
+    }
 
 private:
+    std::mutex mutex_;
+    std::atomic<std::thread::id> owner_{};
+
     const Real* copy(const Real* array, std::size_t count);
 };
 

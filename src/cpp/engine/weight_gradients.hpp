@@ -48,21 +48,18 @@ public:
         const Range own = member.share(s_.hidden, kLanes<Real>);
         const std::size_t padded = panel_count<Real>(own.size()) * kLanes<Real>;
         const std::size_t block = block_cols<Real>(1, s_.hidden);
-        const bool empty = tape_.cut.chunks() == 0;  // otherwise the first chunk overwrites them
         for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g) {
             const std::size_t row = g * s_.hidden + own.begin;
-            if (g_.weight_hh != nullptr && empty)
-                std::fill_n(g_.weight_hh + row * s_.h_width(), own.size() * s_.h_width(), Real(0));
-            if (g_.weight_ih == nullptr) continue;
-            if (empty || !tape_.dense) std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
-            for (std::size_t i = 0; !tape_.dense && i < tape_.tokens.count; ++i)
-                std::fill_n(token_row(i, g) + own.begin, padded, 0.0);
+            weight_hh_.begin(row * s_.h_width(), own.size() * s_.h_width());
+            weight_ih_.begin(row * s_.inputs, own.size() * s_.inputs);
+            if (tape_.dense || g_.weight_ih == nullptr) continue;
+            std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
+            for (std::size_t i = 0; i < tape_.tokens.count; ++i) std::fill_n(token_row(i, g) + own.begin, padded, 0.0);
         }
         for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, 0.0);
         for (std::size_t at = own.begin; at < vectors_.size(); at += block) std::fill_n(vectors_.data() + at, padded, 0.0);
         const Range projected = member.share(s_.projection, kLanes<Real>);
-        if (empty && g_.weight_hr != nullptr)
-            std::fill_n(g_.weight_hr + projected.begin * s_.hidden, projected.size() * s_.hidden, Real(0));
+        weight_hr_.begin(projected.begin * s_.hidden, projected.size() * s_.hidden);
         if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
         const Range samples = member.share(s_.batch, 1);
         tape_.cut.zero_paddings(input_.rows, samples.begin, samples.size(), 0, s_.inputs);
@@ -177,7 +174,7 @@ private:
         multiply_w_ih(tape_, own_rows.size(), dz.rows_from(own_rows.begin), Columns<Real>(D, {0, panel_count<Real>(D)}),
                       dx_.matrix().rows_from(own_rows.begin));
         if (input_.mask)
-            tape_.cut.for_each_rows(chunk, own_rows.begin, own_rows.size(),
+            tape_.cut.for_each_rows(chunk, own_rows.begin, own_rows.size(), chunk.first_step,
                                     [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
                                         k_.multiply(n, D, input_.mask.at(user), dx_.matrix().rows_from(row));
                                     });

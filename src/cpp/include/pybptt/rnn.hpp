@@ -190,13 +190,11 @@ public:
     ///   parameters  of each recurrence
     ///   tokens      whether calls are to have token ids as input; then there is a row for each of the D
     PYBPTT_API Packed(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens);
-    PYBPTT_API Packed(Packed&&) noexcept;
-    PYBPTT_API ~Packed();
 
     Contents& contents() const { return *contents_; }
 
 private:
-    std::unique_ptr<Contents> contents_;
+    std::shared_ptr<Contents> contents_;
 };
 
 /// What a call computes with: parameters, of each recurrence, which it packs; or, if that is not null, what is packed.
