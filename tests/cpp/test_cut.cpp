@@ -132,16 +132,17 @@ void check_rows(const Cut& cut, const Lengths& lengths, std::size_t T, bool reve
         std::vector<std::size_t> user_row(chunk.rows);
         for (std::size_t first = 0; first < chunk.rows; first += piece) {
             const std::size_t rows = std::min(piece, chunk.rows - first);
-            cut.for_each_rows(chunk, first, rows, [&](std::size_t row, std::size_t count, const Rows& user, const Slice& slice) {
-                REQUIRE(row >= first);
-                REQUIRE(row + count <= first + rows);
-                REQUIRE(row >= chunk.steps * slice.begin);
-                REQUIRE(row + count <= chunk.steps * (slice.begin + slice.size));
-                for (std::size_t j = 0; j < count; ++j) {
-                    ++taken[row + j];
-                    user_row[row + j] = user[j];
-                }
-            });
+            cut.for_each_rows(chunk, first, rows, chunk.first_step,
+                              [&](std::size_t row, std::size_t count, const Rows& user, const Slice& slice) {
+                                  REQUIRE(row >= first);
+                                  REQUIRE(row + count <= first + rows);
+                                  REQUIRE(row >= chunk.steps * slice.begin);
+                                  REQUIRE(row + count <= chunk.steps * (slice.begin + slice.size));
+                                  for (std::size_t j = 0; j < count; ++j) {
+                                      ++taken[row + j];
+                                      user_row[row + j] = user[j];
+                                  }
+                              });
         }
         for (std::size_t k = 0; k < cut.slices(); ++k) {
             const Slice slice = cut.slice(chunk, k);
@@ -241,7 +242,7 @@ TEST_CASE("sequences that all have T steps are cut as if nobody had said so, and
         CHECK(with.chunks() == without.chunks());
         std::size_t runs = 0;
         for (std::size_t i = 0; i < with.chunks(); ++i)
-            with.for_each_rows(with.chunk(i), 0, with.chunk(i).rows,
+            with.for_each_rows(with.chunk(i), 0, with.chunk(i).rows, with.chunk(i).first_step,
                                [&](std::size_t, std::size_t count, const Rows&, const Slice&) {
                                    CHECK(count == B);
                                    ++runs;

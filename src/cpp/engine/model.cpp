@@ -124,12 +124,8 @@ void predict(const RnnSizes& sizes, const Weights<Real>& weights, const RnnInput
     Progress progress({}, 0, Division(sizes, team.size()).by_columns);
     run_team(team, progress, [&](const Member& member, Steps& steps) {
         if (own) own->pack(layer, rows.width(), member);
-        if (!layer.last_only && cut.ragged()) {
-            const Range own = member.share(sizes.batch, 1);
-            for (std::size_t position = own.begin; position < own.end; ++position)
-                for (std::size_t t = cut.length(position); t < sizes.steps; ++t)
-                    std::fill_n(output + (t * sizes.batch + cut.sample(position)) * layer.outputs, layer.outputs, Real(0));
-        }
+        const Range samples = member.share(layer.last_only ? 0 : sizes.batch, 1);
+        cut.zero_paddings(UserRows<Real>{output, layer.outputs}, samples.begin, samples.size(), 0, layer.outputs);
         run_forward(stack, weights, rows, steps, member, [&](const Chunk& chunk) { pass.run(chunk, member); });
     });
 }

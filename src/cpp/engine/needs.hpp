@@ -8,13 +8,15 @@ namespace pybptt {
 /// Arguments of a call that nobody reads or writes.
 template <class Real>
 struct SomeArrays {
-    RnnInput<Real> input;
+    RnnInput<Real> input{};
     RnnState<const Real> state;
     std::vector<RnnParameterGradients<Real>> parameter_gradients;
     RnnGradients<Real> gradients{};
 
-    SomeArrays(const RnnSizes& s, bool tokens, bool input_gradient) : input(some_input<Real>(tokens)) {
+    SomeArrays(const RnnSizes& s, bool tokens, bool input_gradient) {
         static Real nothing;
+        static std::int64_t id;
+        input = {tokens ? nullptr : &nothing, tokens ? &id : nullptr};
         parameter_gradients.assign(s.recurrences(),
                                    {&nothing, &nothing, &nothing, &nothing, s.cell.vectors() != 0 ? &nothing : nullptr,
                                     s.projection != 0 ? &nothing : nullptr});

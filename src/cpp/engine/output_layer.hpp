@@ -103,15 +103,11 @@ private:
     }
     /// Rows of a chunk whose o fits the cache.
     struct Block {
-        std::size_t first_row, rows;  // of the chunk
-        std::size_t first_target;     // index in classes_ and losses_ of its first row
-        bool is_first, is_last;       // of the chunk
+        std::size_t first_row, rows;
     };
     template <class Visit>
     void for_each_block(const Chunk& chunk, Visit visit) const {
-        for (std::size_t row = 0; row < chunk.rows; row += block_rows_)
-            visit(Block{row, std::min(block_rows_, chunk.rows - row), chunk.first_row + row, row == 0,
-                        row + block_rows_ >= chunk.rows});
+        for (std::size_t row = 0; row < chunk.rows; row += block_rows_) visit(Block{row, std::min(block_rows_, chunk.rows - row)});
     }
     void run(const Chunk& chunk, const Member& member, Matrix<Real> space) {
         constexpr std::size_t L = kLanes<Real>;
@@ -134,8 +130,9 @@ private:
                 const Term<Real> term{d_o.rows_from(own.begin), h_.matrix(), block.rows};
                 const std::size_t row = q + own.begin;
                 const Matrix<Real> dw = row_major(g_.weight + row * H, H);
-                k_.product(own.size(), H, &term, 1, block.is_first ? d_weight_.so_far(chunk, dw) : Matrix<const Real>(dw), dw, {});
-                if (block.is_last) d_weight_.end(chunk, row * H, own.size() * H);
+                k_.product(own.size(), H, &term, 1, block.first_row == 0 ? d_weight_.so_far(chunk, dw) : Matrix<const Real>(dw), dw,
+                           {});
+                if (block.first_row + block.rows == chunk.rows) d_weight_.end(chunk, row * H, own.size() * H);
                 k_.sum_columns(own.size(), block.rows, d_o.rows_from(own.begin), d_bias_.data() + row);
             }
             if (d_array_ != nullptr)
@@ -173,7 +170,7 @@ private:
         const Term<Real> term{weight_.matrix().rows_from(own.begin), h_t_.matrix(), H};
         k_.product(own.size(), block.rows, &term, 1, none<Real>(), o_t_.matrix().rows_from(own.begin), {});
         member.wait();
-        const std::size_t first = block.first_target + lanes.begin;
+        const std::size_t first = chunk.first_row + block.first_row + lanes.begin;  // target
         const Matrix<Real> o = o_t_.matrix().panels_from(panel);
         if (targets_.loss == Loss::cross_entropy) {
             k_.softmax_cross_entropy(Q, lanes.size(), bias_.data(), classes_.data() + first, Real(targets_.scale), o,

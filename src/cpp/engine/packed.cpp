@@ -11,10 +11,10 @@ bool CellConfig::projectable() const { return !find_cell<float>(*this).reads_h; 
 
 template <class Real>
 PackedWeights<Real>::PackedWeights(const RnnSizes& s, bool dense, std::size_t tokens, bool for_sweep)
-    : cell_(find_cell<Real>(s.cell)), hidden_(s.hidden), h_width_(s.h_width()), inputs_(s.inputs), tokens_(tokens), dense_(dense) {
+    : cell_(find_cell<Real>(s.cell)), sizes_(s), dense_(dense), tokens_(tokens) {
     const std::size_t rows = checked_product(std::size_t(cell_.gates), s.hidden), cols = block_cols<Real>(cell_.gates, s.hidden);
-    w_hh_t = PanelBuffer<Real>(h_width_, cols);
-    if (s.projection != 0) w_hr_t = PanelBuffer<Real>(s.hidden, h_width_);
+    w_hh_t = PanelBuffer<Real>(s.h_width(), cols);
+    if (s.projection != 0) w_hr_t = PanelBuffer<Real>(s.hidden, s.h_width());
     bias = Buffer<Real>(block_cols<Real>(cell_.blocks, s.hidden));
     vectors = Buffer<Real>(block_cols<Real>(cell_.vector_count, s.hidden));
     if (dense)
@@ -22,8 +22,8 @@ PackedWeights<Real>::PackedWeights(const RnnSizes& s, bool dense, std::size_t to
     else
         token_rows = PanelBuffer<Real>(tokens, bias.size());
     if (!for_sweep) return;
-    w_hh = PanelBuffer<Real>(rows, h_width_);
-    if (s.projection != 0) w_hr = PanelBuffer<Real>(h_width_, s.hidden);
+    w_hh = PanelBuffer<Real>(rows, s.h_width());
+    if (s.projection != 0) w_hr = PanelBuffer<Real>(s.h_width(), s.hidden);
     if (dense) w_ih = PanelBuffer<Real>(rows, s.inputs);
 }
 
@@ -32,7 +32,7 @@ template <class Real>
 void PackedWeights<Real>::pack(const RnnParameters<Real>& p, const std::int64_t* tokens, const Member& member) {
     constexpr std::size_t L = kLanes<Real>;
     const Kernels<Real>& k = kernels<Real>();
-    const std::size_t H = hidden_, P = h_width_, D = inputs_, panels = panel_count<Real>(H);
+    const std::size_t H = sizes_.hidden, P = sizes_.h_width(), D = sizes_.inputs, panels = panel_count<Real>(H);
     /// Rows of a row-major W, for products by W^T and by W: from `panel` of the former on.
     const auto bring = [&](const Real* w, std::size_t row, std::size_t rows, std::size_t cols, std::size_t panel,
                            const PanelBuffer<Real>& transposed, const PanelBuffer<Real>& copy) {

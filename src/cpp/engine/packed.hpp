@@ -42,8 +42,9 @@ struct PackedWeights {
 
 private:
     const Cell<Real>& cell_;
-    std::size_t hidden_, h_width_, inputs_, tokens_;
-    bool dense_;
+    const RnnSizes sizes_;
+    const bool dense_;
+    const std::size_t tokens_;
 };
 
 /// The output layer likewise: W_ho^T (K H, Q) and b_o in whole panels.

@@ -25,6 +25,14 @@ MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, 
 }
 
 template <class Real>
+std::size_t tape_bytes(const RnnSizes& s, bool tokens) {
+    const CountMemory count;
+    auto tape = std::make_shared<typename Tape<Real>::Contents>(s, SomeArrays<Real>(s, tokens, false).input, true);
+    for (const auto& recurrence : tape->recurrences) recurrence->weights->keep_for_sweep();
+    return Tape<Real>(std::move(tape)).bytes();
+}
+
+template <class Real>
 Packed<Real>::Packed(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens)
     : contents_(std::make_shared<Contents>()) {
     Team alone(1);
@@ -100,6 +108,7 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
 }
 
 #define PYBPTT_INSTANTIATE(Real)                                                                                           \
+    template std::size_t tape_bytes<Real>(const RnnSizes&, bool);                                                          \
     template MemoryPlan plan_memory<Real>(const RnnSizes&, bool, bool, std::size_t);                                       \
     template Tape<Real> forward(const RnnSizes&, const Weights<Real>&, const RnnInput<Real>&, const RnnState<const Real>&, \
                                 const RnnOutput<Real>&, const MemoryPlan&, const Report&);                                 \

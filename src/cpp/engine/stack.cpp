@@ -19,7 +19,6 @@ ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, cons
                                  const RnnState<const Real>& state, const RnnOutput<Real>& output)
     : tape_(tape) {
     const RnnSizes& s = tape.sizes;
-    const Strides stride(s);
     const std::size_t P = s.h_width(), K = s.directions, width = K * P;
     const bool of_chunk = K == 1;
     for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.recurrences[0]->cut));
@@ -30,13 +29,13 @@ ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, cons
             a.x = {input.dense, s.inputs};
         } else {
             a.x = {between_[(layer - 1) % 2].data(), width, of_chunk};
-            a.mask = {moved(input.mask, (layer - 1) * stride.output), width};
+            a.mask = {moved(input.mask, (layer - 1) * s.time_rows() * width), width};
         }
-        a.state = moved(state, stride, i);
+        a.state = state_of(s, state, i);
         const bool last = layer + 1 == s.layers;
         a.output = {moved(last ? output.output : between_[layer % 2].data(), side), width, of_chunk && !last};
-        a.final_state = moved(output.final_state, stride, i);
-        a.cells = {moved(output.cells, i * stride.all_c), s.hidden};
+        a.final_state = state_of(s, output.final_state, i);
+        a.cells = {moved(output.cells, i * s.time_rows() * s.hidden), s.hidden};
         passes_.push_back(std::make_unique<ForwardPass<Real>>(*tape.recurrences[i], a));
     }
 }
@@ -86,7 +85,6 @@ public:
         : BackwardStack<Real>(tape),
           lowest_layer_(tape.sizes.layers - 1) {  // the last is swept in any case: its upstream may be a loss
         const RnnSizes& s = tape.sizes;
-        const Strides stride(s);
         const std::size_t P = s.h_width(), K = s.directions, width = K * P;
         const bool of_chunk = K == 1;
         const RecurrenceTape<Real>& first = *tape.recurrences.front();
@@ -101,7 +99,7 @@ public:
             if (g.any()) lowest_layer_ = std::min(lowest_layer_, layer);
             if (layer > lowest_layer_) {
                 g.input.rows = {between_[(layer - 1) % 2].data(), width, of_chunk};
-                g.input.mask = {moved(arrays.mask, (layer - 1) * stride.output), width};
+                g.input.mask = {moved(arrays.mask, (layer - 1) * s.time_rows() * width), width};
             }
             sweeps_.push_back(std::make_unique<Sweep<Real>>(recurrence, team, g, space_, arrays.limits));
             const bool last = layer + 1 == s.layers;

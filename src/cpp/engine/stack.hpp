@@ -16,23 +16,10 @@ template <class Real>
 Real* moved(Real* array, std::size_t offset) {
     return array == nullptr ? nullptr : array + offset;
 }
-
-/// Values from one recurrence, or one layer's outputs, to the next in an array.
-struct Strides {
-    std::size_t h, c, all_h, all_c, output;
-
-    explicit Strides(const RnnSizes& s)
-        : h(checked_product(s.batch, s.h_width())),
-          c(checked_product(s.batch, s.hidden)),
-          all_h(checked_product(s.time_rows(), s.h_width())),
-          all_c(checked_product(s.time_rows(), s.hidden)),
-          output(checked_product(all_h, s.directions)) {}
-};
-
-/// A recurrence's part of an array of states.
+/// A recurrence's part of arrays of states.
 template <class Real>
-RnnState<Real> moved(const RnnState<Real>& state, const Strides& stride, std::size_t recurrence) {
-    return {moved(state.h, recurrence * stride.h), moved(state.c, recurrence * stride.c)};
+RnnState<Real> state_of(const RnnSizes& s, const RnnState<Real>& all, std::size_t recurrence) {
+    return {moved(all.h, recurrence * s.batch * s.h_width()), moved(all.c, recurrence * s.batch * s.hidden)};
 }
 
 template <class Real>

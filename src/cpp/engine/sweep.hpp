@@ -24,18 +24,17 @@ struct RecurrenceGradients {
     UserRows<Real> hidden;  // (T, B, P): dh_t
 
     RecurrenceGradients(const RnnSizes& s, std::size_t recurrence, const BackwardArrays<Real>& arrays) {
-        const Strides stride(s);
         const std::size_t P = s.h_width(), K = s.directions, layer = recurrence / K, direction = recurrence % K;
-        const RnnState<const Real> d_final = moved(arrays.upstream.final_state, stride, recurrence);
+        const RnnState<const Real> d_final = state_of(s, arrays.upstream.final_state, recurrence);
         d_h = {d_final.h, P};
         if (arrays.d_last != nullptr && layer + 1 == s.layers) d_h = {arrays.d_last + direction * P, K * P};
         d_c = {d_final.c, s.hidden};
-        d_cells = {moved(arrays.upstream.cells, recurrence * stride.all_c), s.hidden};
+        d_cells = {moved(arrays.upstream.cells, recurrence * s.time_rows() * s.hidden), s.hidden};
         parameters = arrays.gradients.parameters[recurrence];
         if (layer == 0) input.rows = {arrays.gradients.input, s.inputs};
         input.add = direction != 0;
-        state = moved(arrays.gradients.state, stride, recurrence);
-        hidden = {moved(arrays.gradients.hidden, recurrence * stride.all_h), P};
+        state = state_of(s, arrays.gradients.state, recurrence);
+        hidden = {moved(arrays.gradients.hidden, recurrence * s.time_rows() * P), P};
     }
 
     /// Whether anything is asked for.

@@ -67,47 +67,10 @@ RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_
 }
 
 template <class Real>
-std::size_t RecurrenceTape<Real>::bytes() const {
-    const std::size_t values = h.size() + c.size() + saved.size() + x.size() + states_h.size() + states_c.size();
-    return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t) +
-           token_rows.size() * sizeof(std::int32_t) + weights->bytes();
-}
-
-template <class Real>
-void RecurrenceTape<Real>::add_needs(MemoryNeeds& needs) const {
-    for (const std::size_t values : {h.size(), c.size(), saved.size(), x.size()})
-        if (values != 0) needs.chunk.push_back(values * sizeof(Real));
-    for (const std::size_t values : {states_h.size(), states_c.size()})
-        if (values != 0) needs.states.push_back(values * sizeof(Real));
-}
-
-template <class Real>
-TapeSource<Real>::TapeSource(const RnnSizes& s, const RnnInput<Real>& x, const RnnState<const Real>& h_0)
-    : input{nullptr, nullptr} {
-    input.dense = copy(x.dense, checked_product(s.time_rows(), s.inputs));
-    const std::size_t states = checked_product(s.recurrences(), s.batch);
-    state = {copy(h_0.h, checked_product(states, s.h_width())), copy(h_0.c, checked_product(states, s.hidden))};
-}
-
-template <class Real>
-const Real* TapeSource<Real>::copy(const Real* array, std::size_t count) {
-    if (array == nullptr) return nullptr;
-    arrays.emplace_back(count);
-    if (!CountMemory::active()) std::copy_n(array, count, arrays.back().data());
-    return arrays.back().data();
-}
-
-template <class Real>
-std::size_t TapeSource<Real>::bytes() const {
-    std::size_t values = 0;
-    for (const Buffer<Real>& array : arrays) values += array.size();
-    return values * sizeof(Real);
-}
-
-template <class Real>
 Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, bool keep, const MemoryPlan& plan,
                                const Packed<Real>* packed)
     : sizes(s), plan(plan) {
+    checked_product(checked_product(s.time_rows(), s.directions), std::max(s.h_width(), s.hidden));  // the caller's arrays
     for (std::size_t i = 0; i < s.recurrences(); ++i) {
         const RnnSizes one = recurrence_sizes(s, i);
         const bool first_layer = i < s.directions;
@@ -117,14 +80,6 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, b
     }
     if (!recurrences.empty() && !CountMemory::active()) schedule = Schedule(recurrences.front()->cut.chunks(), keep, plan);
     sizes.lengths = nullptr;
-}
-
-template <class Real>
-std::size_t tape_bytes(const RnnSizes& s, bool tokens) {
-    const CountMemory count;
-    auto tape = std::make_shared<typename Tape<Real>::Contents>(s, some_input<Real>(tokens), true);
-    for (const auto& recurrence : tape->recurrences) recurrence->weights->keep_for_sweep();
-    return Tape<Real>(std::move(tape)).bytes();
 }
 
 template <class Real>
@@ -146,12 +101,9 @@ std::size_t Tape<Real>::bytes() const {
     return sum + (contents_->source != nullptr ? contents_->source->bytes() : 0);
 }
 
-#define PYBPTT_INSTANTIATE(Real)                                  \
-    template std::size_t tape_bytes<Real>(const RnnSizes&, bool); \
-    template struct RecurrenceTape<Real>;                         \
-    template struct TapeSource<Real>;                             \
-    template class Tape<Real>;
-PYBPTT_INSTANTIATE(float)
-PYBPTT_INSTANTIATE(double)
+template struct RecurrenceTape<float>;
+template struct RecurrenceTape<double>;
+template class Tape<float>;
+template class Tape<double>;
 
 }  // namespace pybptt

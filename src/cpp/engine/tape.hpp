@@ -24,13 +24,6 @@ struct Tokens {
     Tokens(const std::int64_t* ids, std::size_t vocabulary, const Cut& cut);
 };
 
-/// Input that nobody reads, where memory is counted alone.
-template <class Real>
-RnnInput<Real> some_input(bool tokens) {
-    static constexpr std::int64_t nothing = 0;
-    return {tokens ? nullptr : reinterpret_cast<const Real*>(&nothing), tokens ? &nothing : nullptr};
-}
-
 /// The tape of one recurrence.
 template <class Real>
 struct RecurrenceTape {
@@ -70,9 +63,18 @@ struct RecurrenceTape {
         return (projects() ? block_cols<Real>(1, sizes.projection) : 0) + block_cols<Real>(cell.blocks, sizes.hidden);
     }
     std::size_t dh_panel() const { return projects() ? std::size_t(cell.blocks) * panels() : 0; }
-    std::size_t bytes() const;
+    std::size_t bytes() const {
+        const std::size_t values = h.size() + c.size() + saved.size() + x.size() + states_h.size() + states_c.size();
+        return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t) +
+               token_rows.size() * sizeof(std::int32_t) + weights->bytes();
+    }
     /// Adds the bytes of one place in each of its buffers; its own plan must have one place for chunks and no state.
-    void add_needs(MemoryNeeds& needs) const;
+    void add_needs(MemoryNeeds& needs) const {
+        for (const std::size_t values : {h.size(), c.size(), saved.size(), x.size()})
+            if (values != 0) needs.chunk.push_back(values * sizeof(Real));
+        for (const std::size_t values : {states_h.size(), states_c.size()})
+            if (values != 0) needs.states.push_back(values * sizeof(Real));
+    }
 };
 
 /// One recurrence's sizes: above the first layer the input is the layer below, both directions.
@@ -91,8 +93,16 @@ struct TapeSource {
     RnnState<const Real> state;
     bool as_forward_left_it = true;
 
-    TapeSource(const RnnSizes& sizes, const RnnInput<Real>& input, const RnnState<const Real>& state);
-    std::size_t bytes() const;
+    TapeSource(const RnnSizes& s, const RnnInput<Real>& x, const RnnState<const Real>& h_0) : input{nullptr, nullptr} {
+        input.dense = copy(x.dense, checked_product(s.time_rows(), s.inputs));
+        const std::size_t states = checked_product(s.recurrences(), s.batch);
+        state = {copy(h_0.h, checked_product(states, s.h_width())), copy(h_0.c, checked_product(states, s.hidden))};
+    }
+    std::size_t bytes() const {
+        std::size_t values = 0;
+        for (const Buffer<Real>& array : arrays) values += array.size();
+        return values * sizeof(Real);
+    }
     /// A thread's turn: it has the tape for itself. std::logic_error if it has it already.
     void lock() {
         if (owner_ == std::this_thread::get_id()) throw std::logic_error("tape: this thread is in a backward pass with it already");
@@ -108,7 +118,12 @@ private:
     std::mutex mutex_;
     std::atomic<std::thread::id> owner_{};
 
-    const Real* copy(const Real* array, std::size_t count);
+    const Real* copy(const Real* array, std::size_t count) {
+        if (array == nullptr) return nullptr;
+        arrays.emplace_back(count);
+        if (!CountMemory::active()) std::copy_n(array, count, arrays.back().data());
+        return arrays.back().data();
+    }
 };
 
 template <class Real>

@@ -76,19 +76,18 @@ public:
         if (input_.rows && tape_.dense) add_input(chunk, dz, member);
     }
     void finish(const Member& member) {
-        constexpr std::size_t L = kLanes<Real>;
-        const std::size_t H = s_.hidden, D = s_.inputs, panels = tape_.panels();
-        const Range own = member.share(s_.hidden, kLanes<Real>);
-        for (std::size_t v = 0; g_.vectors != nullptr && v < std::size_t(cell_.vector_count); ++v)
-            round_to(own.size(), vectors_.data() + v * panels * L + own.begin, g_.vectors + v * H + own.begin);
-        for (int g = 0; biases() && g < cell_.group_count; ++g) {
+        const std::size_t H = s_.hidden, D = s_.inputs;
+        const Range own = member.share(H, kLanes<Real>);
+        const auto round_to = [&](Real* to, int row, const Buffer<double>& sums, int block) {
+            const double* from = sums.data() + std::size_t(block) * block_cols<Real>(1, H);
+            for (std::size_t u = own.begin; to != nullptr && u < own.end; ++u) to[std::size_t(row) * H + u] = Real(from[u]);
+        };
+        for (int v = 0; v < cell_.vector_count; ++v) round_to(g_.vectors, v, vectors_, v);
+        for (int g = 0; g < cell_.group_count; ++g) {
             const BlockGroup& group = cell_.groups[g];
             for (int i = 0; i < group.count; ++i) {
-                const double* db = bias_.data() + std::size_t(group.block + i) * panels * L + own.begin;
-                if (g_.bias_ih != nullptr && group.input_gate >= 0)
-                    round_to(own.size(), db, g_.bias_ih + std::size_t(group.input_gate + i) * H + own.begin);
-                if (g_.bias_hh != nullptr && group.hidden_gate >= 0)
-                    round_to(own.size(), db, g_.bias_hh + std::size_t(group.hidden_gate + i) * H + own.begin);
+                if (group.input_gate >= 0) round_to(g_.bias_ih, group.input_gate + i, bias_, group.block + i);
+                if (group.hidden_gate >= 0) round_to(g_.bias_hh, group.hidden_gate + i, bias_, group.block + i);
             }
         }
         if (tape_.dense || g_.weight_ih == nullptr) return;
@@ -99,9 +98,6 @@ public:
     }
 
 private:
-    static void round_to(std::size_t count, const double* from, Real* to) {
-        for (std::size_t i = 0; i < count; ++i) to[i] = Real(from[i]);
-    }
     bool biases() const { return g_.bias_ih != nullptr || g_.bias_hh != nullptr; }
     /// Of the i-th distinct token, gate g.
     double* token_row(std::size_t i, std::size_t g) const {
