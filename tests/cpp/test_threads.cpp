@@ -1,11 +1,13 @@
 // Threads: the parts themselves, the same bits for any number of them, and several callers at once.
 #include <atomic>
 #include <cfenv>
+#include <cmath>
 #include <cstdlib>
 #include <ostream>
 #include <stdexcept>
 #include <thread>
 
+#include "engine/division.hpp"
 #include "engine/progress.hpp"
 #include "large_networks.hpp"
 #include "runtime/float_mode.hpp"
@@ -242,7 +244,7 @@ TEST_CASE("members who were away stay when they have come back") {
     Progress progress([&](std::size_t, std::size_t) { return together < 3 && now() < start + 30; }, 0, true);
     run_team(team, progress, [&](const Member& member, Steps& steps) {
         if (member.index == 1) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-        for (member.meet();; steps.next()) {
+        for (member.meet(member.team);; steps.next()) {
             if (member.index != 0) continue;
             away = away || member.team == 1;
             together = away && member.team == 2 ? together + 1 : 0;
@@ -297,6 +299,44 @@ TEST_CASE_TEMPLATE("truncated sweeps: the same bits for any number of threads", 
     // By columns because there are so many copies.
     check({70, 1, 5, 250}, 0, 1, 68, HiddenClip::norm, 7);
     if (!kSanitized) check({55, 1, 5, 145, gru, 2}, 1, 1, 55, HiddenClip::none, 0);
+}
+
+/// As many units as make W_hh `times` as large as the L2 cache, whatever machine this is.
+std::size_t units_beyond_cache(const CellConfig& cell, double times) {
+    return std::size_t(std::sqrt(times * double(caches().l2) / sizeof(float) / cell.gates()));
+}
+
+TEST_CASE_TEMPLATE("groups of members with samples and columns of their own: the same bits as one thread", Real, float, double) {
+    CellConfig lstm, gru;
+    lstm.kind = CellKind::lstm;
+    lstm.peephole = true;
+    gru.kind = CellKind::gru;
+    gru.reset_after = false;
+    const auto check = [](RnnSizes sizes, int threads, int group, const Limits& limits, std::size_t projection = 0) {
+        Network n;
+        n.sizes = sizes;
+        n.ragged = sizes.layers > 1;
+        n.masked = sizes.layers > 1;
+        n.fill(1);
+        if (projection != 0) n = projected(n, projection);
+        CAPTURE(n.describe());
+        CAPTURE(threads);
+        REQUIRE(Division(n.sizes, threads).group == group);
+        const Threads one(1);
+        const Result layer = core_layer<Real>(n, Ask::everything, limits), model = core_model<Real>(n, Ask::everything, limits);
+        set_num_threads(threads);
+        CHECK(difference(layer, core_layer<Real>(n, Ask::everything, limits), 0) == "");
+        CHECK(difference(model, core_model<Real>(n, Ask::everything, limits), 0) == "");
+    };
+    Limits clipped;
+    clipped.clip = HiddenClip::norm;
+    clipped.clip_limit = 0.5;
+    check({5, 13, 9, units_beyond_cache(lstm, 1.5), lstm}, 4, 2, clipped);
+    if (kSanitized) return;
+    check({5, 13, 9, units_beyond_cache(gru, 1.5), gru, 2}, 6, 2, {});
+    check({9, 18, 9, units_beyond_cache({}, 3)}, 8, 4, windows(2, 4));
+    const std::size_t wide = units_beyond_cache(lstm, 2.5);
+    check({4, 13, 9, wide, lstm}, 8, 2, {}, wide / 2);
 }
 
 TEST_CASE("several threads call at once") {

@@ -1,9 +1,12 @@
 // How the work of one call is divided among threads.
 //
 // A recurrence has two ways: each member of the team owns samples of the batch for the whole sequence (no waiting), or, when there
-// are few, columns of h_t (a barrier a step). The bits of the result do not depend on it: every element is computed by the
-// same operations in the same order (kernels/gemm.hpp), so the choice below is one of speed alone.
+// are few, columns of h_t (a barrier a step). Larger teams may go both: a GROUP of members owns samples, each of its members
+// columns of these. The bits of the result do not depend on it: every element is computed by the same operations in the same order
+// (kernels/gemm.hpp), so the choice below is one of speed alone.
 #pragma once
+
+#include <cmath>
 
 #include "engine/cut.hpp"
 #include "engine/member.hpp"
@@ -24,7 +27,8 @@ struct Division {
     /// A step of so few rows waits for its weights, if they are too large for the cache.
     static constexpr std::size_t kFewRows = 16;
 
-    bool by_columns;     // or by samples
+    bool by_columns;     // or by samples alone
+    int group;           // members that share samples
     bool project_ahead;  // W_ih x_t for a whole chunk at once, or with each step
 
     ///   copies  of the samples' rows that go through a step together
@@ -32,11 +36,31 @@ struct Division {
         constexpr double kWorth = 1 << 22;  // a step's dz passes from one core's cache to the other's
         constexpr std::size_t kSamplesEach = 4;
         const bool few_samples = s.batch < kSamplesEach * std::size_t(team);
-        by_columns = team > 1 && few_samples && (columns_pay(s) || step_of(s) * double(copies) >= kWorth);
+        const std::size_t l2 = caches().l2 / sizeof(float), gates = std::size_t(s.cell.gates());
+        group = team > 1 && few_samples && (columns_pay(s) || step_of(s) * double(copies) >= kWorth) ? team : 1;
+        if (team >= 4 && gates * s.hidden * s.h_width() > l2) group = cheapest_group(s, team, copies);
+        by_columns = group > 1;
         // A step reads all its weights: with few rows, or more weights than the L2 cache has room for, it is better off without
         // W_ih.
-        const std::size_t l2 = caches().l2 / sizeof(float);
-        project_ahead = by_columns || s.batch <= 4 || std::size_t(s.cell.gates()) * (s.inputs + s.h_width()) * s.hidden > l2;
+        project_ahead = by_columns || s.batch <= 4 || gates * (s.inputs + s.h_width()) * s.hidden > l2;
+    }
+
+private:
+    /// Nanoseconds that a step costs a member, about: it multiplies its rows by its columns of the weights, while those that its L2
+    /// cache has no room for come from beyond; then it waits for its group, and reads what they have made.
+    static double cost(const RnnSizes& s, int team, int group, std::size_t copies) {
+        constexpr double kMultiplyAdds = 40, kBytes = 16, kBytesOfOthers = 8;  // a nanosecond
+        constexpr double kBarrier = 200;
+        const double rows = std::ceil(double(s.batch) * group / team) * double(copies), row = s.cell.gates() * double(s.hidden);
+        const double weights = row * double(s.h_width()) / group, bytes = weights * sizeof(float);
+        const double own = std::max(rows * weights / kMultiplyAdds, bytes > double(caches().l2) ? bytes / kBytes : 0);
+        return group == 1 ? own : own + kBarrier + rows * row * sizeof(float) / kBytesOfOthers;
+    }
+    static int cheapest_group(const RnnSizes& s, int team, std::size_t copies) {
+        int best = team;
+        for (int group = 1; group < team; ++group)
+            if (team % group == 0 && cost(s, team, group, copies) < cost(s, team, best, copies)) best = group;
+        return best;
     }
 };
 
@@ -119,14 +143,16 @@ struct Part {
     Part(const RnnSizes& s, const Division& division, const Member& member)
         : member(member),
           division(division),
-          samples(division.by_columns ? Range{0, s.batch} : member.share(s.batch, 1)),
+          samples(share(s.batch, 1, member.index / division.group, member.team / division.group)),
           h(columns(s.h_width())),
           z(columns(s.hidden)) {}
 
     /// For whoever works on other columns of the same samples.
     void wait() const {
-        if (division.by_columns) member.meet();
+        if (division.by_columns) member.meet(division.group);
     }
+    /// Of `count` things that its group has.
+    Range share_of_group(std::size_t count) const { return share(count, 1, member.index % division.group, division.group); }
     /// visit(first position, count, slice): its samples of each slice, whether active or not.
     template <class Visit>
     void for_each_range(const Cut& cut, Visit visit) const {
@@ -152,10 +178,7 @@ struct Part {
     }
 
 private:
-    Columns<Real> columns(std::size_t width) const {
-        const std::size_t panels = panel_count<Real>(width);
-        return {width, division.by_columns ? member.share(panels, 1) : Range{0, panels}};
-    }
+    Columns<Real> columns(std::size_t width) const { return {width, share_of_group(panel_count<Real>(width))}; }
 };
 
 /// What a member does at one stretch: samples of one slice, all of them or some, through the steps of one chunk. Steps are counted

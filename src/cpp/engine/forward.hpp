@@ -140,7 +140,7 @@ private:
             return;
         }
         const Matrix<Real> x = tape_.x(piece.chunk);
-        const Range steps = piece.division.by_columns ? piece.member.share(S, 1) : Range{0, S};
+        const Range steps = piece.share_of_group(S);
         for (std::size_t s = steps.begin; s < steps.end; ++s) {
             const std::size_t n = piece.active(s);
             const Matrix<Real> x_t = x.rows_from(piece.row(s));

@@ -46,7 +46,7 @@ public:
         if (!progress_.meets_ || done_ < plan_.until) return;
         Progress::Plan& plan = progress_.plans_[meetings_++ % 2];
         if (member_.index == 0) plan = next_plan();
-        member_.barrier.wait(Bell::kManySpins, member_.team > 1);  // those who were away may sleep until then
+        member_.all.barrier().wait(Bell::kManySpins, member_.team > 1);  // those who were away may sleep until then
         plan_ = plan;
         member_.team = plan.team;
     }
@@ -54,7 +54,7 @@ public:
 private:
     Progress::Plan next_plan() {
         const double before = std::exchange(progress_.since_, now()), seconds = progress_.since_ - before;
-        const double asleep = member_.barrier.asleep();
+        const double asleep = member_.all.asleep();
         const double lost = (asleep - std::exchange(progress_.asleep_, asleep)) / (size_ - 1);
         const double pause = member_.team > 1 ? Crowd::pause(seconds, lost) : 0;
         if (pause == 0) return {size_, done_ + 1};

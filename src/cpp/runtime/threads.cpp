@@ -88,10 +88,10 @@ void Bell::wake() {
     wake_all(rings_);
 }
 
-void Barrier::wait(int spins, bool counted) {
-    if (size_ == 1) return;
+void Barrier::wait_for(int size, int spins, bool counted) {
+    if (size == 1) return;
     const unsigned round = round_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
         arrived_.store(0, std::memory_order_relaxed);
         round_.exchange(round + 1);
         return bell_.ring();
@@ -217,6 +217,12 @@ Team::~Team() {
     if (size() > 1) pool_.owner->release();
 }
 
+double Team::asleep() const {
+    double sum = barrier_.asleep();
+    for (int group = 0; group < most_groups(); ++group) sum += groups_[std::size_t(group)].asleep();
+    return sum;
+}
+
 void Team::run(const std::function<void(int)>& work) {
     const FlushDenormals flush;
     const FloatMode mode = FloatMode::now();
@@ -231,6 +237,7 @@ void Team::run(const std::function<void(int)>& work) {
             if (!failed.exchange(true)) thrown = std::current_exception();
         }
         barrier_.break_up();
+        for (int group = 0; group < most_groups(); ++group) groups_[std::size_t(group)].break_up();
     };
     if (size() == 1)
         guarded(0);

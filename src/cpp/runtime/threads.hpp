@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 #include "pybptt/machine.hpp"
 
@@ -78,10 +79,12 @@ private:
 /// Holds the members of a team until all have come.
 class Barrier {
 public:
-    explicit Barrier(int size) : size_(size) {}
+    explicit Barrier(int size = 0) : size_(size) {}
     /// Throws Broken if a member will not come any more. Whoever throws it ends the team's work.
     ///   counted  whether sleep here is a loss
-    void wait(int spins = Bell::kManySpins, bool counted = true);
+    void wait(int spins = Bell::kManySpins, bool counted = true) { wait_for(size_, spins, counted); }
+    /// For so many, who are the same until all members of the team have met elsewhere.
+    void wait_for(int size, int spins, bool counted = true);
     void break_up();
     /// Of all members so far, in seconds, where it counts.
     double asleep() const { return 1e-9 * double(asleep_.load()); }
@@ -114,13 +117,19 @@ public:
 /// caller, or for this one (nested). All members run at the same time, so they may use the barrier.
 class Team {
 public:
-    explicit Team(int wanted) : pool_(claim(wanted - 1)), barrier_(size()) {}
+    explicit Team(int wanted) : pool_(claim(wanted - 1)), barrier_(size()) {
+        if (size() >= 4) groups_.reset(new Barrier[std::size_t(size() / 2)]);
+    }
     ~Team();
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
     int size() const { return 1 + pool_.workers; }
     Barrier& barrier() { return barrier_; }
+    /// Of one of the groups of two or more that a team of four or more may be divided into.
+    Barrier& barrier_of(int group) { return groups_[std::size_t(group)]; }
+    /// Of all members at all barriers.
+    double asleep() const;
     /// work(0) .. work(size - 1), each on a thread of its own (0 on the caller's), in the caller's floating-point mode but with
     /// denormals flushed; returns when all have ended. What one of them throws ends the others at their next barrier, and the
     /// team, and is thrown here.
@@ -133,8 +142,11 @@ private:
     };
     static Claim claim(int workers);
 
+    int most_groups() const { return groups_ == nullptr ? 0 : size() / 2; }
+
     const Claim pool_;
     Barrier barrier_;
+    std::unique_ptr<Barrier[]> groups_;
 };
 
 /// [begin, end) of `count` things, cut into `parts` runs of whole `grain`s: the share of one of them.
