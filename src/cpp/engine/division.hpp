@@ -9,9 +9,9 @@
 #include <cmath>
 
 #include "engine/cut.hpp"
-#include "engine/member.hpp"
 #include "runtime/memory.hpp"
 #include "runtime/processors.hpp"
+#include "runtime/threads.hpp"
 
 namespace pybptt {
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "engine/buffers.hpp"
-#include "engine/member.hpp"
 #include "pybptt/model.hpp"
+#include "runtime/threads.hpp"
 #include "runtime/tier.hpp"
 
 namespace pybptt {

@@ -9,8 +9,8 @@
 #include <cmath>
 #include <utility>
 
-#include "engine/member.hpp"
 #include "pybptt/rnn.hpp"
+#include "runtime/threads.hpp"
 
 namespace pybptt {
 

@@ -29,10 +29,11 @@ void divide_columns(std::size_t steps, std::size_t cols, std::size_t arrays, con
     Team team(threads_wanted(cols * sizeof(Real), arrays * steps * cols * sizeof(Real)));
     const Buffer<Real> windows(std::size_t(team.size()) * kScanWindow<Real>), zero(a_0 == nullptr ? cols : 0);
     std::fill_n(zero.data(), zero.size(), Real(0));
-    team.run([&](int member) {
-        const Range mine = share(cols, kLanes<Real>, member, team.size());
+    run_team(team, [&](const Member& member) {
+        const Range mine = member.share(cols, kLanes<Real>);
         if (mine.size() == 0) return;
-        run(mine, (a_0 == nullptr ? zero.data() : a_0) + mine.begin, windows.data() + std::size_t(member) * kScanWindow<Real>);
+        run(mine, (a_0 == nullptr ? zero.data() : a_0) + mine.begin,
+            windows.data() + std::size_t(member.index) * kScanWindow<Real>);
     });
 }
 

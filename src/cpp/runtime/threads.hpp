@@ -117,16 +117,15 @@ public:
 /// caller, or for this one (nested). All members run at the same time, so they may use the barrier.
 class Team {
 public:
-    explicit Team(int wanted) : pool_(claim(wanted - 1)), barrier_(size()) {
-        if (size() >= 4) groups_.reset(new Barrier[std::size_t(size() / 2)]);
-    }
+    explicit Team(int wanted)
+        : groups_(wanted < 4 ? nullptr : new Barrier[std::size_t(wanted) / 2]), pool_(claim(wanted - 1)), barrier_(size()) {}
     ~Team();
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
     int size() const { return 1 + pool_.workers; }
     Barrier& barrier() { return barrier_; }
-    /// Of one of the groups of two or more that a team of four or more may be divided into.
+    /// Of one of the groups of two or more that a team of four or more may be divided into (engine/division.hpp).
     Barrier& barrier_of(int group) { return groups_[std::size_t(group)]; }
     /// Of all members at all barriers.
     double asleep() const;
@@ -144,9 +143,9 @@ private:
 
     int most_groups() const { return groups_ == nullptr ? 0 : size() / 2; }
 
+    const std::unique_ptr<Barrier[]> groups_;
     const Claim pool_;
     Barrier barrier_;
-    std::unique_ptr<Barrier[]> groups_;
 };
 
 /// [begin, end) of `count` things, cut into `parts` runs of whole `grain`s: the share of one of them.
@@ -159,6 +158,31 @@ inline Range share(std::size_t count, std::size_t grain, int part, int parts) {
     const std::size_t begin = grains * std::size_t(part) / std::size_t(parts) * grain;
     const std::size_t end = grains * std::size_t(part + 1) / std::size_t(parts) * grain;
     return {begin < count ? begin : count, end < count ? end : count};
+}
+
+/// One of the threads that work on a call together.
+struct Member {
+    int index, team;  // which one, of how many that are at work; the others have nothing to do for a while (progress.hpp)
+    Team& all;
+
+    void wait() const {
+        if (team > 1) all.barrier().wait();
+    }
+    /// After a step, with those of its group: so many members in a row.
+    void meet(int group) const {
+        if (group > 1) (group == team ? all.barrier() : all.barrier_of(index / group)).wait_for(group, Bell::kSpins);
+    }
+    /// Its share of `count` things, in whole grains.
+    Range share(std::size_t count, std::size_t grain) const { return pybptt::share(count, grain, index, team); }
+};
+
+/// work(member) on every thread of a team.
+template <class Work>
+void run_team(Team& team, Work work) {
+    team.run([&](int index) {
+        Member member{index, team.size(), team};
+        work(member);
+    });
 }
 
 }  // namespace pybptt
