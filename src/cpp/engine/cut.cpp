@@ -41,11 +41,14 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
     };
     for (std::size_t t = 0, row = 0; s.packed_rows != 0 && t < steps_; row += active_at(t++)) packed_first_.push_back(row);
     const std::size_t longest = batch_ == 0 ? 0 : std::size_t(s.lengths[sorted[0]]);
-    for (std::size_t first = 0, row = 0; first < longest;) {
+    for (std::size_t first = 0; first < longest;) {
         const std::size_t n = active_at(first), most = std::min(std::max<std::size_t>(1, chunk_rows / n), longest - first);
         const auto enough = [&](std::size_t step) { return 4 * active_at(first + step) >= 3 * n; };
         const std::size_t steps = last_for_which(0, most, enough) + 1;
-        chunks_.push_back({chunks_.size(), first, steps, row, steps * n, chunks_.size()});
+        // Until a sample ends, all chunks are alike.
+        const auto all = [&](std::size_t step) { return active_at(first + step) == n; };
+        const std::size_t alike = std::max<std::size_t>(1, (last_for_which(0, longest - first, all) + 1) / steps);
+        runs_.push_back({chunks_of_runs_, first, steps, rows_of_runs_, steps * n, chunks_of_runs_, runs_.size()});
         std::size_t begin = 0;
         for (std::size_t i = 0; i < slices_; ++i) {
             begins_.push_back(begin);
@@ -55,8 +58,9 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
         most_rows_ = std::max(most_rows_, steps * n);
         most_state_rows_ = std::max(most_state_rows_, (steps + 1) * n);
         most_steps_ = std::max(most_steps_, steps);
-        row += steps * n;
-        first += steps;
+        chunks_of_runs_ += alike;
+        rows_of_runs_ += alike * steps * n;
+        first += alike * steps;
     }
 }
 

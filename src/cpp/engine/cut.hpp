@@ -33,6 +33,7 @@ struct Chunk {
     std::size_t index, first_step, steps;
     std::size_t first_row, rows;  // of x and dz: those of the chunks before, and its own
     std::size_t place;            // where a tape has it: its index, if there is a place for every chunk
+    std::size_t run = 0;          // of chunks that are alike
 
     Chunk in_place(std::size_t other) const {
         Chunk moved = *this;
@@ -86,25 +87,32 @@ public:
     /// ten, so that a chunk's dz takes no more than a tenth of the tape.
     static Cut of(const RnnSizes& sizes, bool reverse, const CellShape& cell);
 
-    std::size_t chunks() const { return ragged() ? chunks_.size() : (steps_ + chunk_steps_ - 1) / chunk_steps_; }
+    std::size_t chunks() const { return ragged() ? chunks_of_runs_ : (steps_ + chunk_steps_ - 1) / chunk_steps_; }
     Chunk chunk(std::size_t index) const {
-        if (ragged()) return chunks_[index];
+        if (ragged()) {
+            const auto after = std::upper_bound(runs_.begin(), runs_.end(), index,
+                                                [](std::size_t i, const Chunk& first) { return i < first.index; });
+            Chunk chunk = *(after - 1);
+            const std::size_t before = index - chunk.index;
+            chunk.index = chunk.place = index;
+            chunk.first_step += before * chunk.steps;
+            chunk.first_row += before * chunk.rows;
+            return chunk;
+        }
         const std::size_t first = index * chunk_steps_, steps = std::min(chunk_steps_, steps_ - first);
         return {index, first, steps, first * batch_, steps * batch_, index};
     }
     std::size_t most_rows() const { return most_rows_; }              // of x and dz in any chunk
     std::size_t most_state_rows() const { return most_state_rows_; }  // of h
     std::size_t most_steps() const { return most_steps_; }
-    std::size_t rows() const {
-        return !ragged() ? steps_ * batch_ : chunks_.empty() ? 0 : chunks_.back().first_row + chunks_.back().rows;
-    }
+    std::size_t rows() const { return ragged() ? rows_of_runs_ : steps_ * batch_; }
     std::size_t slices() const { return slices_; }
     bool ragged() const { return !lengths_.empty(); }
 
     Slice slice(const Chunk& chunk, std::size_t index) const {
         const std::size_t first = first_position(index);
         if (!ragged()) return {index, first, first, first_position(index + 1) - first};
-        const std::size_t* begins = begins_.data() + chunk.index * (slices_ + 1);
+        const std::size_t* begins = begins_.data() + chunk.run * (slices_ + 1);
         return {index, first, begins[index], begins[index + 1] - begins[index]};
     }
     /// Positions of a slice, whether active or not.
@@ -192,9 +200,10 @@ private:
     std::size_t steps_ = 0, batch_ = 0, chunk_steps_ = 1, slices_ = 1, most_rows_ = 0, most_state_rows_ = 0, most_steps_ = 0;
     bool reverse_ = false;
     // Of a ragged batch; empty otherwise.
-    std::vector<Chunk> chunks_;
+    std::vector<Chunk> runs_;  // of chunks that are alike, the first of each
+    std::size_t chunks_of_runs_ = 0, rows_of_runs_ = 0;
     std::vector<std::size_t> lengths_, samples_;  // by position
-    std::vector<std::size_t> begins_;             // of each slice in each chunk
+    std::vector<std::size_t> begins_;             // of each slice in each run
     std::vector<std::size_t> packed_first_;       // of a packed one: each step's first row
 };
 
