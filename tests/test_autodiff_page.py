@@ -179,6 +179,25 @@ def test_an_update_after_every_block(torch, problem):
         model.flat -= 0.01 * step.gradients.flat
 
 
+@pytest.mark.parametrize(("cell", "a_step"), [("RNN", 4), ("GRU", 14), ("LSTM", 13)])
+def test_nodes_that_pytorch_makes_of_its_layers(torch, cell, a_step):
+    """What the page says of PyTorch 2.13. LSTM in float32 may be a single node: that depends on the machine."""
+    if not torch.__version__.startswith("2.13."):
+        pytest.skip("the page speaks of 2.13")
+
+    def nodes(steps):
+        layer = getattr(torch.nn, cell)(D, H, dtype=torch.float64)
+        seen, left = set(), [layer(torch.zeros(steps, B, D, dtype=torch.float64))[0].sum().grad_fn]
+        while left:
+            node = left.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                left += [parent for parent, _ in node.next_functions]
+        return len(seen)
+
+    assert nodes(20) - nodes(10) == 10 * a_step
+
+
 @pytest.fixture
 def jax():
     jax = pytest.importorskip("jax", reason="it is the judge")
