@@ -181,7 +181,7 @@ def test_an_update_after_every_block(torch, problem):
 
 @pytest.mark.parametrize(("cell", "a_step"), [("RNN", 4), ("GRU", 14), ("LSTM", 13)])
 def test_nodes_that_pytorch_makes_of_its_layers(torch, cell, a_step):
-    """What the page says of PyTorch 2.13. LSTM in float32 may be a single node: that depends on the machine."""
+    """As the page says of PyTorch 2.13. In float32 an LSTM may be a single node, depending on the machine."""
     if not torch.__version__.startswith("2.13."):
         pytest.skip("the page speaks of 2.13")
 
