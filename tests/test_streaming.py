@@ -270,7 +270,7 @@ def test_bad_input_is_refused_before_any_work():
         (ValueError, "truncation: .* got one with last_only", last_only, (x, y[0]), ok),
         (ValueError, "truncation: expected layers of one direction", both, (x, y), ok),
         (TypeError, "x: expected a numpy array or an iterable of pairs", model, (3, y), ok),
-        (TypeError, "x: expected dtype float64, or integers", model, (x.astype("f4"), y), ok),
+        (TypeError, "x: expected float64 of shape .*, or integers", model, (x.astype("f4"), y), ok),
         (ValueError, r"x: expected token ids of shape \(T, B\)", model, (x[0], y), ok),
         (TypeError, "y: expected None where x is an iterable", model, ([(x, y)], y), ok),
         (TypeError, "y: expected a numpy array of integers, got NoneType", model, (x,), ok),
@@ -290,7 +290,7 @@ def test_a_bad_chunk_is_named():
     for error, message, chunk in [
         (TypeError, "x of chunk 1: expected a pair .x, y., got ndarray", x),
         (TypeError, "x of chunk 1: expected a pair .x, y., got tuple", (x,)),
-        (TypeError, "x of chunk 1: expected dtype float64, or integers", (x.astype("f4"), y)),
+        (TypeError, "x of chunk 1: expected float64 of shape .*, or integers", (x.astype("f4"), y)),
         (ValueError, "x of chunk 1: expected B = 3, as before, got 2", (x[:, :2], y[:, :2])),
         (ValueError, r"y of chunk 1: expected shape \(10, 3\), got \(9, 3\)", (x, y[1:])),
         (TypeError, "y of chunk 1: expected integer class ids, got float64", (x, y.astype(float))),
