@@ -167,7 +167,7 @@ class Training:
                 code=1,
             )
         self.optimiser.lr = self.settings.rate(self.done())
-        self.optimiser.step(clip_by_norm(gradients.flat, MAX_NORM))
+        self.optimiser.step(clip_by_norm(gradients, MAX_NORM))
         self.step += 1
         self.recent += (loss, norm, 1)
         self.seconds += time.perf_counter() - start
