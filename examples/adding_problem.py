@@ -68,7 +68,7 @@ def main() -> None:
         for step in range(1, steps + 1):
             x, y = adding_problem(rng, length, BATCH)
             loss, gradients, _ = model.loss_and_grad(x, y)
-            optimiser.step(pybptt.clip_by_norm(gradients.flat, 1.0))
+            optimiser.step(pybptt.clip_by_norm(gradients, 1.0))
             recent.append(loss)
             if step % max(1, steps // 10) == 0:
                 seconds = time.perf_counter() - start

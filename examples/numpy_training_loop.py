@@ -47,7 +47,7 @@ def main() -> None:
     for step in range(1, args.steps + 1):
         x, y = adding_problem(rng, args.length, batch=32)
         loss, gradients, _ = model.loss_and_grad(x, y)
-        optimiser.step(pybptt.clip_by_norm(gradients.flat, 1.0))
+        optimiser.step(pybptt.clip_by_norm(gradients, 1.0))
         recent.append(loss)
         if step % max(1, args.steps // 10) == 0:
             print(f"step {step:5d}: mean squared error {np.mean(recent):.4f}")

@@ -58,7 +58,7 @@ def main() -> None:
     for step in range(1, args.steps + 1):
         batch = batch_of(rng, 64)
         loss, gradients, _ = model.loss_and_grad(batch.x, batch.y, lengths=batch.lengths)
-        optimiser.step(pybptt.clip_by_norm(gradients.flat, 1.0))
+        optimiser.step(pybptt.clip_by_norm(gradients, 1.0))
         recent.append(loss)
         if step % max(1, args.steps // 10) == 0:
             print(f"step {step:5d}: cross-entropy {np.mean(recent):.3f}")

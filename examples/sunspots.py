@@ -41,7 +41,7 @@ def trained(series: np.ndarray, targets: np.ndarray, steps: int, seed: int) -> p
         lengths = rng.integers(SHORTEST, np.minimum(batch, LONGEST) + 1)
         y = series[batch, np.newaxis].astype(np.float32)
         _, gradients, _ = model.loss_and_grad(windows(series, batch, lengths), y, lengths=lengths)
-        optimiser.step(pybptt.clip_by_norm(gradients.flat, 1.0))
+        optimiser.step(pybptt.clip_by_norm(gradients, 1.0))
     return model
 
 

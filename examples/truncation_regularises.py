@@ -48,7 +48,7 @@ def main() -> None:
             optimiser = pybptt.optim.Adam(model.flat, lr=3e-3)
             for update in range(1, args.updates + 1):
                 gradients = model.loss_and_grad(*seen, truncation=TBPTT(k, k))[1]
-                optimiser.step(pybptt.clip_by_norm(gradients.flat, 1.0))
+                optimiser.step(pybptt.clip_by_norm(gradients, 1.0))
                 if update in looks:
                     found[run, looks.index(update)] = model.loss(*seen)[0], model.loss(*fresh)[0]
         errors = " ".join(f"{a:7.3f} {b:7.3f}" for a, b in found.mean(axis=0))

@@ -66,7 +66,7 @@ def train(
     while used < seconds:  # the state is not carried from the end to the beginning
         since = time.perf_counter()
         for step in model.stream(x, y, truncation=truncation):
-            optimiser.step(pybptt.clip_by_norm(step.gradients.flat, 1.0))
+            optimiser.step(pybptt.clip_by_norm(step.gradients, 1.0))
             updates, read = updates + 1, read + BATCH * (step.stop - step.start)
             now = time.perf_counter()
             if used + now - since >= min(seconds, len(curve) * seconds / LOOKS):
