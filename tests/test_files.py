@@ -116,7 +116,7 @@ def test_extra(tmp_path):
     ("extra", "error", "message"),
     [
         ({"a": {1: "x"}}, ValueError, r"extra\['a'\]: expected what JSON gives back .* got dict"),
-        ({"a": (1, 2)}, ValueError, r"extra\['a'\]: .*lists for tuples .* got tuple"),
+        ({"a": [({1: 2},)]}, ValueError, r"extra\['a'\]: .* dicts whose keys are str, got list"),
         ({"a": {1, 2}}, ValueError, r"extra\['a'\]: expected arrays and what JSON can hold; .*set"),
         ({"a": float("nan")}, ValueError, r"extra\['a'\]: "),
         ({"a": [float("inf")]}, ValueError, r"extra\['a'\]: "),
@@ -145,6 +145,13 @@ def test_extra_that_cannot_be_written(extra, error, message, tmp_path):
         model.save(tmp_path / "it")
     with pytest.raises(TypeError, match="^extra: expected a dict, got list"):
         model.extra = []
+
+
+def test_tuples_come_back_as_lists(tmp_path):
+    layer = pybptt.RNN(3, 4)
+    layer.extra = {"a": ("x", [("y", {"z": (1,)})]), "b": ()}
+    layer.save(tmp_path / "it")
+    assert pybptt.load(tmp_path / "it").extra == {"a": ["x", [["y", {"z": [1]}]]], "b": []}
 
 
 def test_numpy_alone_reads_it(tmp_path):

@@ -107,15 +107,16 @@ def load(path: Path) -> Any:
 
     Examples
     --------
-    >>> import os, tempfile
+    >>> import dataclasses, os, tempfile
     >>> model = pybptt.SequenceModel(pybptt.GRU(4, 8, seed=0), 4, seed=1)
-    >>> model.extra["vocabulary"] = ["the", "cat", "sat", "."]
+    >>> words = pybptt.data.Vocabulary(["the", "cat", "sat", "."])
+    >>> model.extra["vocabulary"] = dataclasses.asdict(words)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "model.npz")
     ...     model.save(path)
     ...     same = pybptt.load(path)
-    >>> same.extra["vocabulary"], np.array_equal(same.flat, model.flat)
-    (['the', 'cat', 'sat', '.'], True)
+    >>> pybptt.data.Vocabulary(**same.extra["vocabulary"]) == words, np.array_equal(same.flat, model.flat)
+    (True, True)
     """
     name = _checked(path)
     with open_regular(name) as file:
@@ -190,16 +191,23 @@ def _without_arrays(tree: Mapping[Any, Any], above: tuple[str, ...], arrays: dic
             rest[name] = _without_arrays(value, place, arrays)
         else:
             try:
-                same = json.loads(json.dumps(value, allow_nan=False)) == value
+                same = json.loads(json.dumps(value, allow_nan=False)) == _lists(value)
             except (TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{shown}: expected arrays and what JSON can hold; {error}") from None
             if not same:
                 raise ValueError(
-                    f"{shown}: expected what JSON gives back as it was, such as lists for tuples "
-                    f"and str for the keys of a dict, got {type(value).__name__}"
+                    f"{shown}: expected what JSON gives back as it was, such as dicts whose keys are str, "
+                    f"got {type(value).__name__}"
                 )
             rest[name] = value
     return rest
+
+
+def _lists(value: Any) -> Any:
+    """With lists in place of tuples, which JSON has not."""
+    if isinstance(value, dict):
+        return {name: _lists(part) for name, part in value.items()}
+    return [_lists(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Array]]:

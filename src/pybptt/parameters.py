@@ -127,8 +127,8 @@ class FlatParameters:
             If the file can't be written. One that was there is what it was then.
         TypeError, ValueError
             For something in `extra` that is neither an array of numbers or text, alone or in dicts, nor given
-            back by JSON as it was (lists, dicts with str for keys, str, finite numbers, bool, None); and for
-            a class of your own, whose attributes would be lost.
+            back by JSON as it was (lists, dicts with str for keys, str, finite numbers, bool, None; tuples
+            come back as lists); and for a class of your own, whose attributes would be lost.
 
         Examples
         --------
