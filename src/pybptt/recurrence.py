@@ -396,16 +396,16 @@ def rtrl(
         dS_t/dtheta = df/dtheta_t + df/dS_{t-1} dS_{t-1}/dtheta,      dL/dtheta = sum_t dl_t dh_t/dtheta
 
     S_t are all states of all layers, n numbers (L H; of an LSTM L (P + H)), df the partial derivatives of one
-    step. The result is that of `SequenceModel.loss_and_grad`, but a step of a sequence costs some n^2 N
-    operations and the matrix n N numbers: this is plain NumPy, for small models, to learn from and to test
-    with. It computes in float64, whatever the model's dtype.
+    step. The result is that of `pybptt.SequenceModel.loss_and_grad`, but a step of a sequence costs some
+    n^2 N operations and the matrix n N numbers: this is plain NumPy, for small models, to learn from and to
+    test with. It computes in float64, whatever the model's dtype.
 
     Parameters
     ----------
     model : SequenceModel
         With layers of one direction. There is no dropout.
     x, y, state, lengths
-        As for `SequenceModel.loss_and_grad`.
+        As for `pybptt.SequenceModel.loss_and_grad`.
 
     Returns
     -------
@@ -418,7 +418,8 @@ def rtrl(
     Raises
     ------
     TypeError, ValueError, IndexError, MemoryError
-        As for `SequenceModel.loss_and_grad`; TypeError if `model` is none, ValueError for two directions.
+        As for `pybptt.SequenceModel.loss_and_grad`; TypeError if `model` is none, ValueError for two
+        directions.
 
     Examples
     --------

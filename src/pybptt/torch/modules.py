@@ -263,7 +263,7 @@ def drawn(truncation: RandomTruncation, x: Tensor, lengths: Tensor | None) -> Te
 
 
 class RNN(Recurrent):
-    """torch.nn.RNN, run by the core; a call takes what `Recurrent.forward` says.
+    """torch.nn.RNN, run by the core; a call takes what its `forward` says.
 
     Parameters
     ----------
@@ -297,7 +297,7 @@ class RNN(Recurrent):
 
 
 class LSTM(Recurrent):
-    """torch.nn.LSTM, run by the core; a call takes what `Recurrent.forward` says.
+    """torch.nn.LSTM, run by the core; a call takes what its `forward` says.
 
     Parameters
     ----------
@@ -327,7 +327,7 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """torch.nn.GRU, run by the core; a call takes what `Recurrent.forward` says.
+    """torch.nn.GRU, run by the core; a call takes what its `forward` says.
 
     Parameters
     ----------
