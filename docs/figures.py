@@ -277,7 +277,7 @@ def squares(axes: Any, chosen: np.ndarray, colour: Any) -> None:
 
 def truncation() -> Any:
     """Which loss reaches which use of the parameters, in every style."""
-    figure, panels = plt.subplots(3, 3, figsize=(11, 12.4), layout="constrained", sharex=True, sharey=True)
+    figure, panels = plt.subplots(3, 3, figsize=(9.8, 11.4), layout="constrained", sharex=True, sharey=True)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, hspace=0.03)
     t = np.arange(1, STEPS + 1)
     shades, scale = plt.get_cmap("Blues"), LogNorm(0.2, (1 / PI) ** 8)
@@ -295,7 +295,7 @@ def truncation() -> Any:
         else:
             for weight in np.unique(found[found != 0]):
                 squares(axes, found == weight, shades(scale(weight)))
-        axes.set_title(title, fontsize=13)
+        axes.set_title(title, fontsize=12.5)
         axes.set(xticks=t, yticks=t, xlim=(0.4, STEPS + 0.6), ylim=(STEPS + 0.6, 0.4), aspect="equal")
         axes.tick_params(length=0, labelsize=11)
         axes.spines[:].set_visible(False)
@@ -320,7 +320,8 @@ def truncation() -> Any:
         handler_map={tuple: HandlerTuple(ndivide=None)},
         loc="outside lower center",
         ncols=4,
-        fontsize=12,
+        fontsize=11,
+        columnspacing=1.2,
         frameon=False,
     )
     return figure
