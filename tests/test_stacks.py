@@ -247,6 +247,7 @@ def test_a_drawn_mask_is_what_is_multiplied_by(cell, dtype, rate):
 
 @pytest.mark.parametrize("cell", FEW)
 @pytest.mark.parametrize("K", [1, 2])
+@pytest.mark.filterwarnings("ignore:dropout. expected 0 for a single layer")
 def test_dropout_of_0_one_layer_and_inference_have_none(cell, K):
     options = {"training": True, "seed": 1}
     for L, rate in ((3, 0.0), (1, 0.9)):
