@@ -248,4 +248,7 @@ private:
     const RecurrenceArrays<Real> a_;
 };
 
+extern template class ForwardPass<float>;
+extern template class ForwardPass<double>;
+
 }  // namespace pybptt

@@ -164,4 +164,7 @@ private:
     Carries<Real> carries_;
 };
 
+extern template class Sweep<float>;
+extern template class Sweep<double>;
+
 }  // namespace pybptt
