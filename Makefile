@@ -22,7 +22,7 @@ bench: .venv/has-bench
 	$(in_venv) -m pytest benchmarks $(PYTEST)
 
 docs: .venv/has-docs
-	$(in_venv) -m sphinx --fail-on-warning --keep-going docs build/site
+	$(in_venv) -m sphinx -W --keep-going -c docs . build/site
 
 clean:
 	rm -rf .venv
