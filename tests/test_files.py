@@ -125,8 +125,18 @@ def test_extra(tmp_path):
         ({"a": np.array([{}])}, TypeError, r"extra\['a'\]: expected an array .* got dtype object"),
         ({"a": np.zeros(2, "i4,f4")}, TypeError, r"extra\['a'\]: expected an array"),
         ({"a": np.ma.ones(2)}, TypeError, r"extra\['a'\]: expected an array without a mask"),
-        ({"a/b": np.ones(3)}, ValueError, r"extra\['a/b'\]: expected names without /"),
-        ({"a": {"": np.ones(3)}}, ValueError, r"extra\['a'\]\[''\]: expected names without /"),
+        ({"a/b": np.ones(3)}, ValueError, r"extra\['a/b'\]: expected printable names without /"),
+        ({"a": {"": np.ones(3)}}, ValueError, r"extra\['a'\]\[''\]: expected printable names without /"),
+        (
+            {"\ud800": np.ones(3)},
+            ValueError,
+            r"extra\['\\ud800'\]: expected printable names .* at most 1000",
+        ),
+        (
+            {"a" * 1000: np.ones(3)},
+            ValueError,
+            r"extra\['a+'\]: expected printable names .* at most 1000",
+        ),
     ],
 )
 def test_extra_that_cannot_be_written(extra, error, message, tmp_path):
@@ -257,6 +267,22 @@ def test_a_link_stays_one(tmp_path):
     assert stat.S_ISREG(os.lstat(tmp_path / "it").st_mode)
 
 
+def test_a_file_keeps_its_mode(tmp_path):
+    a_model().save(tmp_path / "it")
+    (tmp_path / "it").chmod(0o600)
+    a_model().save(tmp_path / "it")
+    assert stat.S_IMODE((tmp_path / "it").stat().st_mode) == 0o600
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    """Such as /dev/null, which everybody needs, where the user is root."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is not a regular file") as raised:
+        a_model().save(tmp_path / "pipe")
+    assert raised.value.filename == str(tmp_path / "pipe")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
 def test_threads_that_save_to_one_file(tmp_path):
     model, errors = a_model(), []
 
@@ -323,9 +349,9 @@ def npy(array):
     return file.getvalue()
 
 
-def header(text):
+def header(text, values=bytes(64)):
     data = text.encode("latin-1") + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(data).to_bytes(2, "little") + data + bytes(64)
+    return b"\x93NUMPY\x01\x00" + len(data).to_bytes(2, "little") + data + values
 
 
 def test_the_good_one(load, good):
@@ -412,10 +438,15 @@ BAD_ENTRIES = {
     "a call": header("{'descr': '<f4', 'fortran_order': False, 'shape': (exit(),), }"),
     "unclosed string": header("{'descr': '<f4', 'fortran_order': False, 'shape': ('''"),
     "nested": header("(" * 5000),
+    "nested too deep for the parser": header("-" * 9000 + "4"),
     "long header": header("{" + " " * 60_000 + "}"),
     "Fortran order": npy(np.asfortranarray(np.ones((4, 4), np.float32))),
-    "dtype of nothing": header("{'descr': '|V0', 'fortran_order': False, 'shape': (10000000000000000,), }"),
-    "text of nothing": header("{'descr': '<U0', 'fortran_order': False, 'shape': (10000000000000000,), }"),
+    **{
+        f"many {dtype} of no bytes": header(
+            f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': (10000000000000000,), }}", b""
+        )
+        for dtype in ("|V0", "|S0", "<U0")
+    },
     "no array": b"text",
     "nothing": b"",
     "objects": npy(np.array([{}], object)),

@@ -14,7 +14,7 @@ reads it, too. Format 1 is:
 There is no pickle in it, and nothing in it is ever executed. `load` is for files from strangers: it opens
 regular files only, refuses compressed, repeated and overlapping entries, compares every size with the bytes
 that are there before it allocates, and the checksum of every entry. So it takes no more than a few times the
-memory that the file has bytes.
+memory that the file has bytes of arrays, and some thirty times that of its JSON, which are Python's objects.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ FORMAT = 1
 FACTS = "pybptt.json"
 EXTRA = "extra/"
 MOST_FACTS = 1 << 26  # bytes
+MOST_HEADER = 1000  # bytes, of an array's shape and dtype: Python parses them, and crashes on deep ones
+MOST_NAME = 1000  # characters; a ZIP archive's names have at most 65535 bytes
 KINDS = "biufcSU"  # of arrays: numbers and text
 
 LAYERS = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}
@@ -147,9 +149,14 @@ def open_regular(path: str) -> BinaryIO:
 def replaced(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, whole or not at all: whatever happens, `path` is the old file or the new one."""
     name = os.path.realpath(_checked(path))  # of a link, what it leads to
+    old = os.path.exists(name) and os.stat(name)
+    if old and not (stat.S_ISREG(old.st_mode) or stat.S_ISDIR(old.st_mode)):  # os.replace refuses directories
+        raise OSError(22, "it is not a regular file", os.fspath(path))  # /dev/null would be one from now on
     temporary = f"{name}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
         with open(temporary, "wb") as file:
+            if old:
+                os.chmod(temporary, stat.S_IMODE(old.st_mode))  # what was private stays private
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -182,9 +189,15 @@ def _without_arrays(tree: Mapping[Any, Any], above: tuple[str, ...], arrays: dic
             unmasked(shown, value)
             if value.dtype.kind not in KINDS:
                 raise TypeError(f"{shown}: expected an array of numbers or text, got dtype {value.dtype}")
-            if any(not part or set(part) & set("/\\\0") for part in place):
-                raise ValueError(f"{shown}: expected names without / and \\ above an array")
-            arrays[EXTRA + "/".join(place)] = value
+            entry = EXTRA + "/".join(place)
+            if len(entry) > MOST_NAME or any(
+                not part.isprintable() or not part or set(part) & set("/\\") for part in place
+            ):
+                raise ValueError(
+                    f"{shown}: expected printable names without / and \\ above an array, "
+                    f"of at most {MOST_NAME} characters in all"
+                )
+            arrays[entry] = value
         elif isinstance(value, dict) and any(isinstance(v, np.ndarray | dict) for v in value.values()):
             if len(place) > 100:
                 raise ValueError(f"{shown}: expected at most 100 dicts in one another")
@@ -238,9 +251,12 @@ def _array(data: bytes) -> Array:
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("expected .npy of version 1.0")
+    if int.from_bytes(data[8:10], "little") > MOST_HEADER:
+        raise ValueError(f"expected a header of at most {MOST_HEADER} bytes")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
     size = len(data) - stream.tell()
-    if fortran_order or dtype.kind not in KINDS or dtype.itemsize * math.prod(shape) != size:
+    known = dtype.kind in KINDS and dtype.itemsize > 0  # of text of no bytes NumPy would make text of some
+    if fortran_order or not known or dtype.itemsize * math.prod(shape) != size:
         raise ValueError("expected an array of numbers or text, as long as its shape says")
     array: Array = np.ndarray(shape, dtype, data, stream.tell())
     return array.astype(dtype.newbyteorder("="))
