@@ -323,7 +323,7 @@ class SequenceModel(Predictor[State]):
         the mean, and inside it every Jacobian is multiplied by 1 / pi (Tallec and Ollivier 2017 train so). If
         the parameters stay, and the reduction is "sum", the mean over the draws of the sum of all steps'
         gradients is the full gradient. With "mean" each block's losses are divided by their own number;
-        ``step.gradients.flat * step.count`` undoes it.
+        ``step.gradients.flat * step.count`` undoes it, but for a factor of Q if the loss is "mse".
 
         Of arrays nothing is held; of an iterable, at most the last 2 k2 + 64 steps, or the block, and one
         chunk.
