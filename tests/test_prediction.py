@@ -167,6 +167,10 @@ def test_models_that_diverged_and_other_losses():
         for temperature in (0, 1):
             with pytest.raises(ValueError, match="^generate: expected a model whose outputs are finite"):
                 model.generate(PROMPT, 3, temperature=temperature)
+    model = make()
+    model.parameters["output.bias"][1:] = -np.inf  # all that is not suppressed
+    with pytest.raises(ValueError, match="^generate: expected a model whose outputs are finite"):
+        model.generate(PROMPT, 3, suppress_tokens=[0])
     model = make(loss="mse")
     for call in (lambda: model.predict_proba(PROMPT), lambda: model.accuracy(PROMPT, PROMPT)):
         with pytest.raises(ValueError, match="^loss: expected a model with loss='cross_entropy'"):

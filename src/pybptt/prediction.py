@@ -373,7 +373,7 @@ def _draw(o: Array, temperature: float, random: np.random.Generator) -> Array:
     """
     if temperature:
         o += temperature * random.gumbel(size=o.shape)
-    if not math.isfinite(np.maximum.reduce(o, axis=None, initial=0.0)):  # NaN is larger than any other
+    token: Array = o.argmax(axis=-1)  # of a NaN, if there is one
+    if not np.isfinite(o[np.arange(len(o)), token]).all():
         raise ValueError("generate: expected a model whose outputs are finite, got one of NaN or infinity")
-    token: Array = o.argmax(axis=-1)
     return token
