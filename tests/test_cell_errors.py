@@ -292,7 +292,7 @@ def test_a_model_that_is_refused_leaves_its_layer_alone(cell):
     model = pybptt.SequenceModel(layer, 3)
     with raises(ValueError, "layer: expected one of its own, got a layer that belongs to another model"):
         pybptt.SequenceModel(model.layer, 3)
-    with raises(TypeError, "layer: expected an RNN, an LSTM or a GRU, got SequenceModel"):
+    with raises(TypeError, "layer: expected an RNN, an LSTM or a GRU, got pybptt.model.SequenceModel"):
         pybptt.SequenceModel(model, 3)
 
 

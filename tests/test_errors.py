@@ -310,7 +310,7 @@ def test_a_layer_belongs_to_one_model():
     model = p_model().model
     with raises(ValueError, "layer: expected one of its own, got a layer that belongs to another model"):
         pybptt.SequenceModel(model.layer, 3)
-    with raises(TypeError, "layer: expected an RNN, an LSTM or a GRU, got SequenceModel"):
+    with raises(TypeError, "layer: expected an RNN, an LSTM or a GRU, got pybptt.model.SequenceModel"):
         pybptt.SequenceModel(model, 3)
 
 

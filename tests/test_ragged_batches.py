@@ -99,6 +99,9 @@ def test_losses_and_gradients_are_those_of_the_sequences():
     ("arguments", "options", "error", "text"),
     [
         (([], 2), {}, ValueError, "sequences: expected at least one, got none"),
+        ((3, 2), {}, TypeError, "sequences: expected numpy arrays, got int"),
+        (([np.ones(2)], 1), {"targets": 3}, TypeError, "targets: expected numpy arrays, got int"),
+        (([np.ones(2), np.ones((2, 2))], 2), {}, ValueError, r"sequences\[1\]: expected shape \(T,\) as of"),
         (([[1, 2]], 2), {}, TypeError, r"sequences\[0\]: expected a numpy array of one sequence, got list"),
         (([np.ones(2), np.array(1.0)], 2), {}, ValueError, r"sequences\[1\]: expected at least 1 steps"),
         (([np.ones(2), np.ones(0)], 2), {}, ValueError, r"sequences\[1\]: expected at least 1 steps"),

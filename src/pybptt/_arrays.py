@@ -64,6 +64,21 @@ def is_array(name: str, value: Any, wanted: str) -> Array:
     return held
 
 
+def items(name: str, values: Any, wanted: str) -> list[Any]:
+    """The items of an iterable, or a TypeError."""
+    try:
+        iterator = iter(values)
+    except TypeError:
+        raise TypeError(f"{name}: expected {wanted}, got {type_name(values)}") from None
+    return list(iterator)
+
+
+def type_name(value: Any) -> str:
+    """For a message: with the module, unless it is Python's own, because other packages have an LSTM, too."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
 def unmasked(name: str, value: Any) -> Any:
     """`value` itself, or a TypeError for a masked array: its mask would be lost without a word."""
     if type(value) is not np.ndarray and hasattr(value, "filled"):

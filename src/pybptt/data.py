@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Array, at_least, generator, is_array, positive
+from ._arrays import Array, at_least, generator, is_array, items, positive
 
 __all__ = ["Batch", "RaggedBatch", "Vocabulary", "ragged", "random", "sequential"]
 
@@ -72,10 +72,7 @@ class Vocabulary:
     unknown: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "symbols", tuple(self.symbols))
-        wrong = next((s for s in self.symbols if not isinstance(s, str)), None)
-        if wrong is not None:
-            raise TypeError(f"symbols: expected strings, got {type(wrong).__name__}")
+        object.__setattr__(self, "symbols", tuple(_strings("symbols", self.symbols)))
         if len(self._ids) < len(self.symbols):
             twice = next(s for i, s in enumerate(self.symbols) if self._ids[s] != i)
             raise ValueError(f"symbols: expected each once, got {twice!r} twice")
@@ -104,7 +101,9 @@ class Vocabulary:
         Vocabulary
         """
         least = positive("min_count", min_count)
-        symbols = sorted(s for s, count in Counter(tokens).items() if count >= least and s != unknown)
+        symbols = sorted(
+            s for s, count in Counter(_strings("tokens", tokens)).items() if count >= least and s != unknown
+        )
         return cls(tuple(symbols if unknown is None else [unknown, *symbols]), unknown)
 
     def __len__(self) -> int:
@@ -130,8 +129,7 @@ class Vocabulary:
         ValueError
             For a token that is not in the vocabulary, if that has no `unknown`.
         """
-        if isinstance(tokens, bytes | bytearray):
-            raise TypeError(f"tokens: expected a str or strings, got {type(tokens).__name__}; see .decode()")
+        tokens = _strings("tokens", tokens)
         if self.unknown is not None:
             other = self._ids[self.unknown]
             return np.fromiter((self._ids.get(token, other) for token in tokens), np.int64)
@@ -160,11 +158,24 @@ class Vocabulary:
         IndexError
             For an id that is not in [0, number of symbols).
         """
-        places = [at_least("ids", i, 0) for i in ids]
+        places = [at_least("ids", i, 0) for i in items("ids", ids, "integers")]
         wrong = next((i for i in places if not i < len(self)), None)
         if wrong is not None:
             raise IndexError(f"ids: expected ids in [0, {len(self)}), got {wrong}")
         return separator.join(self.symbols[i] for i in places)
+
+
+def _strings(name: str, values: Any) -> Sequence[str]:
+    """A str itself, or strings, or a TypeError."""
+    if isinstance(values, str):
+        return values
+    if isinstance(values, bytes | bytearray):
+        raise TypeError(f"{name}: expected a str or strings, got {type(values).__name__}; see .decode()")
+    strings = items(name, values, "a str or strings")
+    for string in strings:
+        if not isinstance(string, str):
+            raise TypeError(f"{name}: expected strings, got {type(string).__name__}")
+    return strings
 
 
 class Batch(NamedTuple):
@@ -344,7 +355,10 @@ class Ragged:
 
 def _alike(name: str, arrays: Sequence[Array], least: int = 0) -> list[Array]:
     """The arrays, checked: there are some, and all have one dtype and, but for their lengths, one shape."""
-    checked = [is_array(f"{name}[{i}]", array, "one sequence") for i, array in enumerate(arrays)]
+    checked = [
+        is_array(f"{name}[{i}]", array, "one sequence")
+        for i, array in enumerate(items(name, arrays, "numpy arrays"))
+    ]
     if not checked:
         raise ValueError(f"{name}: expected at least one, got none")
     first = checked[0]
@@ -354,8 +368,8 @@ def _alike(name: str, arrays: Sequence[Array], least: int = 0) -> list[Array]:
         if array.dtype != first.dtype:
             raise TypeError(f"{name}[{i}]: expected dtype {first.dtype} as of {name}[0], got {array.dtype}")
         if array.shape[1:] != first.shape[1:]:
-            wanted = ", ".join(map(str, ("T", *first.shape[1:])))
-            raise ValueError(f"{name}[{i}]: expected shape ({wanted}) as of {name}[0], got {array.shape}")
+            wanted = str(("T", *first.shape[1:])).replace("'", "")
+            raise ValueError(f"{name}[{i}]: expected shape {wanted} as of {name}[0], got {array.shape}")
     return checked
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._arrays import Array, allocate, flag, generator, positive
+from ._arrays import Array, allocate, flag, generator, positive, type_name
 from .call import Call
 from .gradients import Gradients, State
 from .memory import Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
@@ -81,7 +81,7 @@ class SequenceModel(Predictor[State]):
         seed: int | None = None,
     ) -> None:
         if not isinstance(layer, RecurrentLayer):
-            raise TypeError(f"layer: expected an RNN, an LSTM or a GRU, got {type(layer).__name__}")
+            raise TypeError(f"layer: expected an RNN, an LSTM or a GRU, got {type_name(layer)}")
         if layer._in_model:
             raise ValueError("layer: expected one of its own, got a layer that belongs to another model")
         self.output_size = Q = positive("output_size", output_size)

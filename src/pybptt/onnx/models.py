@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import _core
-from .._arrays import Array, flag, real_dtype
+from .._arrays import Array, flag, real_dtype, type_name
 from ..files import replaced
 from ..model import SequenceModel
 from ..recurrent import RecurrentLayer
@@ -79,9 +79,7 @@ def export(
     """
     layer = model.layer if isinstance(model, SequenceModel) else model
     if not isinstance(layer, RecurrentLayer):
-        raise TypeError(
-            f"model: expected a SequenceModel, an RNN, an LSTM or a GRU, got {type(model).__name__}"
-        )
+        raise TypeError(f"model: expected a SequenceModel, an RNN, an LSTM or a GRU, got {type_name(model)}")
     tokens, state = flag("tokens", tokens), flag("state", state)
     dtype = layer.dtype if dtype is None else real_dtype(dtype)
     operators = [to_onnx(layer, index) for index in range(layer.num_layers)]  # type: ignore[arg-type]

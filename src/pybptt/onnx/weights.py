@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import DTYPES, Array, at_least, is_array, real, sequence_lengths
+from .._arrays import DTYPES, Array, at_least, is_array, real, sequence_lengths, type_name
 from ..layers import GRU, LSTM, RNN
 from ..recurrent import RecurrentLayer
 
@@ -314,7 +314,7 @@ def _op_type(layer: Any) -> str:
             if isinstance(layer, LSTM) and layer.proj_size:
                 raise ValueError(f"layer: ONNX's LSTM has no projection, got proj_size={layer.proj_size}")
             return op_type
-    raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
+    raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type_name(layer)}")
 
 
 def _check_index(layer: Layer, index: int) -> None:
