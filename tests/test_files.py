@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import stat
+import tempfile
 import threading
 import zipfile
 
@@ -272,6 +273,22 @@ def test_a_file_keeps_its_mode(tmp_path):
     (tmp_path / "it").chmod(0o600)
     a_model().save(tmp_path / "it")
     assert stat.S_IMODE((tmp_path / "it").stat().st_mode) == 0o600
+
+
+def test_a_read_only_file_is_not_replaced():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        path = os.path.join(folder, "it")
+        a_model().save(path)
+        os.chmod(path, 0o444)
+        os.seteuid(os.geteuid() or 65534)  # root may write anyway
+        try:
+            with pytest.raises(PermissionError) as raised:
+                a_model().save(path)
+        finally:
+            os.seteuid(os.getuid())
+        assert raised.value.filename == path
+        assert os.listdir(folder) == ["it"]
 
 
 def test_what_is_no_file_is_not_replaced_by_one(tmp_path):

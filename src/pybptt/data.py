@@ -126,6 +126,8 @@ class Vocabulary:
 
         Raises
         ------
+        TypeError
+            For tokens that are no strings.
         ValueError
             For a token that is not in the vocabulary, if that has no `unknown`.
         """

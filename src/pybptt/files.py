@@ -150,10 +150,12 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, whole or not at all: whatever happens, `path` is the old file or the new one."""
     name = os.path.realpath(_checked(path))  # of a link, what it leads to
     old = os.path.exists(name) and os.stat(name)
-    if old and not (stat.S_ISREG(old.st_mode) or stat.S_ISDIR(old.st_mode)):  # os.replace refuses directories
+    if old and not (stat.S_ISREG(old.st_mode) or stat.S_ISDIR(old.st_mode)):
         raise OSError(22, "it is not a regular file", os.fspath(path))  # /dev/null would be one from now on
     temporary = f"{name}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
+        if old:  # a directory or read-only: os.replace asks for the right to write to the folder alone
+            os.close(os.open(name, os.O_WRONLY))
         with open(temporary, "wb") as file:
             if old:
                 os.chmod(temporary, stat.S_IMODE(old.st_mode))  # what was private stays private
