@@ -291,6 +291,16 @@ def test_a_read_only_file_is_not_replaced():
         assert os.listdir(folder) == ["it"]
 
 
+def test_a_link_that_somebody_put_there_is_not_written_through(tmp_path, monkeypatch):
+    """In a folder that all may write to, where the name could be guessed."""
+    (tmp_path / "other").write_bytes(b"old")
+    monkeypatch.setattr(os, "urandom", bytes)
+    (tmp_path / f"it.{bytes(8).hex()}.tmp").symlink_to(tmp_path / "other")
+    with pytest.raises(FileExistsError):
+        a_model().save(tmp_path / "it")
+    assert (tmp_path / "other").read_bytes() == b"old"
+
+
 def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
     """Such as /dev/null, which everybody needs, where the user is root."""
     os.mkfifo(tmp_path / "pipe")

@@ -23,7 +23,6 @@ import io
 import math
 import os
 import stat
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -152,11 +151,11 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     old = os.path.exists(name) and os.stat(name)
     if old and not (stat.S_ISREG(old.st_mode) or stat.S_ISDIR(old.st_mode)):
         raise OSError(22, "it is not a regular file", os.fspath(path))  # /dev/null would be one from now on
-    temporary = f"{name}.{os.getpid()}.{threading.get_ident()}.tmp"
+    temporary = f"{name}.{os.urandom(8).hex()}.tmp"  # one that can be guessed could be a stranger's link
     try:
         if old:  # a directory or read-only: os.replace asks for the right to write to the folder alone
             os.close(os.open(name, os.O_WRONLY))
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             if old:
                 os.chmod(temporary, stat.S_IMODE(old.st_mode))  # what was private stays private
             yield file
