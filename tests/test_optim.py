@@ -336,6 +336,17 @@ def test_the_parameter_of_a_gradient_that_is_not_finite_is_named(name, value):
     assert optimiser.steps == 0
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_step_is_the_same_where_numpy_raises(kind):
+    """The square of 1e-30 is no float32, and the step is made all the same, to its end."""
+    gradient = np.array([1e-30, 1e-25, 1.0], np.float32)
+    usual, strict = np.ones(3, np.float32), np.ones(3, np.float32)
+    MAKERS[kind](usual).step(gradient)
+    with np.errstate(all="raise"):
+        MAKERS[kind](strict).step(gradient)
+    assert usual.tobytes() == strict.tobytes()
+
+
 def test_a_finite_gradient_whose_sum_is_not_is_taken():
     flat = np.zeros(4, np.float32)
     SGD(flat, 1e-38).step(np.full(4, 3e38, np.float32))

@@ -101,7 +101,8 @@ class _Optimiser:
         _expect_finite(gradient)
         rate = self.rate
         self._steps += 1
-        self._change(flat, rate)
+        with np.errstate(all="ignore"):  # a vanishing square is no error half-way, whatever np.seterr says
+            self._change(flat, rate)
 
     def _change(self, gradient: Array, rate: float) -> None:
         """A step's own arithmetic; `_steps` counts it already."""
@@ -121,8 +122,8 @@ class _Optimiser:
         Returns
         -------
         dict of str to ndarray
-            Ready for `numpy.savez`; the number of steps is an array of no dimensions. The vector of
-            parameters and the hyper-parameters are not in it.
+            Ready for ``model.extra`` or `numpy.savez`; the number of steps is an array of no dimensions.
+            The vector of parameters and the hyper-parameters are not in it.
         """
         buffers = {name: buffer.copy() for name, buffer in self._buffers.items()}
         return {**buffers, "steps": np.array(self._steps)}
