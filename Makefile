@@ -2,6 +2,7 @@
 # The package is built once, into a wheel; .venv/has-EXTRA says that it is installed with what that extra brings.
 PYTHON ?= python3
 in_venv := .venv/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 sources := CMakeLists.txt pyproject.toml $(shell find src cmake -type f -not -name '*.pyc' -not -name '*.so')
 
 help:
