@@ -56,7 +56,7 @@ def test_a_child_may_end_the_ordinary_way():
                 if compute:
                     results()
                 sys.exit(7)
-            print(wait_for(child))
+            print(wait_for(child), flush=True)  # or the next child would end with a copy of it
     """)
     )
     assert printed == "7\n7\n"
