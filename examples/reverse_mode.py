@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -124,6 +125,17 @@ def seconds(call: Callable[[], object], least: float = 0.5) -> float:
     return float(np.median(times))
 
 
+def nodes_of(loss: Any) -> int:
+    """How many nodes PyTorch's graph has, from a tensor back to the leaves."""
+    seen, left = set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [parent for parent, _ in node.next_functions]
+    return len(seen)
+
+
 def measure(T: int, B: int, D: int, H: int, Q: int) -> None:
     """Of forward and backward together, and of what is kept in between."""
     try:
@@ -139,8 +151,8 @@ def measure(T: int, B: int, D: int, H: int, Q: int) -> None:
     def by_reference() -> None:
         reference.loss_and_grad(parameters, x, y, loss="mse", reduction="sum")
 
-    def by_torch() -> int:
-        """The same loop in PyTorch, if it is there; returns the nodes of its graph."""
+    def by_torch() -> Any:
+        """The same loop in PyTorch, if it is there; returns the loss."""
         leaves = {name: torch.tensor(value, requires_grad=True) for name, value in parameters.items()}
         b = leaves["bias_ih_l0"] + leaves["bias_hh_l0"]
         h, loss = torch.zeros(B, H, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
@@ -148,13 +160,7 @@ def measure(T: int, B: int, D: int, H: int, Q: int) -> None:
             h = torch.tanh(x_t @ leaves["weight_ih_l0"].T + h @ leaves["weight_hh_l0"].T + b)
             loss = loss + ((h @ leaves["output.weight"].T + leaves["output.bias"] - y_t) ** 2).sum()
         loss.backward()
-        seen, left = set(), [loss.grad_fn]
-        while left:
-            node = left.pop()
-            if node is not None and node not in seen:
-                seen.add(node)
-                left += [parent for parent, _ in node.next_functions]
-        return len(seen)
+        return loss
 
     kept = network(parameters, x, y)[0].tape
     numbers = sum(variable.value.size for variable, _ in kept) / T
@@ -163,7 +169,7 @@ def measure(T: int, B: int, D: int, H: int, Q: int) -> None:
     print(f"the tape               {1e3 * seconds(by_tape):8.2f} ms")
     if torch is not None:
         torch.set_num_threads(pybptt.get_num_threads())
-        nodes = by_torch() / T
+        nodes = nodes_of(by_torch()) / T
         print(f"PyTorch's autograd     {1e3 * seconds(by_torch):8.2f} ms, {nodes:.0f} nodes a step")
     print(f"the sweep, in NumPy    {1e3 * seconds(by_reference):8.2f} ms")
     print(f"the sweep, in the core {1e3 * seconds(lambda: model.loss_and_grad(x, y)):8.2f} ms")
