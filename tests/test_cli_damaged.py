@@ -9,6 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from archives import entries_of, header, npy, packed
 from cli_support import SMALL
 
 from pybptt.cli import main
@@ -55,32 +56,13 @@ def load(request, folder, capsys):
     return load
 
 
-def entries_of(folder):
-    with zipfile.ZipFile(folder / "good.npz") as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def packed(entries, compression=zipfile.ZIP_STORED):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
-    return file.getvalue()
-
-
-def npy(array):
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=True)
-    return file.getvalue()
-
-
 def with_facts(entries, text):
     return {**entries, "pybptt.json": text}
 
 
 def test_the_good_one(load, folder):
     assert load((folder / "good.npz").read_bytes()) == 0
-    assert load(packed(entries_of(folder))) == 0
+    assert load(packed(entries_of(folder / "good.npz"))) == 0
 
 
 BAD_SETTINGS = {
@@ -114,7 +96,7 @@ BAD_FACTS = {
     + [("facts", name, value) for name, values in BAD_FACTS.items() for value in values],
 )
 def test_facts_that_cannot_be(where, name, value, load, folder):
-    entries = entries_of(folder)
+    entries = entries_of(folder / "good.npz")
     facts = json.loads(entries["pybptt.json"])
     place = facts if name == "format" else facts["extra"]
     (place["settings"] if where == "settings" else place)[name] = value
@@ -125,12 +107,7 @@ def test_facts_that_cannot_be(where, name, value, load, folder):
     "text", ["[" * 100_000, '{"a":' * 100_000, "", "3", "[]", "NaN", '"\\ud800"', "9" * 5000]
 )
 def test_facts_that_are_none(text, load, folder):
-    assert load(packed(with_facts(entries_of(folder), text))) == 2
-
-
-def header(text):
-    data = text.encode("latin-1") + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(data).to_bytes(2, "little") + data + bytes(64)
+    assert load(packed(with_facts(entries_of(folder / "good.npz"), text))) == 2
 
 
 BAD_ENTRIES = {
@@ -158,21 +135,21 @@ BAD_ENTRIES = {
 @pytest.mark.parametrize("name", ["weight_hh_l0", "output.bias"])
 @pytest.mark.parametrize("what", BAD_ENTRIES)
 def test_an_entry_that_is_not_what_was_saved(what, name, load, folder):
-    assert load(packed({**entries_of(folder), f"{name}.npy": BAD_ENTRIES[what]})) == 2
+    assert load(packed({**entries_of(folder / "good.npz"), f"{name}.npy": BAD_ENTRIES[what]})) == 2
 
 
 @pytest.mark.parametrize("what", BAD_ENTRIES)
 @pytest.mark.parametrize("name", ["recent", "history", "state/c", "optimiser/v", "optimiser/steps"])
 def test_what_training_alone_needs(name, what, folder, capsys):
     path = folder / "bad.npz"
-    path.write_bytes(packed({**entries_of(folder), f"extra/{name}.npy": BAD_ENTRIES[what]}))
+    path.write_bytes(packed({**entries_of(folder / "good.npz"), f"extra/{name}.npy": BAD_ENTRIES[what]}))
     assert main(["train", "--load", str(path), "--text", str(folder / "text.txt")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["recent", "optimiser/v"])
 def test_sums_that_cannot_be_negative(name, folder, capsys):
-    entries = entries_of(folder)
+    entries = entries_of(folder / "good.npz")
     values = np.load(io.BytesIO(entries[f"extra/{name}.npy"]))
     path = folder / "bad.npz"
     path.write_bytes(packed({**entries, f"extra/{name}.npy": npy(-1 - values)}))
@@ -188,13 +165,13 @@ def test_a_missing_entry(load, folder):
         "output.weight.npy",
         "extra/state/h.npy",
     ):
-        entries = entries_of(folder)
+        entries = entries_of(folder / "good.npz")
         del entries[name]
         assert load(packed(entries)) == 2
 
 
 def test_no_more_is_read_than_the_file_has(load, folder):
-    entries = entries_of(folder)
+    entries = entries_of(folder / "good.npz")
     zeros = npy(np.zeros(1 << 23))
     assert load(packed({**entries, "bomb.npy": zeros}, zipfile.ZIP_DEFLATED)) == 2
     file = io.BytesIO()

@@ -15,6 +15,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from archives import entries_of, header, npy, packed
 from support import bits, run_python
 
 import pybptt
@@ -355,30 +356,6 @@ def load(tmp_path):
         return None
 
     return load
-
-
-def entries_of(path):
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def packed(entries, compression=zipfile.ZIP_STORED):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
-    return file.getvalue()
-
-
-def npy(array):
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=True)
-    return file.getvalue()
-
-
-def header(text, values=bytes(64)):
-    data = text.encode("latin-1") + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(data).to_bytes(2, "little") + data + values
 
 
 def test_the_good_one(load, good):
