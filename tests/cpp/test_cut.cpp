@@ -251,6 +251,46 @@ TEST_CASE("sequences that all have T steps are cut as if nobody had said so, and
     }
 }
 
+TEST_CASE_TEMPLATE("a tape's chunks lie one behind the other, each as large as its rows", Real, float, double) {
+    Random random(53);
+    for (const std::size_t T : {1, 5, 37, 300})
+        for (const std::size_t B : {2, 7, 20})
+            for (const Lengths& lengths : kinds_of_lengths(T, B, random))
+                for (const std::size_t chunk_rows : {1, 10, 256}) {
+                    const Cut cut(sizes_of(T, B, lengths), false, chunk_rows, 2);
+                    for (const bool of_state : {false, true})
+                        for (const std::size_t cols : {1, 20}) {
+                            CAPTURE(T);
+                            CAPTURE(B);
+                            CAPTURE(chunk_rows);
+                            const ChunkBuffer<Real> buffer(cut, of_state, cols, MemoryPlan::kEveryChunk);
+                            std::size_t end = 0;
+                            for (std::size_t i = 0; i < cut.chunks(); ++i) {
+                                const Chunk chunk = cut.chunk(i);
+                                const std::size_t rows = chunk.rows + (of_state ? chunk.rows / chunk.steps : 0);
+                                const std::size_t most = of_state ? cut.most_state_rows() : cut.most_rows();
+                                const std::size_t room = cut.ragged() ? rows : most;
+                                REQUIRE(buffer(chunk).data == buffer(cut.chunk(0)).data + end);
+                                REQUIRE(buffer(chunk).panel_stride == PanelBuffer<Real>::stride(room));
+                                end += PanelBuffer<Real>::size_of(room, cols);
+                            }
+                            REQUIRE(buffer.size() == end);
+                        }
+                }
+}
+
+TEST_CASE_TEMPLATE("the tape of a ragged batch is planned without going through its chunks", Real, float, double) {
+    const std::size_t T = std::size_t{1} << 40;
+    const Lengths lengths = {0, std::int64_t(T)};
+    // As one sequence, but for a row of the state that is carried along.
+    const std::size_t ragged = tape_bytes<Real>(sizes_of(T, 2, lengths), false);
+    const std::size_t alone = tape_bytes<Real>(sizes_of(T, 1, {}), false);
+    CHECK(ragged >= alone);
+    CHECK(ragged - alone < 1000);
+    const Lengths many = {std::int64_t(T), 7, std::int64_t(T / 2), std::int64_t(T - 1), 0};
+    CHECK(plan_memory<Real>(sizes_of(T, 5, many), false, true, 1 << 30).limited());
+}
+
 TEST_SUITE_END();
 
 }  // namespace

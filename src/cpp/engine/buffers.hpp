@@ -50,28 +50,32 @@ public:
             return;
         }
         std::size_t end = 0;
-        for (std::size_t i = 0; i < cut.chunks(); ++i) {
-            const Chunk chunk = cut.chunk(i);
-            const std::size_t rows = chunk.rows + (of_state ? chunk.rows / chunk.steps : 0);
-            places_.push_back({end, PanelBuffer<Real>::stride(rows)});
-            end += PanelBuffer<Real>::size_of(rows, cols);
+        for (std::size_t i = 0; i < cut.runs().size(); ++i) {
+            const Chunk& first = cut.runs()[i];
+            const std::size_t rows = first.rows + (of_state ? first.rows / first.steps : 0);
+            const std::size_t size = PanelBuffer<Real>::size_of(rows, cols);
+            places_.push_back({end, PanelBuffer<Real>::stride(rows), size, first.index});
+            end = checked_product(1, end + checked_product(cut.chunks_of_run(i), size));
         }
         values_ = Buffer<Real>(end);
     }
 
     Matrix<Real> operator()(const Chunk& chunk) const {
-        if (!places_.empty()) return in_panels(values_.data() + places_[chunk.place].begin, places_[chunk.place].stride);
-        return in_panels(values_.data() + chunk.place * size_, stride_);
+        if (places_.empty()) return in_panels(values_.data() + chunk.place * size_, stride_);
+        const Places& run = places_[chunk.run];
+        return in_panels(values_.data() + run.begin + (chunk.index - run.first) * run.size, run.stride);
     }
     std::size_t size() const { return values_.size(); }
 
 private:
-    struct Place {
-        std::size_t begin, stride;
+    /// Of a run of chunks that are alike.
+    struct Places {
+        std::size_t begin, stride, size;  // of the first one's
+        std::size_t first;                // its index
     };
     std::size_t stride_ = 0, size_ = 0;
     Buffer<Real> values_;
-    std::vector<Place> places_;  // of a ragged batch, whose chunks differ
+    std::vector<Places> places_;  // of a ragged batch, whose chunks differ
 };
 
 }  // namespace pybptt

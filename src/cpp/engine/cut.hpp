@@ -102,6 +102,11 @@ public:
         const std::size_t first = index * chunk_steps_, steps = std::min(chunk_steps_, steps_ - first);
         return {index, first, steps, first * batch_, steps * batch_, index};
     }
+    /// Of a ragged batch: the first chunk of each run of chunks that are alike.
+    const std::vector<Chunk>& runs() const { return runs_; }
+    std::size_t chunks_of_run(std::size_t run) const {
+        return (run + 1 < runs_.size() ? runs_[run + 1].index : chunks_of_runs_) - runs_[run].index;
+    }
     std::size_t most_rows() const { return most_rows_; }              // of x and dz in any chunk
     std::size_t most_state_rows() const { return most_state_rows_; }  // of h
     std::size_t most_steps() const { return most_steps_; }
