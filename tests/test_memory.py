@@ -219,6 +219,16 @@ def test_memory_is_a_table_of_choices(of):
     assert len(both.choices) == 1
 
 
+def test_long_sequences_are_planned_without_going_through_them():
+    T, lengths = 1 << 40, [1 << 40, 5]
+    layer = pybptt.LSTM(3, 4, seed=0)
+    assert len(layer.memory(T, 2, lengths=lengths).choices) > 1
+    two_directions = pybptt.SequenceModel(pybptt.GRU(3, 4, bidirectional=True, seed=0), 2, seed=0)
+    outputs = (1 + 1) * 2 * 4 * 4 * 2 * T  # and their derivatives, of K H numbers each, with rows for padding
+    rows = 8 * sum(lengths)  # which of them the output layer reads
+    assert two_directions.memory(T, 2, lengths=lengths).working > outputs + rows
+
+
 def test_a_tape_says_what_it_holds():
     p = problem("gru", 500, 6, 4, 20, dtype="float32")
     sizes = [forward(p, memory_limit=choice.bytes)[2].nbytes for choice in p.layer.memory(500, 6).choices]

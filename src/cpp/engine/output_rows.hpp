@@ -29,15 +29,14 @@ public:
         }
         array_ = Buffer<Real>(checked_product(rows, width_));
         if (gradients) d_array_ = Buffer<Real>(array_.size());
-        if (last_only) {
-            rows_.resize(rows);
-            std::iota(rows_.begin(), rows_.end(), std::size_t{0});
-        } else {
-            for (std::size_t position = 0; position < sizes_.batch; ++position)
-                for (std::size_t t = 0; t < tape_.cut.length(position); ++t)
-                    rows_.push_back(t * sizes_.batch + tape_.cut.sample(position));
-            std::sort(rows_.begin(), rows_.end());
-        }
+        std::vector<std::size_t> ends(sizes_.batch, 1);  // of each sample, the step where its rows end
+        for (std::size_t position = 0; !last_only && position < sizes_.batch; ++position)
+            ends[tape_.cut.sample(position)] = tape_.cut.length(position);
+        rows_ = Buffer<std::size_t>(std::accumulate(ends.begin(), ends.end(), std::size_t{0}));
+        if (CountMemory::active()) return;
+        for (std::size_t t = 0, i = 0; i < rows_.size(); ++t)
+            for (std::size_t b = 0; b < sizes_.batch; ++b)
+                if (t < ends[b]) rows_[i++] = t * sizes_.batch + b;
     }
 
     std::size_t width() const { return width_; }
@@ -90,9 +89,9 @@ private:
     const bool last_only_, in_tape_;
     const std::size_t width_;  // K P
     RnnState<Real> final_state_;
-    Buffer<Real> final_h_;           // (L K, B, P), if they are read and the caller does not want them
-    Buffer<Real> array_, d_array_;   // (T B or B, K P)
-    std::vector<std::size_t> rows_;  // of the array: those that are read
+    Buffer<Real> final_h_;          // (L K, B, P), if they are read and the caller does not want them
+    Buffer<Real> array_, d_array_;  // (T B or B, K P)
+    Buffer<std::size_t> rows_;      // of the array: those that are read
 };
 
 }  // namespace pybptt
