@@ -172,6 +172,8 @@ def read_only():
         (lambda: Adam(np.ones(3), betas=(0.9,)), ValueError, r"betas: expected two numbers, got \(0.9,\)"),
         (lambda: Adam(np.ones(3), betas=(0.9, 1.0)), ValueError, r"betas\[1\]: expected a number in \[0, 1"),
         (lambda: Adam(np.ones(3), eps=-1e-8), ValueError, "eps: expected a finite number of at least 0"),
+        (lambda: Adam(np.ones(3), eps=0), ValueError, "eps: expected at least 1.2e-38, got 0"),
+        (lambda: AdamW(np.ones(3), eps=1e-45), ValueError, "eps: expected at least 1.2e-38, got 1e-45"),
         (lambda: StepDecay(-1, 3), ValueError, "lr: expected"),
         (lambda: StepDecay(1, 2.5), TypeError, "every: expected an integer, got float"),
         (lambda: ExponentialDecay(1, -2), ValueError, "factor: expected"),
@@ -255,6 +257,28 @@ def test_schedules_stay_where_they_end_and_can_be_kept():
     assert Cosine(0.1, 40, final=0.01)(41) == Cosine(0.1, 40, final=0.01)(1000) == 0.01
     for schedule, _ in SCHEDULES.values():
         assert pickle.loads(pickle.dumps(schedule)) == copy.deepcopy(schedule) == schedule
+
+
+@pytest.mark.parametrize("schedule", [ExponentialDecay(1.0, 10.0), StepDecay(1.0, 1, 10.0)])
+def test_a_rate_beyond_the_largest_float_is_told_by_name(schedule):
+    assert schedule(308) == 1e308
+    assert schedule(400) == WarmUp(schedule, 10)(400) == math.inf
+    optimiser = SGD(np.ones(3), schedule)
+    optimiser.load_state_dict({"steps": np.array(400)})
+    with pytest.raises(ValueError, match=r"lr\(400\): expected a finite number of at least 0, got inf"):
+        optimiser.step(np.ones(3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("maker", [Adam, AdamW])
+def test_a_gradient_of_0_moves_nothing_however_small_eps_is(maker, dtype):
+    """Nor does one whose square is 0 move anything out of range."""
+    flat = np.ones(2, dtype)
+    optimiser = maker(flat, 0.1, eps=1.2e-38, weight_decay=0.0)
+    for _ in range(3):
+        optimiser.step(np.array([0, 1e-30], dtype))
+    assert flat[0] == 1
+    assert np.isfinite(flat[1])
 
 
 def test_a_run_by_schedule_goes_on_where_it_stopped():
@@ -380,6 +404,7 @@ def test_parts_of_a_batch_are_the_batch(reduction):
         ),
         (lambda a: a.add([1.0]), TypeError, "gradient: expected a numpy array"),
         (lambda a: a.add(np.ones(3), 0), ValueError, "weight: expected a positive number, got 0"),
+        (lambda a: setattr(a, "weight", 2), AttributeError, "weight"),
         (lambda a: [a.add(np.ones(n)) for n in (3, 4)], ValueError, r"gradient: expected shape \(3,\), got"),
     ],
 )
@@ -394,6 +419,7 @@ def test_settings_are_checked_when_they_are_assigned_too():
         ("lr", -1, ValueError, "lr: expected a finite number of at least 0, got -1"),
         ("betas", (0.5, 1.0), ValueError, r"betas\[1\]: expected"),
         ("eps", "x", TypeError, "eps: expected"),
+        ("eps", 0.0, ValueError, "eps: expected at least"),
         ("lrr", 0.1, AttributeError, "lrr: Adam has no attribute of this name to set; did you mean lr"),
         (
             "momentum",

@@ -239,7 +239,8 @@ class Adam(_Optimiser):
     betas : (float, float)
         Decay of the two running means, each in [0, 1).
     eps : float
-        Keeps the division finite, at least 0.
+        Keeps the division finite, at least 1.2e-38, float32's smallest normal number: with 0 a parameter
+        whose gradient, or the square of it, has always been 0 would be divided by 0.
     weight_decay : float
         At least 0: of the penalty ``weight_decay / 2 * (flat ** 2).sum()``, on all parameters. Its gradient
         is scaled as the loss's is; `AdamW` keeps them apart.
@@ -381,6 +382,8 @@ class Accumulator:
     >>> optimiser.step(pybptt.clip_by_norm(whole.mean(), 1.0))
     """
 
+    __slots__ = ("_sum", "_weight")
+
     def __init__(self) -> None:
         self._sum: Array | None = None
         self._weight = 0.0
@@ -434,6 +437,7 @@ class Accumulator:
 
 
 LIMITS = {"lr": math.inf, "weight_decay": math.inf, "momentum": 1.0, "eps": math.inf}
+LEAST_EPS = float(np.finfo(np.float32).tiny)
 
 
 def _setting(name: str, value: Any) -> Any:
@@ -444,7 +448,10 @@ def _setting(name: str, value: Any) -> Any:
         return tuple(below(f"betas[{i}]", beta, 1.0) for i, beta in enumerate(value))
     if name not in LIMITS or (name == "lr" and callable(value)):
         return value
-    return below(name, value, LIMITS[name])
+    setting = below(name, value, LIMITS[name])
+    if name == "eps" and setting < LEAST_EPS:
+        raise ValueError(f"eps: expected at least {LEAST_EPS:.2g}, got {value}")
+    return setting
 
 
 def _flat(gradient: Array | Gradients[Any]) -> Array:

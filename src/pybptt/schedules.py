@@ -12,6 +12,14 @@ from ._arrays import above_0, below, positive
 Schedule = Callable[[Any], float]
 
 
+def _decayed(lr: float, factor: float, times: float) -> float:
+    """lr factor^times; infinity, which no optimiser takes, where that is beyond the largest float."""
+    try:
+        return float(lr * factor**times)
+    except OverflowError:  # Python's floats say so, NumPy's are infinite by themselves
+        return math.inf
+
+
 @dataclass(frozen=True)
 class StepDecay:
     """Schedule: `lr` times `factor` to the power of how often `every` steps are over.
@@ -46,7 +54,7 @@ class StepDecay:
         below("factor", self.factor, math.inf)
 
     def __call__(self, step: float) -> float:
-        return float(self.lr * self.factor ** (step // self.every))  # lr factor^floor(t / every)
+        return _decayed(self.lr, self.factor, step // self.every)  # lr factor^floor(t / every)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class ExponentialDecay:
         below("factor", self.factor, math.inf)
 
     def __call__(self, step: float) -> float:
-        return float(self.lr * self.factor**step)  # lr factor^t
+        return _decayed(self.lr, self.factor, step)  # lr factor^t
 
 
 @dataclass(frozen=True)
