@@ -359,6 +359,10 @@ def folder(tmp_path_factory):
         ("--text {}/good.txt --plot {}/x.xyz", r"expected a name that ends in .*\.pdf, .*\.png"),
         ("--text {}/good.txt --plot {}/png", "expected a name that ends in"),
         ("--text {}/good.txt --hidden 100000000", "memory"),
+        ("--text {}/good.txt --hidden 2147483647 --layers 10000", "memory"),
+        ("--text {}/good.txt --window 2147483647", "too short for --batch 32 and --window 2147483647"),
+        ("--text {}/good.txt --batch 2147483647", "too few for --batch 2147483647"),
+        ("--text {}/good.txt --epochs 100000000", "--epochs 1e.08 .* steps"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(options, words, folder, capsys):
@@ -377,6 +381,8 @@ def test_bad_input_is_one_line_and_exit_code_2(options, words, folder, capsys):
         "--lr 0",
         "--lr nan",
         "--minutes inf",
+        "--minutes 1e308",
+        "--epochs 1e308",
         "--temperature -1",
         "--sample -1",
         "--seed -1",

@@ -135,6 +135,8 @@ def test_a_trained_model(cell, text, tmp_path, capsys):
         (["--plot", "x.nonsense"], "nonsense"),
         (["--load", "missing.npz"], "missing.npz"),
         (["--text", "missing.txt"], "missing.txt"),
+        (["--steps", "2147483647", "--batch", "2147483647"], "--steps 2147483647 times --batch 2147483647"),
+        (["--steps", "2147483647", "--batch", "2"], "--steps 2147483647 times --batch 2"),
     ],
 )
 def test_bad_options(options, word, capsys):

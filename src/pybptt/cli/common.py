@@ -15,6 +15,7 @@ from ..files import open_regular
 from ..recurrent import MAX_LAYERS
 
 __all__ = [
+    "MOST",
     "CommandError",
     "count",
     "layers",
@@ -30,6 +31,8 @@ __all__ = [
     "threads",
     "whole",
 ]
+
+MOST = (1 << 31) - 1  # of a size or a number of steps
 
 
 class CommandError(Exception):
@@ -96,8 +99,8 @@ def whole(text: str) -> int:
 def natural(text: str) -> int:
     """Option type: an integer of at least 1, a size or a number of steps."""
     value = int(text)
-    if not 1 <= value < 1 << 31:
-        raise argparse.ArgumentTypeError(f"must be at least 1 and below 2^31, got {text}")
+    if not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"must be at least 1 and at most {MOST}, got {text}")
     return value
 
 
@@ -123,10 +126,10 @@ def threads(text: str) -> int:
 
 
 def positive(text: str) -> float:
-    """Option type: a finite number above 0."""
+    """Option type: a number above 0, and below what no run comes to, in minutes or passes over a text."""
     value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0 and finite, got {text}")
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"must be above 0 and below 1e9, got {text}")
     return value
 
 

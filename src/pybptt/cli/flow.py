@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import GradientFlow, SequenceModel, gradient_flow, set_num_threads
-from .common import CommandError, count, layers, natural, print_table, require_drawable, threads, whole
+from .common import MOST, CommandError, count, layers, natural, print_table, require_drawable, threads, whole
 from .text import HELD_OUT, read_text, vocabulary_of
 from .training import Settings, load_run, new_layer, text_of
 
@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         require_drawable(path)
     if args.steps < 2:
         raise CommandError("--steps: there is no flow in a single step; give 2 or more")
+    if args.steps * args.batch > MOST:
+        raise CommandError(f"--steps {args.steps} times --batch {args.batch} is more than {MOST:,}")
     if args.threads:
         set_num_threads(args.threads)
 

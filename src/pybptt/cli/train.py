@@ -32,6 +32,7 @@ import numpy as np
 
 from .. import get_num_threads, set_num_threads
 from .common import (
+    MOST,
     CommandError,
     count,
     non_negative,
@@ -207,7 +208,10 @@ def _prepare(args: argparse.Namespace) -> Training:
     settings = _settings(args, saved.settings if saved else Settings())
     training = Training(settings, Corpus(text_of(settings, args.text, args.load), settings.batch))
     if args.epochs:
-        training.settings = replace(settings, steps=math.ceil(args.epochs * training.windows), minutes=None)
+        steps = math.ceil(args.epochs * training.windows)
+        if steps > MOST:
+            raise CommandError(f"--epochs {args.epochs:g} are {steps:,} steps, more than {MOST:,}")
+        training.settings = replace(settings, steps=steps, minutes=None)
     if saved:
         training.restore(saved, args.load)
     return training
