@@ -8,7 +8,11 @@ import json
 import os
 import pickle
 import random
+import re
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import zipfile
@@ -260,6 +264,22 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert raised.value.filename == str(tmp_path / "it")
     assert (tmp_path / "it").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_a_process_that_is_killed_leaves_the_old_file_and_what_it_had_written(tmp_path):
+    a_model().save(tmp_path / "it")
+    before = (tmp_path / "it").read_bytes()
+    code = f"""if True:
+        import os, signal
+        import numpy as np, pybptt
+
+        np.lib.format.write_array = lambda *given, **options: os.kill(os.getpid(), signal.SIGKILL)
+        pybptt.RNN(3, 4).save({str(tmp_path / "it")!r})
+    """
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert (tmp_path / "it").read_bytes() == before
+    (part,) = {path.name for path in tmp_path.iterdir()} - {"it"}
+    assert re.fullmatch(r"it\.[0-9a-f]{16}\.tmp", part)
 
 
 def test_a_link_stays_one(tmp_path):

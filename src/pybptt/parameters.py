@@ -114,7 +114,8 @@ class FlatParameters:
         """Writes all of it to one file, for `pybptt.load`: options, parameters and `extra`.
 
         The file is written whole or not at all, and is the same for the same model. `pybptt.files` describes
-        its format.
+        its format. A process that is killed meanwhile leaves what it had written beside it, in a file of the
+        same name with 16 digits and ``.tmp`` behind it, which may be deleted.
 
         Parameters
         ----------
