@@ -1,9 +1,10 @@
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 from numpy.typing import NDArray
 
 _Array: TypeAlias = NDArray[Any]
-# lengths, mask, whether all c_t are asked for, memory plan, progress
+# lengths, mask, whether all c_t are asked for, memory plan, progress. Without options arrays are as the user
+# gave them, and a call returns None if it does not read them as they are; so does `backward`.
 _Options: TypeAlias = tuple[Any, ...]
 # factors, windows, clip, clip_limit, counted
 _Limits: TypeAlias = tuple[_Array | None, tuple[int, int], int, float, _Array | None]
@@ -80,38 +81,34 @@ class PackedFloat64(PackedFloat32): ...
 
 class LayerFloat32:
     def __init__(self, config: LayerConfig, flat: _Array) -> None: ...
-    def takes(self, x: object) -> bool: ...
-    def takes_state(self, h: object, c: object, batch: int) -> bool: ...
-    def takes_output(self, d_output: object, steps: int, batch: int) -> bool: ...
+    @overload
     def forward(
-        self,
-        x: _Array,
-        h_0: _Array | None,
-        c_0: _Array | None,
-        options: _Options | None,
-        packed: PackedFloat32 | None,
+        self, x: object, state: object, options: None, packed: PackedFloat32 | None
+    ) -> tuple[_Array, Any, _Array | None, TapeFloat32] | None: ...
+    @overload
+    def forward(
+        self, x: _Array, state: Any, options: _Options, packed: PackedFloat32 | None
     ) -> tuple[_Array, Any, _Array | None, TapeFloat32]: ...
+    @overload
     def infer(
-        self,
-        x: _Array,
-        h_0: _Array | None,
-        c_0: _Array | None,
-        options: _Options | None,
-        packed: PackedFloat32 | None,
+        self, x: object, state: object, options: None, packed: PackedFloat32 | None
+    ) -> tuple[_Array, Any] | None: ...
+    @overload
+    def infer(
+        self, x: _Array, state: Any, options: _Options, packed: PackedFloat32 | None
     ) -> tuple[_Array, Any]: ...
     def pack(self, tokens: bool) -> PackedFloat32: ...
     def backward(
         self,
         tape: TapeFloat32,
         mask: _Array | None,
-        d_output: _Array | None,
-        d_h: _Array | None,
-        d_c: _Array | None,
+        d_output: object,
+        d_state: object,
         d_cells: _Array | None,
         limits: _Limits | None,
         input: bool,
         hidden: bool,
-    ) -> _Gradients: ...
+    ) -> _Gradients | None: ...
     def plan(
         self, steps: int, batch: int, lengths: _Array | None, tokens: bool, limit: int
     ) -> MemoryPlan: ...
@@ -120,35 +117,48 @@ class LayerFloat32:
 class LayerFloat64(LayerFloat32): ...
 
 class ModelFloat32:
-    def __init__(self, config: LayerConfig, output: OutputConfig, flat: _Array) -> None: ...
+    def __init__(
+        self, config: LayerConfig, output: OutputConfig, classes: bool, mean: bool, flat: _Array
+    ) -> None: ...
+    @overload
+    def loss_and_grad(
+        self,
+        x: object,
+        y: object,
+        scale: None,
+        state: object,
+        options: None,
+        limits: None,
+        input: bool,
+        hidden: bool,
+    ) -> tuple[float, _Gradients, Any] | None: ...
+    @overload
     def loss_and_grad(
         self,
         x: _Array,
         y: _Array,
         scale: float,
-        h_0: _Array | None,
-        c_0: _Array | None,
-        options: _Options | None,
+        state: Any,
+        options: _Options,
         limits: _Limits | None,
         input: bool,
         hidden: bool,
     ) -> tuple[float, _Gradients, Any]: ...
+    @overload
     def loss(
-        self,
-        x: _Array,
-        y: _Array,
-        scale: float,
-        h_0: _Array | None,
-        c_0: _Array | None,
-        options: _Options | None,
+        self, x: object, y: object, scale: None, state: object, options: None
+    ) -> tuple[float, Any] | None: ...
+    @overload
+    def loss(
+        self, x: _Array, y: _Array, scale: float, state: Any, options: _Options
     ) -> tuple[float, Any]: ...
-    def predict(
-        self,
-        x: _Array,
-        h_0: _Array | None,
-        c_0: _Array | None,
-        options: _Options | None,
-        packed: PackedFloat32 | None,
+    @overload
+    def infer(
+        self, x: object, state: object, options: None, packed: PackedFloat32 | None
+    ) -> tuple[_Array, Any] | None: ...
+    @overload
+    def infer(
+        self, x: _Array, state: Any, options: _Options, packed: PackedFloat32 | None
     ) -> tuple[_Array, Any]: ...
     def pack(self, tokens: bool) -> PackedFloat32: ...
     def plan(
@@ -157,7 +167,6 @@ class ModelFloat32:
         batch: int,
         lengths: _Array | None,
         tokens: bool,
-        classes: bool,
         input: bool,
         limits: _Limits | None,
         limit: int,

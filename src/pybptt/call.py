@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 from . import _core
@@ -21,6 +19,11 @@ class Call(NamedTuple):
     mask: Array | None
 
     @property
+    def state(self) -> Any:
+        """h_0, or the pair (h_0, c_0)."""
+        return self.h_0 if self.c_0 is None else (self.h_0, self.c_0)
+
+    @property
     def steps(self) -> int:
         """T."""
         return len(self.x)
@@ -33,12 +36,6 @@ class Call(NamedTuple):
 
     def options(
         self, plan: _core.MemoryPlan | None = None, progress: Progress | None = None, cells: bool = False
-    ) -> tuple[Any, ...] | None:
-        """What the core is told beside x and the state; None for nothing."""
-        if self.lengths is None and self.mask is None and plan is None and progress is None and not cells:
-            return None
+    ) -> tuple[Any, ...]:
+        """What the core is told beside x and the state."""
         return self.lengths, self.mask, cells, plan, progress
-
-
-# A Call of its fields, without the Python function that a named tuple has in between.
-made_call: Callable[[tuple[Any, ...]], Call] = partial(tuple.__new__, Call)

@@ -95,6 +95,7 @@ class SequenceModel(Predictor[State]):
         self.reduction = reduction
         self.last_only = flag("last_only", last_only)
         self.dtype = layer.dtype
+        self._batch_first = layer.batch_first
         width = layer._width
         shapes = {name: value.shape for name, value in layer.parameters.items()}
         self._layout = layout_of(shapes | {"output.weight": (Q, width), "output.bias": (Q,)})
@@ -112,7 +113,8 @@ class SequenceModel(Predictor[State]):
     def _hold(self, flat: Array) -> None:
         super()._hold(flat)
         network = _core.ModelFloat32 if self.dtype.itemsize == 4 else _core.ModelFloat64
-        self._network = network(self.layer._config, self._output_config, flat)
+        classes, mean = self.loss_name == "cross_entropy", self.reduction == "mean"
+        self._network = network(self.layer._config, self._output_config, classes, mean, flat)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -164,9 +166,13 @@ class SequenceModel(Predictor[State]):
         >>> model = pybptt.SequenceModel(pybptt.RNN(3, 8, seed=0), 5, loss="mse", last_only=True, seed=1)
         >>> loss, state = model.loss(np.array([[0], [2], [1]]), np.zeros((1, 5), dtype=np.float32))
         """
+        if lengths is None and dropout_mask is None and not self._batch_first:
+            results = self._network.loss(x, y, None, state, None)
+            if results is not None:
+                return results
         call = self._call(x, state, lengths, dropout_mask=dropout_mask)
         y, scale = self._targets(y, call)
-        return self._network.loss(call.x, y, scale, call.h_0, call.c_0, call.options())
+        return self._network.loss(call.x, y, scale, call.state, call.options())
 
     def loss_and_grad(
         self,
@@ -243,6 +249,18 @@ class SequenceModel(Predictor[State]):
         >>> gradients.parameters["output.weight"].shape, gradients.hidden.shape
         ((3, 8), (1, 3, 2, 8))
         """
+        if not (self._batch_first or (training and self.layer.dropout)) and (
+            lengths is None
+            and dropout_mask is None
+            and truncation is None
+            and clip_hidden is None
+            and memory_limit is None
+            and progress is None
+        ):
+            results = self._network.loss_and_grad(x, y, None, state, None, None, input, hidden)
+            if results is not None:
+                loss, found, final_state = results
+                return loss, Gradients(found[0], self._layout, *found[1:]), final_state
         call = self._call(x, state, lengths, training, seed, dropout_mask)
         targets, scale = self._targets(y, call)
         if self.last_only and isinstance(truncation, TBPTT):  # the one boundary with a loss
@@ -283,7 +301,7 @@ class SequenceModel(Predictor[State]):
     ) -> tuple[float, Gradients[State], State]:
         """The same for checked arguments; `limits.counted` says which targets count."""
         loss, (flat, dx, d_state, dh), final_state = self._network.loss_and_grad(
-            call.x, y, scale, call.h_0, call.c_0, call.options(plan, progress), limits, input, hidden
+            call.x, y, scale, call.state, call.options(plan, progress), limits, input, hidden
         )
         if self.layer.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
@@ -412,7 +430,7 @@ class SequenceModel(Predictor[State]):
                   none    579.6 MB             1.00
               258.7 MB    245.0 MB             1.61
               129.4 MB    127.8 MB             1.84
-               51.8 MB     51.8 MB             1.98
+               51.8 MB     51.7 MB             1.98
                41.3 MB     41.3 MB           977.50
         """
         layer = self.layer
@@ -440,5 +458,4 @@ class SequenceModel(Predictor[State]):
         limit: int,
         limits: Limits | None,
     ) -> _core.MemoryPlan:
-        classes = self.loss_name == "cross_entropy"
-        return self._network.plan(steps, batch, lengths, tokens, classes, input, limits, limit)
+        return self._network.plan(steps, batch, lengths, tokens, input, limits, limit)

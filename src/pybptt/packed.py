@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Protocol, TypeVar
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -11,36 +12,37 @@ from ._arrays import Array, flag
 from .call import Call
 from .gradients import State
 from .memory import Progress
+from .parameters import FlatParameters
 from .tape import Tape
+
+if TYPE_CHECKING:
+    from .recurrent import RecurrentLayer
 
 Handle = TypeVar("Handle", bound="Packed[Any]")
 
 
-class Owner(Protocol[State]):
-    """What a handle asks of its layer or model."""
+class Network(FlatParameters, Generic[State]):
+    """A layer or a model, as it is run: with a handle's weights or without."""
 
-    @property
-    def _network(self) -> _core.LayerFloat32 | _core.ModelFloat32: ...
+    _network: _core.LayerFloat32 | _core.ModelFloat32
+    _batch_first: bool
+
+    @abstractmethod
     def _call(self, x: Any, state: State | None, lengths: ArrayLike | None) -> Call: ...
+    @abstractmethod
     def _infer(self, call: Call, packed: _core.PackedFloat32 | None) -> tuple[Array, State]: ...
 
-
-class LayerOwner(Owner[State], Protocol[State]):
-    """And of a layer."""
-
-    def _forward(
-        self,
-        x: Array,
-        state: State | None,
-        lengths: ArrayLike | None,
-        training: bool,
-        seed: int | None,
-        dropout_mask: Array | None,
-        cells: bool,
-        memory_limit: int | str | None,
-        progress: Progress | None,
-        packed: _core.PackedFloat32 | None,
-    ) -> tuple[Array, State, Tape]: ...
+    def _run(
+        self, x: Any, state: State | None, lengths: ArrayLike | None, handle: Packed[State] | None
+    ) -> tuple[Array, State]:
+        """Output and final state of what a user passes; without a handle, of the parameters as they are."""
+        packed = None if handle is None else handle._weights
+        if lengths is None and not self._batch_first and (handle is None or packed is not None):
+            results = self._network.infer(x, state, None, packed)
+            if results is not None:
+                return results
+        call = self._call(x, state, lengths)
+        return self._infer(call, None if handle is None else handle._checked(call.x.ndim == 2))
 
 
 class Packed(Generic[State]):
@@ -62,7 +64,7 @@ class Packed(Generic[State]):
 
     __slots__ = ("_owner", "_tokens", "_weights")
 
-    def __init__(self, owner: Owner[State], tokens: bool) -> None:
+    def __init__(self, owner: Network[State], tokens: bool) -> None:
         self._owner = owner
         self._tokens = flag("tokens", tokens)
         self.repack()
@@ -95,8 +97,7 @@ class Packed(Generic[State]):
         >>> gru = pybptt.GRU(3, 8, seed=0)
         >>> output, state = gru.packed()(np.ones((1, 1, 3), dtype=np.float32))
         """
-        call = self._owner._call(x, state, lengths)
-        return self._owner._infer(call, self._checked(call.x.ndim == 2))
+        return self._owner._run(x, state, lengths, self)
 
     def _checked(self, tokens: bool) -> _core.PackedFloat32:
         """The weights, for an input of tokens or a dense one."""
@@ -134,7 +135,7 @@ class PackedLayer(Packed[State]):
     ...         total += rnn.backward(tape, output).flat
     """
 
-    _owner: LayerOwner[State]
+    _owner: RecurrentLayer[State]
     __slots__ = ()
 
     def forward(

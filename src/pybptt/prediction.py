@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,8 +23,7 @@ from ._arrays import (
 )
 from .call import Call
 from .gradients import State
-from .packed import Packed
-from .parameters import FlatParameters
+from .packed import Network, Packed
 
 if TYPE_CHECKING:
     from .recurrent import RecurrentLayer
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 HOTTEST = 1e300  # of temperatures: as good as any above, and times the noise still finite
 
 
-class Predictor(FlatParameters, Generic[State]):
+class Predictor(Network[State]):
     """The part of `pybptt.SequenceModel` that needs no gradients."""
 
     layer: RecurrentLayer[State]
@@ -40,7 +39,7 @@ class Predictor(FlatParameters, Generic[State]):
     loss_name: str
     reduction: str
     last_only: bool
-    _network: _core.ModelFloat32 | _core.ModelFloat64
+    _network: _core.ModelFloat32
 
     def __call__(
         self, x: Array, state: State | None = None, *, lengths: ArrayLike | None = None
@@ -71,11 +70,11 @@ class Predictor(FlatParameters, Generic[State]):
         >>> logits.shape
         (3, 1, 5)
         """
-        return self._infer(self._call(x, state, lengths), None)
+        return self._run(x, state, lengths, None)
 
     def _infer(self, call: Call, packed: _core.PackedFloat32 | None) -> tuple[Array, State]:
         """Output and final state of checked arguments; None for the parameters as they are now."""
-        output, final_state = self._network.predict(call.x, call.h_0, call.c_0, call.options(), packed)
+        output, final_state = self._network.infer(call.x, call.state, call.options(), packed)
         if self.layer.batch_first and not self.last_only:
             output = output.swapaxes(0, 1)
         return output, final_state

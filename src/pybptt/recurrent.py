@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, ClassVar, Generic, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -25,11 +25,11 @@ from ._arrays import (
     sequence_lengths,
     steps_and_batch,
 )
-from .call import Call, made_call
+from .call import Call
 from .gradients import Gradients, State
 from .memory import Memory, Progress, checked_sizes, choose, id_bytes, listener, made, one_direction
-from .packed import PackedLayer
-from .parameters import FlatParameters, layout_of
+from .packed import Network, PackedLayer
+from .parameters import layout_of
 from .tape import Tape
 from .truncation import Truncation, limits_of, unreached
 
@@ -37,7 +37,7 @@ CELLS = ("rnn", "lstm", "gru")  # in the order of the core's enum
 MAX_LAYERS = 10_000  # each has a handful of names, which are made before anything else
 
 
-class RecurrentLayer(FlatParameters, Generic[State]):
+class RecurrentLayer(Network[State]):
     """Layers of recurrent cells: `RNN`, `LSTM` and `GRU` say which."""
 
     # The core's layer is made for these.
@@ -47,6 +47,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
     _cell: ClassVar[str]
     _gates: int
     _has_cells: ClassVar[bool] = False
+    _network: _core.LayerFloat32
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         if self.num_layers > MAX_LAYERS:
             raise ValueError(f"num_layers: expected at most {MAX_LAYERS}, got {num_layers}")
         self.bias = flag("bias", bias)
-        self.batch_first = flag("batch_first", batch_first)
+        self.batch_first = self._batch_first = flag("batch_first", batch_first)
         self.dropout = dropout
         if self.dropout and self.num_layers == 1:
             warnings.warn(
@@ -195,7 +196,7 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         >>> output, state = rnn(np.array([[0], [2], [1]]))  # three tokens, one sequence
         >>> more, state = rnn(np.array([[2]]), state)
         """
-        return self._infer(self._call(x, state, lengths), None)
+        return self._run(x, state, lengths, None)
 
     def forward(
         self,
@@ -267,6 +268,13 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         progress: Progress | None,
         packed: _core.PackedFloat32 | None = None,
     ) -> tuple[Array, State, Tape]:
+        if not (self.batch_first or (training and self.dropout) or cells) and (
+            lengths is None and dropout_mask is None and memory_limit is None and progress is None
+        ):
+            results = self._network.forward(x, state, None, packed)
+            if results is not None:
+                output, final_state, _, core = results
+                return output, final_state, Tape(self, core)
         call = self._call(x, state, lengths, training, seed, dropout_mask)
         if dropout_mask is not None and made((dropout_mask, call.mask)) == 0:
             call = call._replace(mask=dropout_mask.copy())  # the tape's own
@@ -274,13 +282,13 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         if memory_limit is not None:
             plan = self._plan(call, memory_limit, made((x, call.x), (dropout_mask, call.mask)))
         options = call.options(plan, None if progress is None else listener(progress), cells)
-        output, final_state, kept, core = self._network.forward(call.x, call.h_0, call.c_0, options, packed)
-        tape = Tape(self, core, output.shape, call.mask, call.lengths, kept)
+        output, final_state, kept, core = self._network.forward(call.x, call.state, options, packed)
+        tape = Tape(self, core, call.mask, call.lengths, kept)
         return output.swapaxes(0, 1) if self.batch_first else output, final_state, tape
 
     def _infer(self, call: Call, packed: _core.PackedFloat32 | None) -> tuple[Array, State]:
         """Output and final state of checked arguments; None for the parameters as they are now."""
-        output, final_state = self._network.infer(call.x, call.h_0, call.c_0, call.options(), packed)
+        output, final_state = self._network.infer(call.x, call.state, call.options(), packed)
         return output.swapaxes(0, 1) if self.batch_first else output, final_state
 
     def packed(self, *, tokens: bool = False) -> PackedLayer[State]:
@@ -495,29 +503,35 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             raise TypeError(f"tape: expected a Tape from this layer's forward, got {type(tape).__name__}")
         if tape._layer is not self:
             raise ValueError("tape: expected one from this layer's forward, got another layer's")
-        dtype = self.dtype
-        steps, batch, width = tape._shape
-        if d_output is not None and (
-            self.batch_first or not self._network.takes_output(d_output, steps, batch)
-        ):
-            shape = (batch, steps, width) if self.batch_first else tape._shape
-            d_output = real("d_output", d_output, shape, dtype)
-            if self.batch_first:
-                d_output = plain(d_output.swapaxes(0, 1))
-        d_h, d_c = (None, None) if d_state is None else self._given_state("d_state", d_state, batch)
-        if d_cells is not None:
-            d_cells = real("d_cells", d_cells, (self._units, steps, batch, self.hidden_size), dtype)
-        limits, left_out = None, 0
-        if truncation is not None or clip_hidden is not None:
-            limits = limits_of(truncation, clip_hidden, steps, tape._lengths, batch, dtype, self._directions)
-            if limits.counted is not None:
-                left_out = unreached(limits.counted, tape._lengths)
-                counted = limits.counted[:, :, None]
-                d_output = None if d_output is None else np.where(counted, d_output, dtype.type(0))
-                d_cells = None if d_cells is None else np.where(counted, d_cells, dtype.type(0))
-        flat, dx, d_state_0, dh = self._network.backward(
-            tape._core, tape._mask, d_output, d_h, d_c, d_cells, limits, input, hidden
-        )
+        left_out, results = 0, None
+        if not self.batch_first and d_cells is None and truncation is None and clip_hidden is None:
+            results = self._network.backward(
+                tape._core, tape._mask, d_output, d_state, None, None, input, hidden
+            )
+        if results is None:
+            dtype, steps, batch, limits = self.dtype, tape.steps, tape.batch, None
+            if d_output is not None:
+                axes = (batch, steps) if self.batch_first else (steps, batch)
+                d_output = real("d_output", d_output, (*axes, self._width), dtype)
+                d_output = plain(d_output.swapaxes(0, 1)) if self.batch_first else d_output
+            if d_state is not None:
+                d_state = self._as_state(*self._given_state("d_state", d_state, batch))
+            if d_cells is not None:
+                d_cells = real("d_cells", d_cells, (self._units, steps, batch, self.hidden_size), dtype)
+            if truncation is not None or clip_hidden is not None:
+                limits = limits_of(
+                    truncation, clip_hidden, steps, tape._lengths, batch, dtype, self._directions
+                )
+                if limits.counted is not None:
+                    left_out = unreached(limits.counted, tape._lengths)
+                    counted = limits.counted[:, :, None]
+                    d_output = None if d_output is None else np.where(counted, d_output, dtype.type(0))
+                    d_cells = None if d_cells is None else np.where(counted, d_cells, dtype.type(0))
+            results = self._network.backward(
+                tape._core, tape._mask, d_output, d_state, d_cells, limits, input, hidden
+            )
+            assert results is not None
+        flat, dx, d_state_0, dh = results
         if self.batch_first and dx is not None:
             dx = dx.swapaxes(0, 1)
         return Gradients(flat, self._layout, dx, d_state_0, dh, left_out)
@@ -527,11 +541,11 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         h = allocate((self._units, batch, self._state_size), self.dtype)
         return h, allocate((self._units, batch, self.hidden_size), self.dtype) if self._has_cells else None
 
-    def _as_state(self, h: Array, c: Array | None = None) -> State:
+    def _as_state(self, h: Array | None, c: Array | None = None) -> State:
         return cast(State, h if c is None else (h, c))
 
     def _given_state(self, name: str, state: State | None, batch: int) -> tuple[Array | None, Array | None]:
-        """h and c of a state that a user passes."""
+        """h and c of a state that a user passes, checked."""
         if state is None:
             return None, None
         pair = isinstance(state, tuple | list) and len(state) == 2
@@ -539,8 +553,6 @@ class RecurrentLayer(FlatParameters, Generic[State]):
             got = f"{len(state)} values" if isinstance(state, tuple | list) else type(state).__name__
             raise TypeError(f"{name}: expected the pair (h, c), got {got}")
         h, c = cast(tuple[Array, Array], state) if self._has_cells else (cast(Array, state), None)
-        if self._network.takes_state(h, c, batch):
-            return h, c
         h_shape, c_shape = ((self._units, batch, size) for size in (self._state_size, self.hidden_size))
         if not self._has_cells:
             return real(name, h, h_shape, self.dtype), None
@@ -556,22 +568,18 @@ class RecurrentLayer(FlatParameters, Generic[State]):
         dropout_mask: Array | None = None,
     ) -> Call:
         """Checks what a user passes."""
-        as_it_is = not self.batch_first and self._network.takes(x)
-        if as_it_is and state is None and lengths is None and not training and dropout_mask is None:
-            return made_call((x, None, None, None, None))
-        steps, batch = x.shape[:2] if as_it_is else self._steps_and_batch("x", x)
-        checked_lengths = None if lengths is None else sequence_lengths(lengths, steps, batch)
-        if not as_it_is:
-            axis = 1 if self.batch_first else 0
-            if x.dtype.kind in "iu":
-                x = ids("x", x, self.input_size, time_axis=axis, lengths=checked_lengths)
-            else:
-                x = plain(x.swapaxes(0, 1) if axis else x)
+        steps, batch = self._steps_and_batch("x", x)
+        checked_lengths = sequence_lengths(lengths, steps, batch)
+        axis = 1 if self.batch_first else 0
+        if x.dtype.kind in "iu":
+            x = ids("x", x, self.input_size, time_axis=axis, lengths=checked_lengths)
+        else:
+            x = plain(x.swapaxes(0, 1) if axis else x)
         h_0, c_0 = self._given_state("state", state, batch)
         mask = None
         if training or dropout_mask is not None:
             mask = self._mask(steps, batch, training, seed, dropout_mask)
-        return made_call((x, h_0, c_0, checked_lengths, mask))
+        return Call(x, h_0, c_0, checked_lengths, mask)
 
     def _steps_and_batch(self, name: str, x: Any) -> tuple[int, int]:
         """T and B of an input."""

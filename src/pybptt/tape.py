@@ -32,20 +32,18 @@ class Tape:
     (5, 1)
     """
 
-    __slots__ = ("_core", "_layer", "_lengths", "_mask", "_shape", "cells")
+    __slots__ = ("_core", "_layer", "_lengths", "_mask", "cells")
 
     def __init__(
         self,
         layer: Any,
         core: _core.TapeFloat32 | _core.TapeFloat64,
-        shape: tuple[int, ...],
-        mask: Array | None,
-        lengths: Array | None,
-        cells: Array | None,
+        mask: Array | None = None,
+        lengths: Array | None = None,
+        cells: Array | None = None,
     ) -> None:
         self._layer = layer
         self._core = core
-        self._shape = shape  # of the output, time-major
         self._mask = mask
         self._lengths = lengths
         self.cells = cells
@@ -53,12 +51,12 @@ class Tape:
     @property
     def steps(self) -> int:
         """T."""
-        return self._shape[0]
+        return self._core.steps
 
     @property
     def batch(self) -> int:
         """B."""
-        return self._shape[1]
+        return self._core.batch
 
     @property
     def nbytes(self) -> int:

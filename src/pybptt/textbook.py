@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, at_least, ids, is_array, real, real_dtype
+from .call import Call
 from .truncation import Limits
 
 
@@ -82,18 +83,13 @@ def bptt(
 
     flat = np.concatenate([U.ravel(), W.ravel(), V.ravel()])
     network = _core.ModelFloat32 if dtype.itemsize == 4 else _core.ModelFloat64
-    _, (gradient, *_), _ = network(
-        _core.LayerConfig(D, H, bias=False), _core.OutputConfig(Q, False, False), flat
-    ).loss_and_grad(
-        ids("x", x, D)[:, None],  # a batch of one sequence
-        ids("y", y, Q)[:, None],
-        1.0,
-        None,
-        None,
-        None,
-        Limits(windows=windows),
-        False,
-        False,
+    model = network(
+        _core.LayerConfig(D, H, bias=False), _core.OutputConfig(Q, False, False), True, False, flat
+    )
+    call = Call(ids("x", x, D)[:, None], None, None, None, None)  # a batch of one sequence
+    targets = ids("y", y, Q)[:, None]
+    _, (gradient, *_), _ = model.loss_and_grad(
+        call.x, targets, 1.0, None, call.options(), Limits(windows=windows), False, False
     )
     dLdU, dLdW, dLdV = np.split(gradient, [U.size, U.size + W.size])
     return dLdU.reshape(U.shape), dLdV.reshape(V.shape), dLdW.reshape(W.shape)

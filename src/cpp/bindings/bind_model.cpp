@@ -8,17 +8,24 @@ namespace {
 template <class Real>
 class Model : public Network<Real> {
 public:
-    Model(const LayerConfig& config, const OutputConfig& output, const py::object& flat)
-        : Network<Real>(config, flat, output.parameter_count(config)), output_(output) {}
+    Model(const LayerConfig& config, const OutputConfig& output, bool classes, bool mean, const py::object& flat)
+        : Network<Real>(config, flat, output.parameter_count(config), output.last_only ? 1 : 0),
+          output_(output),
+          loss_(classes ? Loss::cross_entropy : Loss::squared_error),
+          mean_(mean) {}
+
+    // Without options they return None where something is not to be read as it is; and the scale is None.
 
     /// loss, gradients as a layer's backward has them, state
-    py::tuple loss_and_grad(py::handle x, py::handle y, double scale, py::handle h_0, py::handle c_0, const py::object& given,
-                            const py::object& given_limits, bool input, bool hidden) const {
+    py::object loss_and_grad(py::handle x, py::handle y, py::handle scale, py::handle state, const py::object& given,
+                             const py::object& given_limits, bool input, bool hidden) const {
         const Options options(given);
+        if (options.unchecked && !takes(x, y, state)) return py::none();
         const LayerConfig& c = this->config;
-        const Call<Real> call(*this, x, h_0, c_0, options);
+        const Call<Real> call(*this, x, state, options);
         const RnnSizes& s = call.sizes;
-        Targets<Real> targets = read_targets(call, y, scale);
+        const Ids classes = read_classes(call, y, options);
+        Targets<Real> targets = read_targets(call, y, classes, scale);
         if (!given_limits.is_none() && !output_.last_only)
             targets.counted = read<bool>("counted", given_limits.cast<py::tuple>()[4], output_.target_rows(s));
         const SweepLimits<Real> limits = read_limits<Real>(c, s.steps, s.batch, given_limits);
@@ -35,9 +42,12 @@ public:
     }
 
     /// loss, state
-    py::tuple loss(py::handle x, py::handle y, double scale, py::handle h_0, py::handle c_0, const py::object& given) const {
-        const Call<Real> call(*this, x, h_0, c_0, Options(given));
-        const Targets<Real> targets = read_targets(call, y, scale);
+    py::object loss(py::handle x, py::handle y, py::handle scale, py::handle state, const py::object& given) const {
+        const Options options(given);
+        if (options.unchecked && !takes(x, y, state)) return py::none();
+        const Call<Real> call(*this, x, state, options);
+        const Ids classes = read_classes(call, y, options);
+        const Targets<Real> targets = read_targets(call, y, classes, scale);
         const NewState<Real> final_state(this->config, call.sizes.batch);
         const RnnParameters<Real>* const parameters = this->parameters();
         const double loss = without_gil(
@@ -46,9 +56,11 @@ public:
     }
 
     /// output, state
-    py::tuple predict(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, py::handle given_packed) const {
+    py::object infer(py::handle x, py::handle state, const py::object& given, py::handle given_packed) const {
+        const Options options(given);
         const Weights<Real> weights(this->parameters(), packed_of<Real>(given_packed));
-        const Call<Real> call(*this, x, h_0, c_0, Options(given));
+        if (options.unchecked && !this->takes(x, state, weights.packed)) return py::none();
+        const Call<Real> call(*this, x, state, options);
         const RnnSizes& s = call.sizes;
         py::array output =
             output_.last_only ? new_array<Real>({s.batch, output_.outputs}) : new_array<Real>({s.steps, s.batch, output_.outputs});
@@ -66,12 +78,11 @@ public:
         return without_gil([&] { return pack_model<Real>(this->config.sizes(0, 0, nullptr), parameters, tokens, layer()); });
     }
 
-    MemoryPlan plan(std::size_t steps, std::size_t batch, py::handle lengths, bool tokens, bool classes, bool input,
-                    const py::object& limits, std::size_t limit) const {
+    MemoryPlan plan(std::size_t steps, std::size_t batch, py::handle lengths, bool tokens, bool input, const py::object& limits,
+                    std::size_t limit) const {
         const LayerConfig& c = this->config;
         return plan_model_memory<Real>(c.sizes(steps, batch, read_lengths(lengths, steps, batch)), tokens, input, output_.outputs,
-                                       classes ? Loss::cross_entropy : Loss::squared_error, output_.last_only, limit,
-                                       read_limits<Real>(c, steps, batch, limits));
+                                       loss_, output_.last_only, limit, read_limits<Real>(c, steps, batch, limits));
     }
 
 private:
@@ -83,30 +94,46 @@ private:
         const Real* const weight = this->values() + this->config.parameter_count();
         return {output_.outputs, weight, bias_after(weight), output_.last_only};
     }
-    /// Classes if they are integers, else values.
-    Targets<Real> read_targets(const Call<Real>& call, py::handle y, double scale) const {
-        const std::size_t rows = output_.target_rows(call.sizes);
-        if (is_plain<Real>(y)) return {Loss::squared_error, scale, nullptr, read<Real>("y", y, rows * output_.outputs)};
+    using Network<Real>::takes;
+    /// With targets.
+    bool takes(py::handle x, py::handle y, py::handle state) const {
+        if (!takes(x, state) || !is_own(y)) return false;
+        const std::size_t T = length_of(x, 0), B = length_of(x, 1), Q = output_.outputs;
+        if (loss_ == Loss::squared_error) return output_.last_only ? is_plain<Real>(y, {B, Q}) : is_plain<Real>(y, {T, B, Q});
+        return output_.last_only ? is_plain<std::int64_t>(y, {B}) : is_plain<std::int64_t>(y, {T, B});
+    }
+    /// None for squared error.
+    Ids read_classes(const Call<Real>& call, py::handle y, const Options& options) const {
+        if (loss_ == Loss::squared_error) return {};
         const std::int64_t* const lengths = output_.last_only ? nullptr : call.sizes.lengths;
-        return {Loss::cross_entropy, scale, read_ids("y", y, rows, output_.outputs, lengths), nullptr};
+        return {"y", y, options.unchecked, output_.target_rows(call.sizes), output_.outputs, lengths};
+    }
+    /// Without a scale it is that of the reduction, where all sequences have all steps.
+    Targets<Real> read_targets(const Call<Real>& call, py::handle y, const Ids& classes, py::handle given_scale) const {
+        const std::size_t count = output_.target_rows(call.sizes) * (loss_ == Loss::squared_error ? output_.outputs : 1);
+        const double of_reduction = mean_ ? 1.0 / double(std::max<std::size_t>(1, count)) : 1.0;
+        const double scale = given_scale.is_none() ? of_reduction : given_scale.cast<double>();
+        if (loss_ == Loss::cross_entropy) return {loss_, scale, classes.data(), nullptr};
+        return {loss_, scale, nullptr, read<Real>("y", y, output_.target_rows(call.sizes) * output_.outputs)};
     }
 
     const OutputConfig output_;
+    const Loss loss_;
+    const bool mean_;
 };
 
 template <class Real>
 void bind_for(py::module_& module, const char* name) {
     py::class_<Model<Real>>(module, name)
-        .def(py::init<const LayerConfig&, const OutputConfig&, const py::object&>(), py::arg("config"), py::arg("output"),
-             py::arg("flat"))
-        .def("loss_and_grad", &Model<Real>::loss_and_grad, py::arg("x"), py::arg("y"), py::arg("scale"), py::arg("h_0"),
-             py::arg("c_0"), py::arg("options"), py::arg("limits"), py::arg("input"), py::arg("hidden"))
-        .def("loss", &Model<Real>::loss, py::arg("x"), py::arg("y"), py::arg("scale"), py::arg("h_0"), py::arg("c_0"),
-             py::arg("options"))
-        .def("predict", &Model<Real>::predict, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"), py::arg("packed"))
+        .def(py::init<const LayerConfig&, const OutputConfig&, bool, bool, const py::object&>(), py::arg("config"),
+             py::arg("output"), py::arg("classes"), py::arg("mean"), py::arg("flat"))
+        .def("loss_and_grad", &Model<Real>::loss_and_grad, py::arg("x"), py::arg("y"), py::arg("scale"), py::arg("state"),
+             py::arg("options"), py::arg("limits"), py::arg("input"), py::arg("hidden"))
+        .def("loss", &Model<Real>::loss, py::arg("x"), py::arg("y"), py::arg("scale"), py::arg("state"), py::arg("options"))
+        .def("infer", &Model<Real>::infer, py::arg("x"), py::arg("state"), py::arg("options"), py::arg("packed"))
         .def("pack", &Model<Real>::pack, py::arg("tokens"))
         .def("plan", &Model<Real>::plan, py::arg("steps"), py::arg("batch"), py::arg("lengths"), py::arg("tokens"),
-             py::arg("classes"), py::arg("input"), py::arg("limits"), py::arg("limit"));
+             py::arg("input"), py::arg("limits"), py::arg("limit"));
 }
 
 }  // namespace

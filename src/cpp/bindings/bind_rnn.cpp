@@ -8,13 +8,16 @@ namespace {
 template <class Real>
 class Layer : public Network<Real> {
 public:
-    Layer(const LayerConfig& config, const py::object& flat) : Network<Real>(config, flat, 0) {}
+    Layer(const LayerConfig& config, const py::object& flat) : Network<Real>(config, flat, 0, 0) {}
+
+    // What forward, infer and backward return is None where there are no options, and something is not to be read as it is.
 
     /// output, state, cells or None, tape
-    py::tuple forward(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, py::handle given_packed) const {
-        const Weights<Real> weights(this->parameters(), packed_of<Real>(given_packed));
+    py::object forward(py::handle x, py::handle state, const py::object& given, py::handle given_packed) const {
         const Options options(given);
-        const Call<Real> call(*this, x, h_0, c_0, options);
+        const Weights<Real> weights(this->parameters(), packed_of<Real>(given_packed));
+        if (options.unchecked && !this->takes(x, state, weights.packed)) return py::none();
+        const Call<Real> call(*this, x, state, options);
         const Results results(this->config, call.sizes, options.cells);
         Tape<Real> tape = heard(options.progress, options.plan, [&](const Report& report) {
             return pybptt::forward<Real>(call.sizes, weights, call.input, call.state, results.to, options.plan, report);
@@ -23,10 +26,11 @@ public:
     }
 
     /// output, state
-    py::tuple infer(py::handle x, py::handle h_0, py::handle c_0, const py::object& given, py::handle given_packed) const {
-        const Weights<Real> weights(this->parameters(), packed_of<Real>(given_packed));
+    py::object infer(py::handle x, py::handle state, const py::object& given, py::handle given_packed) const {
         const Options options(given);
-        const Call<Real> call(*this, x, h_0, c_0, options);
+        const Weights<Real> weights(this->parameters(), packed_of<Real>(given_packed));
+        if (options.unchecked && !this->takes(x, state, weights.packed)) return py::none();
+        const Call<Real> call(*this, x, state, options);
         const Results results(this->config, call.sizes, false);
         without_gil([&] {
             pybptt::infer<Real>(call.sizes, weights, call.input, call.state, results.to);
@@ -36,15 +40,15 @@ public:
     }
 
     /// gradients by the parameters, by the input or None, by the state, and by every h_t or None
-    py::tuple backward(const Tape<Real>& tape, py::handle mask, py::handle d_output, py::handle d_h, py::handle d_c,
-                       py::handle d_cells, const py::object& given_limits, bool input, bool hidden) const {
+    py::object backward(const Tape<Real>& tape, py::handle mask, py::handle d_output, py::handle d_state, py::handle d_cells,
+                        const py::object& given_limits, bool input, bool hidden) const {
         const LayerConfig& c = this->config;
         const RnnSizes& s = tape.sizes();
         if (c.hidden != s.hidden || c.projection != s.projection || c.inputs != s.inputs || c.recurrences() != s.recurrences())
             throw py::value_error("tape: expected one of this layer");
+        if (!this->takes_output(d_output, s.steps, s.batch) || !this->takes_state(d_state, s.batch)) return py::none();
         const std::size_t outputs = s.steps * s.batch * c.width();
-        const RnnUpstream<Real> upstream{read<Real>("d_output", d_output, outputs),
-                                         {read<Real>("d_h", d_h, c.h_size(s.batch)), read<Real>("d_c", d_c, c.c_size(s.batch))},
+        const RnnUpstream<Real> upstream{read<Real>("d_output", d_output, outputs), read_state<Real>(c, s.batch, d_state),
                                          read<Real>("d_cells", d_cells, s.steps * c.c_size(s.batch))};
         const Real* const dropout = read<Real>("dropout_mask", mask, (s.layers - 1) * outputs);
         const SweepLimits<Real> limits = read_limits<Real>(c, s.steps, s.batch, given_limits);
@@ -95,14 +99,11 @@ void bind_for(py::module_& module, const char* layer, const char* tape, const ch
         .def_property_readonly("nbytes", &Tape<Real>::bytes);
     py::class_<Layer<Real>>(module, layer)
         .def(py::init<const LayerConfig&, const py::object&>(), py::arg("config"), py::arg("flat"))
-        .def("takes", &Layer<Real>::takes, py::arg("x"))
-        .def("takes_state", &Layer<Real>::takes_state, py::arg("h"), py::arg("c"), py::arg("batch"))
-        .def("takes_output", &Layer<Real>::takes_output, py::arg("d_output"), py::arg("steps"), py::arg("batch"))
-        .def("forward", &Layer<Real>::forward, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"), py::arg("packed"))
-        .def("infer", &Layer<Real>::infer, py::arg("x"), py::arg("h_0"), py::arg("c_0"), py::arg("options"), py::arg("packed"))
+        .def("forward", &Layer<Real>::forward, py::arg("x"), py::arg("state"), py::arg("options"), py::arg("packed"))
+        .def("infer", &Layer<Real>::infer, py::arg("x"), py::arg("state"), py::arg("options"), py::arg("packed"))
         .def("pack", &Layer<Real>::pack, py::arg("tokens"))
-        .def("backward", &Layer<Real>::backward, py::arg("tape"), py::arg("mask"), py::arg("d_output"), py::arg("d_h"),
-             py::arg("d_c"), py::arg("d_cells"), py::arg("limits"), py::arg("input"), py::arg("hidden"))
+        .def("backward", &Layer<Real>::backward, py::arg("tape"), py::arg("mask"), py::arg("d_output"), py::arg("d_state"),
+             py::arg("d_cells"), py::arg("limits"), py::arg("input"), py::arg("hidden"))
         .def("plan", &Layer<Real>::plan, py::arg("steps"), py::arg("batch"), py::arg("lengths"), py::arg("tokens"),
              py::arg("limit"))
         .def("tape_bytes", &Layer<Real>::tape_bytes, py::arg("steps"), py::arg("batch"), py::arg("lengths"), py::arg("tokens"));

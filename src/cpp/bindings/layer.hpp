@@ -12,16 +12,17 @@
 
 namespace pybptt {
 
-/// Of a call from Python: a tuple, or None for a call without any.
+/// Of a call from Python: a tuple, or None for a call without any, whose arrays are as the user gave them.
 struct Options {
+    bool unchecked;
     py::object lengths = py::none();  // (B,) of int64
     py::object mask = py::none();     // (L - 1, T, B, K P)
     bool cells = false;               // whether c_t of all steps is asked for
     MemoryPlan plan{};
     py::object progress = py::none();
 
-    explicit Options(const py::object& given) {
-        if (given.is_none()) return;
+    explicit Options(const py::object& given) : unchecked(given.is_none()) {
+        if (unchecked) return;
         const auto items = given.cast<py::tuple>();
         lengths = items[0];
         mask = items[1];
@@ -44,13 +45,42 @@ inline const std::int64_t* read_lengths(py::handle given, std::size_t steps, std
     return lengths;
 }
 
-/// (T, B), or (B,), each in [0, limit).
-inline const std::int64_t* read_ids(const char* name, py::handle given, std::size_t size, std::size_t limit,
-                                    const std::int64_t* lengths = nullptr) {
-    const auto* const ids = read<std::int64_t>(name, given, size);
-    const std::size_t axes = axes_of(given), batch = length_of(given, axes - 1);
-    check_ids(name, ids, axes == 1 ? kNoSteps : length_of(given, 0), batch, limit, lengths);
-    return ids;
+/// (T, B), or (B,), each in [0, limit). Of an array that is the user's, to whom other threads may write, a copy.
+class Ids {
+public:
+    Ids() = default;
+    Ids(const char* name, py::handle given, bool of_user, std::size_t size, std::size_t limit,
+        const std::int64_t* lengths = nullptr)
+        : data_(read<std::int64_t>(name, given, size)) {
+        if (of_user) {
+            copy_ = Buffer<std::int64_t>(size);
+            data_ = std::copy_n(data_, size, copy_.data()) - size;
+        }
+        const std::size_t axes = axes_of(given), batch = length_of(given, axes - 1);
+        check_ids(name, data_, axes == 1 ? kNoSteps : length_of(given, 0), batch, limit, lengths);
+    }
+    const std::int64_t* data() const { return data_; }
+
+private:
+    Buffer<std::int64_t> copy_;
+    const std::int64_t* data_ = nullptr;
+};
+
+/// A state as Python has it: None, h, or of a cell that has a c the pair.
+struct GivenState {
+    py::handle h, c = Py_None;
+
+    GivenState(const LayerConfig& config, py::handle given) : h(given) {
+        if (!config.cell.has_cell_state() || !PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != 2) return;
+        h = PyTuple_GET_ITEM(given.ptr(), 0);
+        c = PyTuple_GET_ITEM(given.ptr(), 1);
+    }
+};
+
+template <class Real>
+RnnState<const Real> read_state(const LayerConfig& config, std::size_t batch, py::handle given) {
+    const GivenState state(config, given);
+    return {read<Real>("h", state.h, config.h_size(batch)), read<Real>("c", state.c, config.c_size(batch))};
 }
 
 /// How far derivatives go back, as Python says it: None, or a tuple of (T, B) factors, windows (k1, k2), clipping ("none", "norm",
@@ -74,8 +104,10 @@ template <class Real>
 class Network {
 public:
     /// The layer's parameters come first in `flat`, `others` follow.
-    Network(const LayerConfig& config, const py::object& flat, std::size_t others)
+    ///   least_steps  that a call must have
+    Network(const LayerConfig& config, const py::object& flat, std::size_t others, std::size_t least_steps)
         : config(config),
+          least_steps_(least_steps),
           flat_(flat),
           count_(config.parameter_count() + others),
           values_(read<Real>("flat", flat, count_)),
@@ -84,18 +116,25 @@ public:
     const LayerConfig config;
 
     std::size_t count() const { return count_; }
-    /// Of an array that Python has checked, whether it is dense input.
     bool is_dense(py::handle x) const { return is_plain<Real>(x) && axes_of(x) == 3 && length_of(x, 2) == config.inputs; }
-    // Whether arrays, no subclass's, can be read as they are, which spares Python's checks: dense input, a state (c is None without
-    // cells), d_output.
-    bool takes(py::handle x) const { return is_own(x) && is_dense(x); }
-    bool takes_state(py::handle h, py::handle c, std::size_t batch) const {
-        if (!is_own(h) || !is_plain<Real>(h, {config.recurrences(), batch, config.h_width()})) return false;
-        if (!config.cell.has_cell_state()) return c.is_none();
-        return is_own(c) && is_plain<Real>(c, {config.recurrences(), batch, config.hidden});
+    static bool is_tokens(py::handle x) { return is_plain<std::int64_t>(x) && axes_of(x) == 2; }
+    // Whether arrays that a user gave, no subclass's, can be read as they are, which spares Python's checks; a state and d_output
+    // may be None.
+    bool takes(py::handle x, py::handle state, const Packed<Real>* packed = nullptr) const {
+        if (!is_own(x)) return false;
+        const bool dense = is_dense(x);
+        if ((!dense && !is_tokens(x)) || length_of(x, 0) < least_steps_) return false;
+        return (packed == nullptr || packed->has_dense_input() == dense) && takes_state(state, length_of(x, 1));
+    }
+    bool takes_state(py::handle given, std::size_t batch) const {
+        if (given.is_none()) return true;
+        const GivenState state(config, given);
+        if (!is_own(state.h) || !is_plain<Real>(state.h, {config.recurrences(), batch, config.h_width()})) return false;
+        return !config.cell.has_cell_state() ||
+               (is_own(state.c) && is_plain<Real>(state.c, {config.recurrences(), batch, config.hidden}));
     }
     bool takes_output(py::handle d_output, std::size_t steps, std::size_t batch) const {
-        return is_own(d_output) && is_plain<Real>(d_output, {steps, batch, config.width()});
+        return d_output.is_none() || (is_own(d_output) && is_plain<Real>(d_output, {steps, batch, config.width()}));
     }
     /// Of each recurrence. An array that was given other memory since is a mistake.
     const RnnParameters<Real>* parameters() const {
@@ -105,6 +144,7 @@ public:
     const Real* values() const { return values_; }
 
 private:
+    const std::size_t least_steps_;
     const py::object flat_;
     const std::size_t count_;
     const Real* const values_;
@@ -136,19 +176,23 @@ struct Call {
     RnnState<const Real> state;
     RnnSizes sizes;
 
-    Call(const Network<Real>& network, py::handle x, py::handle h_0, py::handle c_0, const Options& options) {
+    Call(const Network<Real>& network, py::handle x, py::handle given_state, const Options& options) {
         const LayerConfig& c = network.config;
         const bool dense = network.is_dense(x);
-        if (!dense && !(is_plain<std::int64_t>(x) && axes_of(x) == 2)) throw py::value_error("x: expected a plain array");
+        if (!dense && !network.is_tokens(x)) throw py::value_error("x: expected a plain array");
         const std::size_t steps = length_of(x, 0), batch = length_of(x, 1);
         sizes = c.sizes(steps, batch, read_lengths(options.lengths, steps, batch));
         if (dense)
             input.dense = read<Real>("x", x, steps * batch * c.inputs);
         else
-            input.tokens = read_ids("x", x, steps * batch, c.inputs, sizes.lengths);
+            tokens_ = Ids("x", x, options.unchecked, steps * batch, c.inputs, sizes.lengths);
+        input.tokens = tokens_.data();
         input.mask = read<Real>("dropout_mask", options.mask, (c.layers - 1) * steps * batch * c.width());
-        state = {read<Real>("h_0", h_0, c.h_size(batch)), read<Real>("c_0", c_0, c.c_size(batch))};
+        state = read_state<Real>(c, batch, given_state);
     }
+
+private:
+    Ids tokens_;
 };
 
 /// Where a call's gradients go.

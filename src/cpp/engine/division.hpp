@@ -41,8 +41,9 @@ struct Division {
         if (team >= 4 && gates * s.hidden * s.h_width() > l2) group = cheapest_group(s, team, copies);
         by_columns = group > 1;
         // A step reads all its weights: with few rows, or more weights than the L2 cache has room for, it is better off without
-        // W_ih.
-        project_ahead = by_columns || s.batch <= 4 || gates * (s.inputs + s.h_width()) * s.hidden > l2;
+        // W_ih. A single step reads all of them once in any case.
+        const bool better_ahead = by_columns || s.batch <= 4 || gates * (s.inputs + s.h_width()) * s.hidden > l2;
+        project_ahead = s.steps > 1 && better_ahead;
     }
 
 private:

@@ -22,7 +22,13 @@ template <class Real>
 class ForwardPass {
 public:
     ForwardPass(const RecurrenceTape<Real>& tape, const RecurrenceArrays<Real>& arrays)
-        : k_(kernels<Real>()), tape_(tape), s_(tape.sizes), cell_(tape.cell), w_(*tape.weights), a_(arrays) {}
+        : k_(kernels<Real>()),
+          tape_(tape),
+          s_(tape.sizes),
+          cell_(tape.cell),
+          w_(*tape.weights),
+          a_(arrays),
+          steps_before_(tape.weights->steps.fetch_add(s_.steps)) {}
 
     /// Outputs past a sequence's end, and final states of sequences without steps.
     void write_paddings(const Member& member) {
@@ -208,7 +214,7 @@ private:
                 const Matrix<Real> z_t = z.panels_from(to);
                 Ahead<Real> ahead;
                 ahead.to_write = true;
-                ahead.backwards = s % 2 != 0 && n <= Division::kFewRows;
+                ahead.backwards = (steps_before_ + piece.chunk.first_step + s) % 2 != 0 && n <= Division::kFewRows;
                 if (s + 1 < piece.chunk.steps) ahead.matrix[0] = z_at(piece, s + 1).panels_from(to);
                 if (!cell_.keeps_z && a_.output && !tape_.cut.ragged())
                     ahead.matrix[1] = piece.h.of(
@@ -246,6 +252,7 @@ private:
     const Cell<Real>& cell_;
     const PackedWeights<Real>& w_;
     const RecurrenceArrays<Real> a_;
+    const std::size_t steps_before_;  // with these weights
 };
 
 extern template class ForwardPass<float>;

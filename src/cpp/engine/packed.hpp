@@ -2,6 +2,8 @@
 // calls.
 #pragma once
 
+#include <atomic>
+
 #include "engine/buffers.hpp"
 #include "pybptt/model.hpp"
 #include "runtime/threads.hpp"
@@ -29,6 +31,10 @@ struct PackedWeights {
     // Of both
     Buffer<Real> vectors;  // the cell's, each in whole panels
 
+    /// Of all forward passes so far: every other one walks through the weights backwards, and finds what the last one left in the
+    /// cache.
+    std::atomic<std::size_t> steps{0};
+
     ///   sizes   of this recurrence
     ///   tokens  how many have a row
     PackedWeights(const RnnSizes& sizes, bool dense, std::size_t tokens, bool for_sweep);
@@ -39,6 +45,7 @@ struct PackedWeights {
     /// Frees what the forward pass alone reads.
     void keep_for_sweep();
     std::size_t bytes() const;
+    bool dense() const { return dense_; }
 
 private:
     const Cell<Real>& cell_;

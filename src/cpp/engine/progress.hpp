@@ -31,7 +31,7 @@ private:
     const std::size_t total_;
     const bool meets_;
     Plan plans_[2] = {};  // in turns: a member may read the last one while the first makes the next
-    double since_ = now(), asleep_ = 0;
+    double since_ = meets_ ? now() : 0, asleep_ = 0;
 };
 
 /// One member's way through the steps of a call, which are the same for all.

@@ -46,6 +46,11 @@ Packed<Real>::Packed(const RnnSizes& sizes, const RnnParameters<Real>* parameter
     });
 }
 
+template <class Real>
+bool Packed<Real>::has_dense_input() const {
+    return contents_->recurrences.front()->dense();
+}
+
 namespace {
 
 template <class Real>

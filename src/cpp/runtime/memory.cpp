@@ -59,7 +59,7 @@ std::size_t checked_sum(std::size_t a, std::size_t b) {
 }
 
 thread_local CountMemory* counting = nullptr;
-alignas(kAlignment) char nowhere[kAlignment];  // what counted memory points to
+alignas(kAlignment) char nowhere[kAlignment];  // what counted memory points to, and none
 
 }  // namespace
 
@@ -69,17 +69,16 @@ bool CountMemory::active() { return counting != nullptr; }
 
 std::size_t block_bytes(std::size_t bytes) {
     if (bytes > std::numeric_limits<std::size_t>::max() / 8) throw std::bad_alloc();
-    const std::size_t total = rounded(bytes == 0 ? 1 : bytes) + sizeof(Header), alignment = alignment_of(total);
+    if (bytes == 0) return 0;
+    const std::size_t total = rounded(bytes) + sizeof(Header), alignment = alignment_of(total);
     return (total + alignment - 1) / alignment * alignment;
 }
 
 void* acquire_memory(std::size_t bytes) {
     if (bytes > std::numeric_limits<std::size_t>::max() / 8) throw std::bad_alloc();
-    if (counting != nullptr) {
-        counting->bytes_ = checked_sum(counting->bytes_, block_bytes(bytes));
-        return nowhere;
-    }
-    bytes = rounded(bytes == 0 ? 1 : bytes);
+    if (counting != nullptr) counting->bytes_ = checked_sum(counting->bytes_, block_bytes(bytes));
+    if (counting != nullptr || bytes == 0) return nowhere;
+    bytes = rounded(bytes);
     Cache& kept = cache();
     {
         const std::lock_guard<std::mutex> lock(kept.mutex);

@@ -191,6 +191,7 @@ public:
     ///   tokens      whether calls are to have token ids as input; then there is a row for each of the D
     PYBPTT_API Packed(const RnnSizes& sizes, const RnnParameters<Real>* parameters, bool tokens);
 
+    PYBPTT_API bool has_dense_input() const;
     Contents& contents() const { return *contents_; }
 
 private:
