@@ -200,11 +200,8 @@ class SequenceModel(Predictor[State]):
         y : ndarray
             Targets. Cross-entropy: integers in [0, Q), (T, B), or (B,) with `last_only`. Squared error: the
             layer's dtype, (T, B, Q), or (B, Q) with `last_only`.
-        state : ndarray, (L K, B, H), optional
-            h_0, for an LSTM the pair (h_0, c_0); zero if not given.
-        lengths : integers, (B,), optional
-            Steps of each sequence, as for calling the layer. What `x` and `y` hold past a sequence's end is
-            not read and does not count.
+        state, lengths
+            As for calling the layer. What `y` holds past a sequence's end is not read and does not count.
         training, seed, dropout_mask
             As for the layer's `forward`, but that dropout is on unless ``training=False``. It has no effect
             on a layer with ``dropout=0``.
@@ -217,13 +214,9 @@ class SequenceModel(Predictor[State]):
             Clipping of dL/dh_t inside the recurrence, as for the layer's `backward`.
         hidden, input : bool
             Whether to return dL/dh_t for all t, and dL/dx_t for dense input, too.
-        memory_limit : int or str, optional
-            Bytes, or text such as ``"256MB"`` or ``"1GiB"``, that the call may take beside the caller's
-            arrays and what it returns: steps are then run again where their tape does not fit, as for the
-            layer's `forward`. Not one bit of a result depends on it. `memory` says what a limit costs.
-        progress : callable, optional
-            ``progress(done, total)`` is called a few times a second, and at the end. What it raises ends the
-            call and is raised from it; so is KeyboardInterrupt, with a limit also if there is no `progress`.
+        memory_limit, progress
+            As for the layer's `forward`; the limit is on what the call takes beside the caller's arrays and
+            what it returns. `memory` says what one costs.
 
         Returns
         -------
@@ -355,13 +348,8 @@ class SequenceModel(Predictor[State]):
             Targets, as for `loss_and_grad`; None if `x` is an iterable.
         truncation : TBPTT, RandomTruncation or ARTBP
             The last two with one probability for all steps.
-        state : ndarray, (L K, B, H), optional
-            h_0, for an LSTM the pair (h_0, c_0); zero if not given.
-        training, seed
-            As for `loss_and_grad`: dropout is on unless ``training=False``, and steps that are run again get
-            a fresh mask.
-        clip_hidden : ("norm", limit) or ("value", limit), optional
-            As for `loss_and_grad`.
+        state, training, seed, clip_hidden
+            As for `loss_and_grad`; steps that are run again get a fresh mask.
 
         Returns
         -------
@@ -402,13 +390,8 @@ class SequenceModel(Predictor[State]):
 
         Parameters
         ----------
-        steps, batch : int
-            T and B.
-        lengths : integers, (B,), optional
-        tokens : bool
-            Whether the input is token ids.
-        training : bool
-            Whether a dropout mask is drawn, if the layer has dropout: it counts.
+        steps, batch, lengths, tokens, training
+            As for the layer's `memory`.
         input : bool
             Whether dL/dx_t is asked for.
 

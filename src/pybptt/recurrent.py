@@ -391,11 +391,8 @@ class RecurrentLayer(Network[State]):
 
         Parameters
         ----------
-        steps, batch : int
-            T and B.
-        lengths : integers, (B,), optional
-        tokens : bool
-            Whether the input is token ids.
+        steps, batch, lengths, tokens
+            As for `tape_bytes`.
         training : bool
             Whether a dropout mask is drawn, if the layer has dropout: it counts.
 
