@@ -57,40 +57,29 @@ FIXED = ("cell", "layers", "dropout", "hidden", "nonlinearity", "dtype", "seed",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options. Those of `Settings` are None if not given, so that --load can tell."""
     default = Settings()
+
+    def add(group: argparse._ArgumentGroup, name: str, metavar: str | None, text: str) -> None:
+        group.add_argument(
+            f"--{name}",
+            metavar=metavar,
+            type=NUMBERS.get(name, str),
+            choices=CHOICES.get(name),
+            help=f"{text} (default {getattr(default, name)})".lstrip(),
+        )
+
     network = parser.add_argument_group("text and network")
     network.add_argument("--text", metavar="FILE", help="UTF-8 text (default: Python's standard library)")
-    network.add_argument(
-        "--cell", choices=CHOICES["cell"], help=f"of the recurrent layers (default {default.cell})"
-    )
-    network.add_argument(
-        "--layers", metavar="N", type=NUMBERS["layers"], help=f"recurrent layers (default {default.layers})"
-    )
-    network.add_argument(
-        "--dropout",
-        metavar="P",
-        type=NUMBERS["dropout"],
-        help=f"probability of a zero between layers, in training (default {default.dropout})",
-    )
-    network.add_argument(
-        "--hidden", metavar="N", type=NUMBERS["hidden"], help=f"hidden units (default {default.hidden})"
-    )
-    network.add_argument(
-        "--nonlinearity",
-        choices=CHOICES["nonlinearity"],
-        help=f"of the rnn cell's units (default {default.nonlinearity})",
-    )
-    network.add_argument("--dtype", choices=CHOICES["dtype"], help=f"(default {default.dtype})")
-    network.add_argument(
-        "--seed", metavar="N", type=NUMBERS["seed"], help=f"of parameters and sample (default {default.seed})"
-    )
+    add(network, "cell", None, "of the recurrent layers")
+    add(network, "layers", "N", "recurrent layers")
+    add(network, "dropout", "P", "probability of a zero between layers, in training")
+    add(network, "hidden", "N", "hidden units")
+    add(network, "nonlinearity", None, "of the rnn cell's units")
+    add(network, "dtype", None, "")
+    add(network, "seed", "N", "of parameters and sample")
 
     work = parser.add_argument_group("training")
-    work.add_argument(
-        "--batch", metavar="N", type=NUMBERS["batch"], help=f"parallel streams (default {default.batch})"
-    )
-    work.add_argument(
-        "--window", metavar="N", type=NUMBERS["window"], help=f"characters a step (default {default.window})"
-    )
+    add(work, "batch", "N", "parallel streams")
+    add(work, "window", "N", "characters a step")
     work.add_argument(
         "--lr",
         metavar="X",
