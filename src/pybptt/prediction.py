@@ -28,6 +28,7 @@ from .packed import Network, Packed
 if TYPE_CHECKING:
     from .recurrent import RecurrentLayer
 
+NOISE = 1 << 16  # numbers that `generate` draws at a time
 HOTTEST = 1e300  # of temperatures: as good as any above, and times the noise still finite
 
 
@@ -264,6 +265,7 @@ class Predictor(Network[State]):
         temperature = number("temperature", temperature, "a number of at least 0")
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: expected a finite number of at least 0, got {temperature}")
+        temperature = min(temperature, HOTTEST)
         random = generator(seed)
         suppressed = self._suppressed(suppress_tokens)
         if is_array("prompt", prompt, "integers").dtype.kind not in "iu":
@@ -280,17 +282,26 @@ class Predictor(Network[State]):
             raise ValueError(f"lengths: expected at least 1, got 0 at [{int(ends.argmin())}]")
         x = ids("prompt", rows, Q, time_axis=1, lengths=ends)
 
-        written = np.empty((steps, B), np.int64)
-        with self.packed() as run, np.errstate(invalid="ignore"):  # of outputs that `_draw` refuses
+        written, largest = np.empty((steps, B), np.int64), np.empty((steps, B))
+        some, each = max(1, NOISE // max(1, B * Q)), np.arange(B)
+        with self.packed() as run, np.errstate(invalid="ignore"):  # of outputs that are refused
             output, state = run(x.T if batch_first else x, lengths=ends)
             if not self.last_only:
                 output = output.swapaxes(0, 1) if batch_first else output
-                output = output[-1] if ends is None else output[ends - 1, np.arange(B)]
+                output = output[-1] if ends is None else output[ends - 1, each]
             for n in range(steps):
-                written[n] = _draw(output.reshape(B, Q) - suppressed, min(temperature, HOTTEST), random)
+                if n % some == 0:
+                    noise = _noise(random, temperature, (min(some, steps - n), B, Q)) - suppressed
+                o = output.reshape(B, Q) + noise[n % some]
+                written[n] = likeliest = o.argmax(axis=-1)  # or a NaN, if there is one
+                largest[n] = o[each, likeliest]
                 if n + 1 < steps:
                     token = written[n : n + 1]
                     output, state = run(token.T if batch_first else token, state)
+        if not np.isfinite(largest).all():
+            raise ValueError(
+                "generate: expected a model whose outputs are finite, got one of NaN or infinity"
+            )
         written = written.T if batch_first else written
         return written.reshape(steps) if prompt.ndim == 1 else written
 
@@ -365,14 +376,12 @@ class Predictor(Network[State]):
             raise ValueError(f"{name}: expected shape {shape}, got {y.shape}")
 
 
-def _draw(o: Array, temperature: float, random: np.random.Generator) -> Array:
-    """A token (B,) for each row of outputs o (B, Q), from softmax(o / temperature); o is overwritten.
+def _noise(random: np.random.Generator, temperature: float, shape: tuple[int, ...]) -> Array:
+    """tau times Gumbel noise: the largest of o and it together is a draw from softmax(o / tau).
 
-    The largest of ``o + temperature * Gumbel noise`` is such a draw, and at temperature 0 the likeliest one.
+    Gumbel noise is minus the logarithm of exponential variables, in half the time of ``random.gumbel``.
     """
-    if temperature:
-        o += temperature * random.gumbel(size=o.shape)
-    token: Array = o.argmax(axis=-1)  # of a NaN, if there is one
-    if not np.isfinite(o[np.arange(len(o)), token]).all():
-        raise ValueError("generate: expected a model whose outputs are finite, got one of NaN or infinity")
-    return token
+    if temperature == 0:
+        return np.zeros(shape)
+    noise: Array = -temperature * np.log(random.standard_exponential(shape))
+    return noise
