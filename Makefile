@@ -17,7 +17,7 @@ train: .venv/has-cli
 	$(in_venv) -m pybptt train
 
 test: .venv/has-test
-	$(in_venv) -m pytest $(PYTEST)
+	$(in_venv) -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST)
 
 bench: .venv/has-bench
 	$(in_venv) -m pytest benchmarks $(PYTEST)

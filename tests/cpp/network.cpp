@@ -589,5 +589,6 @@ MemoryPlan core_plan(const Network& n, bool model, std::size_t limit) {
     template std::size_t core_tape_bytes<Real>(const Network&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)
+#undef PYBPTT_INSTANTIATE
 
 }  // namespace pybptt::test

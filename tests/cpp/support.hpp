@@ -31,6 +31,12 @@ bool is_guard(const Value& value) {
     return std::all_of(std::begin(bytes), std::end(bytes), [](unsigned char byte) { return byte == kGuardByte; });
 }
 
+#if defined(PYBPTT_QUICK)
+constexpr bool kQuick = true;  // instrumented and emulated code is slow: fewer cases of a kind
+#else
+constexpr bool kQuick = false;
+#endif
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kSanitized = true;
 #else
@@ -90,6 +96,8 @@ private:
     Value* data_;
     std::size_t mapped_, count_;
 };
+
+constexpr Nonlinearity kNonlinearities[] = {Nonlinearity::tanh, Nonlinearity::relu, Nonlinearity::sigmoid, Nonlinearity::identity};
 
 enum class Layout { panels, row_major };
 constexpr Layout kLayouts[] = {Layout::panels, Layout::row_major};

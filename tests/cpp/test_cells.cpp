@@ -7,8 +7,7 @@
 namespace pybptt::test {
 namespace {
 
-constexpr double kClip = 0.75;
-constexpr Nonlinearity kAll[] = {Nonlinearity::tanh, Nonlinearity::relu, Nonlinearity::sigmoid, Nonlinearity::identity};
+constexpr double kStepClip = 0.75;
 
 struct Variant {
     CellConfig config;
@@ -16,11 +15,11 @@ struct Variant {
 };
 std::vector<Variant> variants() {
     std::vector<Variant> all;
-    for (const double clip : {0.0, kClip}) {
+    for (const double clip : {0.0, kStepClip}) {
         const std::string end = clip != 0 ? ", clipped" : "";
         CellConfig c;
         c.clip = clip;
-        for (const Nonlinearity phi : kAll) {
+        for (const Nonlinearity phi : kNonlinearities) {
             c.nonlinearity = phi;
             all.push_back({c, "Elman " + std::to_string(int(phi)) + end});
         }
@@ -250,7 +249,7 @@ TEST_CASE_TEMPLATE("a value at the bound of clipping has no derivative, and a Na
             const Step<Real> step(1, 1, cell.blocks);
             const bool is_elman = cell.blocks == 1;
             const bool is_after = variant.config.kind == CellKind::gru && variant.config.reset_after;
-            const Real places[] = {Real(kClip), Real(-kClip), Real(2 * kClip), Real(-100), Real(0.9 * kClip)};
+            const Real places[] = {Real(kStepClip), Real(-kStepClip), Real(2 * kStepClip), Real(-100), Real(0.9 * kStepClip)};
             for (const TestMatrix<Real>* m : {&step.h_before, &step.c_before, &step.carry}) m->fill([] { return 0.5; });
             std::fill(step.peephole.begin(), step.peephole.end(), Real(0));
             const TestMatrix<Real>& z = is_elman ? step.h : step.z;

@@ -10,11 +10,7 @@ namespace {
 constexpr Shape kShapes[] = {{1, 1, 1, 1, 1},     {2, 3, 5, 7, 4},   {7, 1, 17, 16, 3}, {3, 2, 1, 15, 16},  {5, 13, 1, 31, 33},
                              {3, 33, 19, 65, 17}, {9, 12, 16, 8, 2}, {600, 1, 3, 5, 2}, {41, 26, 4, 17, 9}, {2, 530, 3, 9, 5}};
 
-#if defined(PYBPTT_QUICK)
-constexpr std::size_t kTimes = 1;
-#else
-constexpr std::size_t kTimes = 2;  // that a cell and a size come up, with other choices beside
-#endif
+constexpr std::size_t kTimes = kQuick ? 1 : 2;  // that a cell and a size come up, with other choices beside
 
 template <class Real>
 void check_layer(const Network& n, const Result& expected) {

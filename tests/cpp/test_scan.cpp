@@ -68,7 +68,7 @@ private:
 };
 
 template <class Real>
-std::vector<std::size_t> widths() {
+std::vector<std::size_t> scan_widths() {
     std::vector<std::size_t> all = interesting_columns<Real>();
     all.insert(all.end(), {2, 3, 4, 5, 7, 131});
     return all;
@@ -80,7 +80,7 @@ TEST_CASE_TEMPLATE("linear recurrence, columns of any number, apart and together
     Random random(41);
     for_each_tier<Real>([&](const Kernels<Real>& k) {
         for (const std::size_t steps : {1, 2, 3, 9})
-            for (const std::size_t cols : widths<Real>())
+            for (const std::size_t cols : scan_widths<Real>())
                 for (const std::size_t spare : {0, 5})
                     for (const bool past_caches : {false, true}) {
                         CAPTURE(steps);

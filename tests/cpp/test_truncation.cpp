@@ -5,13 +5,7 @@
 namespace pybptt::test {
 namespace {
 
-#if defined(PYBPTT_QUICK)
-constexpr bool kQuick = true;
-constexpr std::size_t kTimes = 1;
-#else
-constexpr bool kQuick = false;
-constexpr std::size_t kTimes = 3;
-#endif
+constexpr std::size_t kDraws = kQuick ? 1 : 3;  // of limits, for each network
 
 template <class Real>
 void check_in(const Network& n, const Limits& limits, const Result& layer, const Result& model) {
@@ -121,7 +115,7 @@ TEST_CASE("limits of all kinds, in every cell and stack, are the textbook's") {
     for (const std::vector<CellConfig>* cells : {&kElman, &kCells})
         for (const CellConfig& cell : *cells)
             for (std::size_t layers = 1; layers <= 3; ++layers)
-                for (std::size_t i = 0; i < kTimes; ++i) {
+                for (std::size_t i = 0; i < kDraws; ++i) {
                     Network n = network(kSmall[random.below(5)], cell, random.below(kVariants), layers);
                     if (cell.nonlinearity == Nonlinearity::relu) n = clear_of_kinks(n);
                     check(n, any_limits(n, random));
@@ -139,7 +133,7 @@ TEST_CASE("limits in clipped networks are the textbook's") {
 TEST_CASE("windows of all lengths are the textbook's") {
     Random random(3);
     for (std::size_t kind = 0; kind < 16; ++kind)
-        for (std::size_t i = 0; i < kTimes; ++i) {
+        for (std::size_t i = 0; i < kDraws; ++i) {
             const Network n = network({13, 1 + random.below(9), 2, 1 + random.below(18), 3}, kCells[random.below(7)],
                                       random.below(kVariants), 1 + random.below(3));
             check(n, some_windows(n.sizes.steps, kind));
@@ -184,7 +178,7 @@ TEST_CASE("LSTM with recurrent projection under limits") {
     Random random(9);
     for (const std::size_t P : {2, 19})
         for (const Shape& shape : {Shape{9, 12, 16, 8, 2}, Shape{5, 13, 1, 31, 33}, Shape{75, 7, 2, 3, 2}})
-            for (std::size_t i = 0; i < kTimes; ++i) {
+            for (std::size_t i = 0; i < kDraws; ++i) {
                 const Network n =
                     projected(network(shape, kCells[i % 2 == 0 ? 1 : 6], random.below(kVariants), 1 + random.below(2)), P);
                 check(n, any_limits(n, random));
@@ -196,7 +190,7 @@ TEST_CASE("networks with nothing in them have limits") {
     Random random(6);
     for (const Shape& shape : kEmpty)
         for (const CellConfig& cell : {elman(Nonlinearity::tanh), lstm(true, false), gru(true), gru(false)})
-            for (std::size_t i = 0; i < (kTimes + 1) / 2; ++i) {
+            for (std::size_t i = 0; i < (kDraws + 1) / 2; ++i) {
                 const Network n = network(shape, cell, random.below(kVariants), 1 + random.below(2));
                 check(n, any_limits(n, random));
             }

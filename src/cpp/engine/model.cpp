@@ -155,5 +155,6 @@ Packed<Real> pack_model(const RnnSizes& sizes, const RnnParameters<Real>* parame
     template Packed<Real> pack_model(const RnnSizes&, const RnnParameters<Real>*, bool, const OutputLayer<Real>&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)
+#undef PYBPTT_INSTANTIATE
 
 }  // namespace pybptt

@@ -124,5 +124,6 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
                            const SweepLimits<Real>&, const Report&);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)
+#undef PYBPTT_INSTANTIATE
 
 }  // namespace pybptt

@@ -73,5 +73,6 @@ void linear_scan_backward(std::size_t steps, std::size_t cols, const Real* d_a, 
                                        Real*);
 PYBPTT_INSTANTIATE(float)
 PYBPTT_INSTANTIATE(double)
+#undef PYBPTT_INSTANTIATE
 
 }  // namespace pybptt
