@@ -352,7 +352,7 @@ def test_what_lies_in_memory_does_not_matter(cell):
         poison.lengths = None
         for _ in range(3):
             run(poison)
-            gc.collect()
+        gc.collect()  # dear among thousands of tests
         found = run(p)
         assert bits(found.output, found.state, found.cells, found.g) == bits(
             expected.output, expected.state, expected.cells, expected.g

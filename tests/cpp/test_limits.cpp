@@ -293,7 +293,7 @@ TEST_CASE("a call can be stopped after every step") {
         Result got;
         CHECK(difference(core_model<float>(n), core_model<float>(n, Ask::everything, {}, plan, count), 0) == "");
         CHECK(asked == total);
-        for (std::size_t last = 1; last < total; ++last) {
+        for (std::size_t last = 1; last < total; last += kQuick ? 5 : 1) {
             asked = 0;
             const Report stop = [&](std::size_t done, std::size_t) { return ++asked, done < last; };
             const std::size_t before = asked;
