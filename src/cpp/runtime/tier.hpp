@@ -11,5 +11,13 @@ template <class Real>
 const Kernels<Real>& kernels();
 template <class Real>
 const Kernels<Real>& kernels_of(const std::string& tier);
+template <>
+const Kernels<float>& kernels<float>();
+template <>
+const Kernels<double>& kernels<double>();
+template <>
+const Kernels<float>& kernels_of<float>(const std::string& tier);
+template <>
+const Kernels<double>& kernels_of<double>(const std::string& tier);
 
 }  // namespace pybptt
