@@ -20,8 +20,11 @@ namespace {
 /// lane of one panel, k a row. by_rows_ahead: by rows, while a part of the panels of B that come next is fetched.
 enum class Walk { by_rows, by_rows_ahead, by_columns };
 
-/// Accumulators, one line of B and one broadcast value must fit the registers.
-constexpr bool tile_fits(int m, int n) { return (m * n + n) * kPanelVecs + 1 <= kRegisters; }
+/// Accumulators, one line of B and one broadcast value must fit the registers. A single row needs no line there: half of the
+/// registers are enough for its sums not to wait for one another, and narrow tiles leave more to `Ahead::backwards`.
+constexpr bool tile_fits(int m, int n) {
+    return m == 1 ? n * kPanelVecs <= kRegisters / 2 : (m * n + n) * kPanelVecs + 1 <= kRegisters;
+}
 constexpr int kMaxPanels = 8;
 constexpr int tile_panels(int m) {
     int n = 1;
@@ -30,17 +33,17 @@ constexpr int tile_panels(int m) {
 }
 /// Rows of the tallest tile: enough for the loads of B to be hidden, on 32 wide registers beside two panels.
 constexpr int kTileRows = kRegisters / kPanelVecs >= 32 ? 12 : tile_fits(6, 1) ? 6 : 2;
-/// For A^T a tile's rows are lanes of one panel, so they divide its lanes.
-constexpr int kTileColumns = kRegisters / kPanelVecs >= 32 ? 8 : tile_fits(4, 1) ? 4 : 2;
+/// For A^T a tile's rows are lanes of one panel, which are shared out among as few tiles of nearly one height as will do.
+constexpr int kTileColumns = kRegisters / kPanelVecs >= 32 ? 8 : kTileRows;
 /// The longest chain of additions in registers, a number of whole panels.
 constexpr size_t kChain = 128;
 /// A . B takes the depth of a term in pieces of about this: a tile's panels of B stay in the L1 cache for all rows of A.
 constexpr size_t kRowsDepth = 256, kMostRowsDepth = kRowsDepth * 3 / 2;
-/// A^T . B takes the depth in pieces that stay in the caches while all of C is updated.
+/// A^T . B takes the depth in pieces that stay in the L2 cache while all of C is updated.
 constexpr size_t kColumnsDepth = 512;
-/// Lanes of A that take part in one pass over B.
+/// Lanes of A that take part in one pass over B: with a tile's panels of B, a chain of them stays in the L1 cache.
 template <class Real>
-constexpr size_t kLaneBlock = 4 * kLanes<Real>;
+constexpr size_t kLaneBlock = 2 * kLanes<Real>;
 
 /// A term as a tile sees it: where its own rows of A and panels of B begin.
 template <class Real>
@@ -59,8 +62,10 @@ template <class Real>
 struct Ends {
     Matrix<const Real> start;
     Matrix<Real> c;
-    Real* chains;  ///< room for kRegisters vectors
-    int fetch_begin, fetch_end;
+    Real* chains;          ///< the sum of the chains so far, a vector an accumulator
+    bool begun = false;    ///< chains came before this call
+    bool complete = true;  ///< none come after it
+    int fetch_begin = 0, fetch_end = 0;
 };
 
 template <class Real>
@@ -76,7 +81,7 @@ PYBPTT_INLINE Real* vector_at(const Matrix<Real>& m, int i, int j) {
 template <class Real, int M, int N, Walk walk>
 void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
     constexpr int L = int(kLanes<Real>), VL = kVecLanes<Real>, NV = N * kPanelVecs;
-    const Real* before = nullptr;  // the chains so far
+    const Real* before = ends.begun ? ends.chains : nullptr;
     Matrix<const Real> start = ends.start;
     for (int term = 0; term < term_count; ++term) {
         const Real* a = terms[term].a;
@@ -126,13 +131,12 @@ void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
             Real* const sum = ends.chains;
             if (before != nullptr)
                 each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { v += load(before + (i * NV + j) * VL); });
-            // A . B adds each term by itself: then it does not matter which terms came together.
-            if (left != 0 || (walk == Walk::by_columns && term + 1 != term_count)) {
+            if (left != 0 || !ends.complete) {
                 each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { store(sum + (i * NV + j) * VL, v); });
                 before = sum;
                 continue;
             }
-            const Matrix<Real> c = ends.c;
+            const Matrix<Real> c = ends.c;  // each term by itself: then it does not matter which terms came together
             if (start.data != nullptr)
                 each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { v += load_any(vector_at(start, i, j)); });
             each([&](Vec<Real>& v, int i, int j) __attribute__((always_inline)) { store_any(vector_at(c, i, j), v); });
@@ -169,25 +173,31 @@ constexpr TilesOfHeight<Real> kTiles[12] = {
     tiles_of_height<Real, 4, walk>(),  tiles_of_height<Real, 5, walk>(),  tiles_of_height<Real, 6, walk>(),
     tiles_of_height<Real, 7, walk>(),  tiles_of_height<Real, 8, walk>(),  tiles_of_height<Real, 9, walk>(),
     tiles_of_height<Real, 10, walk>(), tiles_of_height<Real, 11, walk>(), tiles_of_height<Real, 12, walk>()};
+/// `count` things in as few groups of at most `most` as will do, all of nearly the same size.
+struct Groups {
+    size_t count, size, larger;
+    constexpr Groups(size_t things, size_t most)
+        : count((things + most - 1) / most), size(things / count), larger(things % count) {}
+    constexpr size_t operator[](size_t group) const { return size + (group < larger); }
+    /// Where a group begins.
+    constexpr size_t first(size_t group) const { return group * size + (group < larger ? group : larger); }
+};
+
+/// The heights of the tiles that share a panel's lanes of A^T, and these tiles, by height (Groups' size, one more) and panels - 1.
+template <class Real>
+constexpr Groups kColumnHeights(kLanes<Real>, kTileColumns);
 constexpr int kColumnTilePanels = tile_panels(kTileColumns) < 3 ? tile_panels(kTileColumns) : 3;
-template <class Real, int N>
+template <class Real, bool larger, int N>
 constexpr TileFunction<Real> column_tile() {
-    if constexpr (N <= kColumnTilePanels)
-        return tile<Real, kTileColumns, N, Walk::by_columns>;
+    if constexpr (N <= kColumnTilePanels && (!larger || kColumnHeights<Real>.larger != 0))
+        return tile<Real, int(kColumnHeights<Real>.size) + larger, N, Walk::by_columns>;
     else
         return nullptr;
 }
 template <class Real>
-constexpr TileFunction<Real> kColumnTiles[3] = {column_tile<Real, 1>(), column_tile<Real, 2>(), column_tile<Real, 3>()};
-
-/// `count` things in as few groups of at most `most` as will do, all of nearly the same size.
-struct Groups {
-    size_t count, size, larger;
-    Groups(size_t things, size_t most) : count((things + most - 1) / most), size(things / count), larger(things % count) {}
-    size_t operator[](size_t group) const { return size + (group < larger); }
-    /// Where a group begins.
-    size_t first(size_t group) const { return group * size + (group < larger ? group : larger); }
-};
+constexpr TileFunction<Real> kColumnTiles[2][3] = {
+    {column_tile<Real, false, 1>(), column_tile<Real, false, 2>(), column_tile<Real, false, 3>()},
+    {column_tile<Real, true, 1>(), column_tile<Real, true, 2>(), column_tile<Real, true, 3>()}};
 
 template <class Real>
 PYBPTT_INLINE void prefetch(size_t rows, size_t panels, Matrix<const Real> m, bool to_write) {
@@ -267,7 +277,7 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
     for (int t = 0; t < term_count; ++t)
         at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth, nullptr};
     alignas(kPanelBytes) Real chains[kRegisters * kVecLanes<Real>];
-    Ends<Real> ends{start, c, chains, 0, 0};
+    Ends<Real> ends{start, c, chains};
     const auto run = [&](size_t row, size_t m, size_t panel, size_t n) __attribute__((always_inline)) {
         for (const Matrix<const Real>& next : ahead.matrix)
             if (next.data != nullptr) prefetch(m, n, next.rows_from(row).panels_from(panel), ahead.to_write);
@@ -332,31 +342,48 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
     if (passes == 0) begin<Real>(rows, cols, start, c);
 }
 
-/// Likewise, of a depth that stays in the caches; `rows` are at most a lane block.
+/// Likewise, of a depth that stays in the caches; `rows` are at most a lane block. Chain by chain, all the block's tiles.
 template <class Real>
 void add_by_columns(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c) {
-    constexpr size_t L = kLanes<Real>, M = kTileColumns;
+    constexpr size_t L = kLanes<Real>;
+    constexpr Groups heights = kColumnHeights<Real>;
     const Groups widths(panel_count<Real>(cols), kColumnTilePanels);
-    Operands<Real> at[kMaxTerms];
-    for (int t = 0; t < term_count; ++t)
-        at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth, nullptr};
-    alignas(kPanelBytes) Real chains[kRegisters * kVecLanes<Real>];
-    Ends<Real> ends{start, c, chains, 0, 0};
-    for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
-        const size_t n = widths[j];
+    alignas(kPanelBytes) Real chains[kLaneBlock<Real> * kColumnTilePanels * L];
+    Ends<Real> ends{start, c, chains};
+    const auto run = [&](const Operands<Real>& chain, size_t panel, size_t n) __attribute__((always_inline)) {
         const bool partial = ends_within(start, cols, panel + n) || ends_within(c, cols, panel + n);
-        const size_t existing = (panel + n) * L < cols ? n * L : cols - panel * L;
-        for (int t = 0; t < term_count; ++t) at[t].b = terms[t].b.data + panel * at[t].b_stride;
-        for (size_t row = 0; row < rows; row += M) {
-            for (int t = 0; t < term_count; ++t) at[t].a = terms[t].a.data + row / L * at[t].a_stride + row % L;
+        for (size_t row = 0, i = 0; row < rows; row += heights[i], i = (i + 1) % heights.count) {
+            const size_t height = heights[i], m = rows - row < height ? rows - row : height;
+            const TileFunction<Real> tile = kColumnTiles<Real>[height != heights.size][n - 1];
+            Operands<Real> at = chain;
+            at.a += row / L * at.a_stride + row % L;
             if (start.data != nullptr) ends.start.data = start.data + row * start.row_stride + panel * start.panel_stride;
             ends.c.data = c.data + row * c.row_stride + panel * c.panel_stride;
-            const size_t m = rows - row < M ? rows - row : M, left = rows - row - m;
-            if (left != 0) prefetch(left < M ? left : M, n, Matrix<const Real>(ends.c.rows_from(M)), true);
-            if (partial || m < M)
-                run_at_edge(kColumnTiles<Real>[n - 1], at, term_count, ends, m, existing);
+            ends.chains = chains + row * n * L;
+            if (!ends.complete) {
+                tile(&at, 1, ends);
+                continue;
+            }
+            const size_t left = rows - row - m;
+            if (left != 0) prefetch(left < height ? left : height, n, Matrix<const Real>(ends.c.rows_from(height)), true);
+            if (partial || m < height)
+                run_at_edge(tile, &at, 1, ends, m, (panel + n) * L < cols ? n * L : cols - panel * L);
             else
-                kColumnTiles<Real>[n - 1](at, term_count, ends);
+                tile(&at, 1, ends);
+        }
+    };
+    for (size_t j = 0, panel = 0; j < widths.count; panel += widths[j], ++j) {
+        ends.begun = false;
+        for (int t = 0; t < term_count; ++t) {
+            const Matrix<const Real>&a = terms[t].a, &b = terms[t].b;
+            for (size_t k = 0; k < terms[t].depth; k += kChain) {
+                const size_t left = terms[t].depth - k;
+                ends.complete = t + 1 == term_count && left <= kChain;
+                run({a.data + k * L, a.panel_stride, b.data + panel * b.panel_stride + k * L, b.panel_stride,
+                     left < kChain ? left : kChain, nullptr},
+                    panel, widths[j]);
+                ends.begun = true;
+            }
         }
     }
 }
