@@ -158,6 +158,46 @@ TEST_CASE("what a member throws ends the others at the barrier and reaches the c
     Team(5).run([](int) {});
 }
 
+TEST_CASE("things that are claimed are done once each, turn after turn") {
+    for (const int size : {1, 2, 5})
+        for (const std::size_t count : {0, 1, 4, 5000}) {  // many, to meet at one
+            Team team(size);
+            REQUIRE(team.size() == size);
+            const Claims claims(size);
+            std::vector<std::vector<std::atomic<int>>> done(4);
+            for (auto& turn : done) turn = std::vector<std::atomic<int>>(count);
+            run_team(team, [&](const Member& member) {
+                for (std::uint32_t turn = 1; turn <= 4; ++turn) {
+                    claims.visit_each(turn, count, member, [&](std::size_t i) { ++done[turn - 1][i]; });
+                    member.wait();
+                }
+            });
+            for (const auto& turn : done) CHECK(std::all_of(turn.begin(), turn.end(), [](int n) { return n == 1; }));
+        }
+}
+
+TEST_CASE("while a member is away, another does its own things first, then the other's, and those who are out do none") {
+    Team team(3);
+    REQUIRE(team.size() == 3);
+    const Claims claims(3);
+    std::vector<std::size_t> order[3];
+    std::atomic<bool> begun{false}, rest_done{false};
+    run_team(team, [&](Member member) {
+        member.team = 2;
+        const double end = now() + 30;
+        while (member.index != 1 && !begun && now() < end) std::this_thread::yield();
+        claims.visit_each(1, 10, member, [&](std::size_t i) {
+            order[member.index].push_back(i);
+            begun = begun || member.index == 1;
+            while (member.index == 1 && !rest_done && now() < end) std::this_thread::yield();
+        });
+        if (member.index == 0) rest_done = true;
+    });
+    CHECK(order[0] == std::vector<std::size_t>{0, 1, 2, 3, 4, 6, 7, 8, 9});
+    CHECK(order[1] == std::vector<std::size_t>{5});
+    CHECK(order[2].empty());
+}
+
 TEST_CASE("the same bits in the caller's rounding mode, which comes back") {
     const Network n = large_networks()[0];
     Result results[2], nearest = core_layer<float>(n);

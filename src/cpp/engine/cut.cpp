@@ -28,7 +28,8 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
     samples_.resize(batch_);
     lengths_.resize(batch_);
     for (std::size_t round = 0, dealt = 0; dealt < batch_; ++round)
-        for (std::size_t i = 0; i < slices_; ++i) {
+        for (std::size_t k = 0; k < slices_; ++k) {
+            const std::size_t i = round % 2 == 0 ? k : slices_ - 1 - k;  // there and back: each has long ones and short ones
             const std::size_t position = first_position(i) + round;
             if (position >= first_position(i + 1)) continue;
             samples_[position] = sorted[dealt++];

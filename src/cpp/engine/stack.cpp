@@ -83,13 +83,14 @@ class SweepStack final : public BackwardStack<Real> {
 public:
     SweepStack(const typename Tape<Real>::Contents& tape, int team, const BackwardArrays<Real>& arrays)
         : BackwardStack<Real>(tape),
+          spaces_(team > 1 && !tape.plan.limited() && !tape.plan.under_limit() ? 2 : 1),
           lowest_layer_(tape.sizes.layers - 1) {  // the last is swept in any case: its upstream may be a loss
         const RnnSizes& s = tape.sizes;
         const std::size_t P = s.h_width(), K = s.directions, width = K * P;
         const bool of_chunk = K == 1;
         const RecurrenceTape<Real>& first = *tape.recurrences.front();
         for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, first.cut));
-        space_.dz = PanelBuffer<Real>(first.cut.most_rows(), first.dz_cols());
+        space_.dz = PanelBuffer<Real>(first.cut.most_rows(), first.dz_cols(), spaces_);
         const std::size_t widest = std::max(arrays.gradients.input != nullptr ? s.inputs : 0, s.layers > 1 ? width : 0);
         if (widest != 0) space_.dx = PanelBuffer<Real>(first.cut.most_rows(), widest);
         for (std::size_t i = 0; i < tape.recurrences.size(); ++i) {
@@ -112,10 +113,25 @@ public:
         const std::size_t K = tape_.sizes.directions, recurrences = sweeps_.size();
         for (const auto& sweep : sweeps_) sweep->start(member);
         member.wait();  // what the second direction adds to is there
+        Swept late;
+        const auto add = [&](Swept& swept) {
+            if (swept.by != nullptr) swept.by->add(swept.chunk, space_.dz.matrix(swept.space), member);
+            swept.by = nullptr;
+        };
+        std::size_t space = 0;
         const auto run = [&](std::size_t recurrence, const Chunk& chunk) {
             if (recurrence / K < lowest_layer_) return;
             Upstream<Real>& given = upstreams_[recurrence];
-            sweeps_[recurrence]->run(chunk, recurrence + 1 == recurrences && top != nullptr ? *top : given, member);
+            Swept swept{sweeps_[recurrence].get(), chunk, space = (space + 1) % spaces_};
+            swept.by->run(chunk, recurrence + 1 == recurrences && top != nullptr ? *top : given, space_.dz.matrix(space), member);
+            add(late);
+            member.wait();
+            if (spaces_ > 1 && recurrence / K == lowest_layer_) {
+                late = swept;
+            } else {
+                add(swept);
+                member.wait();
+            }
         };
         if (K == 1) {
             this->sweep_chunks(again, steps, member, [&](const Chunk& chunk) {
@@ -129,11 +145,22 @@ public:
                         steps.next();
                     }
         }
+        add(late);
+        member.wait();
         for (const auto& sweep : sweeps_) sweep->finish(member);
     }
 
 private:
-    Buffer<Real> between_[2];  // dL/d(a layer's output), likewise
+    /// A chunk that is not in the weight gradients yet. In a team nobody waits for the lowest layer's: it is added after the next
+    /// chunk's sweep, by those who have ended their part of that first.
+    struct Swept {
+        Sweep<Real>* by = nullptr;
+        Chunk chunk{};
+        std::size_t space = 0;  // where its dz is
+    };
+
+    Buffer<Real> between_[2];   // dL/d(a layer's output), likewise
+    const std::size_t spaces_;  // for dz
     SweepSpace<Real> space_;
     std::size_t lowest_layer_;                          // nobody asks for anything below it
     std::vector<std::unique_ptr<Sweep<Real>>> sweeps_;  // of each recurrence

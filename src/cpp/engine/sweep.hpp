@@ -48,11 +48,11 @@ struct RecurrenceGradients {
 /// What sweeps work in, one after the other; of a chunk.
 template <class Real>
 struct SweepSpace {
-    PanelBuffer<Real> dz;  // (chunk rows, dz_cols): dh_t in block 0 or behind all, then dz_t
+    PanelBuffer<Real> dz;  // (chunk rows, dz_cols), one or two: dh_t in block 0 or behind all, then dz_t
     PanelBuffer<Real> dx;  // (chunk rows, D of the widest layer), if it is wanted
 };
 
-/// Called by every member of a team: chunk after chunk from the last to the first, weight gradients while dz is in the cache.
+/// Called by every member of a team: chunk after chunk from the last to the first.
 template <class Real>
 class Sweep {
 public:
@@ -63,10 +63,9 @@ public:
           s_(tape.sizes),
           cell_(tape.cell),
           g_(gradients),
-          weights_(tape, gradients.parameters, gradients.input, space.dx),
+          weights_(tape, team, gradients.parameters, gradients.input, space.dx),
           factors_(tape.cut, limits.factors),
           clipping_(limits, team, s_.batch),
-          dz_(space.dz),
           carries_(tape) {}
 
     /// The carries hold the final state's own gradients: a sample meets them at its last step.
@@ -77,15 +76,14 @@ public:
             carries_.set(part, slice, position, count, 0, g_.d_h, g_.d_c);
         });
     }
-    /// Begins where all members' part of the chunk after is complete; ends with a barrier.
-    void run(const Chunk& chunk, Upstream<Real>& upstream, const Member& member) {
+    /// Fills in a chunk's dz. Begins where the chunk after is complete, and is complete itself after a barrier.
+    void run(const Chunk& chunk, Upstream<Real>& upstream, Matrix<Real> dz, const Member& member) {
         const Part<Real> part = this->part(member);
-        upstream.prepare_chunk(chunk, part, dz_.matrix().panels_from(tape_.dh_panel()));
-        part.for_each_piece(tape_.cut, chunk, [&](const Piece<Real>& piece) { sweep_piece(piece, upstream); });
-        member.wait();
-        weights_.add(chunk, dz_.matrix(), member);
-        member.wait();
+        upstream.prepare_chunk(chunk, part, dz.panels_from(tape_.dh_panel()));
+        part.for_each_piece(tape_.cut, chunk, [&](const Piece<Real>& piece) { sweep_piece(piece, upstream, dz); });
     }
+    /// Adds that chunk to the weight gradients; complete after a barrier.
+    void add(const Chunk& chunk, Matrix<const Real> dz, const Member& member) { weights_.add(chunk, dz, member); }
     void finish(const Member& member) {
         const Part<Real> part = this->part(member);
         weights_.finish(member);
@@ -95,9 +93,9 @@ public:
 
 private:
     Part<Real> part(const Member& member) const { return {s_, Division(s_, member.team), member}; }
-    void sweep_piece(const Piece<Real>& piece, const Upstream<Real>& upstream) {
+    void sweep_piece(const Piece<Real>& piece, const Upstream<Real>& upstream, Matrix<Real> all) {
         const std::size_t S = piece.chunk.steps, panels = tape_.panels(), first = piece.positions.begin, cols = piece.h.count;
-        const Matrix<Real> all = dz_.matrix(), all_dh = all.panels_from(tape_.dh_panel());
+        const Matrix<Real> all_dh = all.panels_from(tape_.dh_panel());
         const Matrix<Real> carry_h = carries_.h(piece, piece.slice.index, first);
         const Matrix<Real> carry = carries_.cell(piece, piece.slice.index, first);
         std::size_t later = 0;  // samples that have the step after
@@ -160,7 +158,6 @@ private:
     WeightGradients<Real> weights_;
     const Factors<Real> factors_;
     Clipping<Real> clipping_;
-    const PanelBuffer<Real>& dz_;
     Carries<Real> carries_;
 };
 

@@ -19,12 +19,12 @@ struct InputGradient {
     bool add = false;
 };
 
-/// Members own rows of the weight gradients (columns of dz) over all of time: there is no reduction across threads.
+/// Members take blocks of the weight gradients' rows (columns of dz), whoever is free: there is no reduction across threads.
 template <class Real>
 class WeightGradients {
 public:
     ///   dx  (chunk rows, D), to work in; needed if there are rows for dL/dx_t
-    WeightGradients(const RecurrenceTape<Real>& tape, const RnnParameterGradients<Real>& gradients,
+    WeightGradients(const RecurrenceTape<Real>& tape, int team, const RnnParameterGradients<Real>& gradients,
                     const InputGradient<Real>& input, const PanelBuffer<Real>& dx)
         : k_(kernels<Real>()),
           tape_(tape),
@@ -36,7 +36,8 @@ public:
           weight_hr_(g_.weight_hr, s_.projection * s_.hidden, tape.cut.chunks()),
           bias_(block_cols<Real>(cell_.blocks, s_.hidden)),
           vectors_(g_.vectors == nullptr ? 0 : tape.weights->vectors.size()),
-          dx_(dx) {
+          dx_(dx),
+          claims_(team) {
         if (g_.weight_ih == nullptr) return;
         if (tape.dense)
             weight_ih_ = ChunkSum<Real>(g_.weight_ih, std::size_t(cell_.gates) * s_.hidden * s_.inputs, tape.cut.chunks());
@@ -64,16 +65,22 @@ public:
         const Range samples = member.share(s_.batch, 1);
         tape_.cut.zero_paddings(input_.rows, samples.begin, samples.size(), 0, s_.inputs);
     }
-    /// Adds one chunk, the last one first; every member's dz must be complete.
+    /// Adds one chunk, the last one first; every member's dz must be complete. Complete after a barrier.
     void add(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
-        const Range own = member.share(s_.hidden, kLanes<Real>);
-        if (own.size() != 0) {
-            for (int g = 0; g < cell_.group_count; ++g)
-                for (int i = 0; i < cell_.groups[g].count; ++i) add_gate(chunk, dz, cell_.groups[g], i, own);
-            for (int v = 0; g_.vectors != nullptr && v < cell_.vector_count; ++v) add_vector(chunk, dz, v, own);
-        }
-        if (g_.weight_hr != nullptr) add_projection(chunk, dz, member);
-        if (input_.rows && tape_.dense) add_input(chunk, dz, member);
+        const std::size_t parts = std::size_t(member.team), blocks = std::size_t(cell_.blocks);
+        const std::size_t vectors = g_.vectors != nullptr ? std::size_t(cell_.vector_count) : 0;
+        const bool with_projection = g_.weight_hr != nullptr, with_input = input_.rows && tape_.dense;
+        const std::size_t things = blocks + vectors + with_projection + with_input;
+        claims_.visit_each(std::uint32_t(tape_.cut.chunks() - chunk.index), things * parts, member, [&](std::size_t claimed) {
+            const int part = int(claimed / things);
+            const std::size_t thing = claimed % things;
+            const Range own = pybptt::share(s_.hidden, kLanes<Real>, part, member.team);
+            if (thing < blocks + vectors && own.size() == 0) return;
+            if (thing < blocks) return add_block(chunk, dz, int(thing), own);
+            if (thing < blocks + vectors) return add_vector(chunk, dz, int(thing - blocks), own);
+            if (with_input && thing + 1 == things) return add_input(chunk, dz, pybptt::share(chunk.rows, 1, part, member.team));
+            add_projection(chunk, dz, pybptt::share(s_.projection, kLanes<Real>, part, member.team));
+        });
     }
     void finish(const Member& member) {
         const std::size_t H = s_.hidden, D = s_.inputs;
@@ -103,9 +110,15 @@ private:
     double* token_row(std::size_t i, std::size_t g) const {
         return token_row_.data() + (i * std::size_t(cell_.gates) + g) * block_cols<Real>(1, s_.hidden);
     }
-    void add_gate(const Chunk& chunk, Matrix<const Real> dz, const BlockGroup& group, int i, const Range& own) {
+    void add_block(const Chunk& chunk, Matrix<const Real> dz, int b, const Range& own) {
+        const BlockGroup* const end = cell_.groups + cell_.group_count;
+        const BlockGroup* const found =
+            std::find_if(cell_.groups, end, [&](const BlockGroup& g) { return g.block <= b && b < g.block + g.count; });
+        if (found == end) return;  // no product makes it
+        const BlockGroup& group = *found;
+        const int i = b - group.block;
         const std::size_t H = s_.hidden, P = s_.h_width(), D = s_.inputs, S = chunk.steps, panels = tape_.panels();
-        const std::size_t block = std::size_t(group.block + i), panel = block * panels + own.begin / kLanes<Real>;
+        const std::size_t panel = std::size_t(b) * panels + own.begin / kLanes<Real>;
         const Matrix<const Real> own_dz = dz.panels_from(panel);
         if (g_.weight_hh != nullptr && group.hidden_gate >= 0) {
             // dW_hh += dz^T h_{t-1}, a term a slice; or of the block that the product read
@@ -155,18 +168,16 @@ private:
         }
     }
     /// dW_hr += dh^T (o tanh(c))
-    void add_projection(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
+    void add_projection(const Chunk& chunk, Matrix<const Real> dz, const Range& own) {
         const std::size_t H = s_.hidden;
-        const Range own = member.share(s_.projection, kLanes<Real>);
         const Term<Real> term{dz.panels_from(tape_.dh_panel() + own.begin / kLanes<Real>), tape_.unprojected(chunk), chunk.rows};
         const Matrix<Real> dw_hr = row_major(g_.weight_hr + own.begin * H, H);
         k_.product_transposed(own.size(), H, &term, 1, weight_hr_.so_far(chunk, dw_hr), dw_hr);
         weight_hr_.end(chunk, own.begin * H, own.size() * H);
     }
     /// dx = dz W_ih
-    void add_input(const Chunk& chunk, Matrix<const Real> dz, const Member& member) {
+    void add_input(const Chunk& chunk, Matrix<const Real> dz, const Range& own_rows) {
         const std::size_t D = s_.inputs;
-        const Range own_rows = member.share(chunk.rows, 1);
         multiply_w_ih(tape_, own_rows.size(), dz.rows_from(own_rows.begin), Columns<Real>(D, {0, panel_count<Real>(D)}),
                       dx_.matrix().rows_from(own_rows.begin));
         if (input_.mask)
@@ -190,6 +201,7 @@ private:
     Buffer<double> bias_;     // db of each block, in whole panels
     Buffer<double> vectors_;  // dp of each of the cell's vectors, likewise
     const PanelBuffer<Real>& dx_;
+    const Claims claims_;
     Buffer<double> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
 };
 

@@ -113,7 +113,7 @@ private:
               const SweepLimits<Real>& limits, std::size_t copies, std::size_t some)
             : tape(tape),
               g(gradients),
-              weights(tape, gradients.parameters, gradients.input, space.dx),
+              weights(tape, team, gradients.parameters, gradients.input, space.dx),
               dz_sum(tape.cut.most_rows(), tape.dz_cols()),
               carries(tape, copies),
               clipping(limits, team, checked_product(some, tape.sizes.batch)) {

@@ -1,6 +1,7 @@
 // A small pool of threads: started on first use, asleep between calls, not inherited across fork().
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -174,6 +175,38 @@ struct Member {
     }
     /// Its share of `count` things, in whole grains.
     Range share(std::size_t count, std::size_t grain) const { return pybptt::share(count, grain, index, team); }
+};
+
+/// Things that each one member does, whoever is free: first those of its share, so that what they lie in stays in its cache, then
+/// what is left of the others'.
+class Claims {
+public:
+    explicit Claims(int team) : shares_(team > 1 ? new Share[std::size_t(team)] : nullptr) {}
+
+    /// visit(i) for `count` things in all, called by every member. Between two turns, whose numbers rise from 1, all members meet.
+    template <class Visit>
+    void visit_each(std::uint32_t turn, std::size_t count, const Member& member, Visit visit) const {
+        for (std::size_t i = 0; shares_ == nullptr && i < count; ++i) visit(i);
+        for (int k = 0; shares_ != nullptr && member.index < member.team && k < member.team; ++k) {
+            const int whose = (member.index + k) % member.team;
+            const Range range = share(count, 1, whose, member.team);
+            for (std::size_t i; (i = shares_[std::size_t(whose)].take(turn)) < range.size();) visit(range.begin + i);
+        }
+    }
+
+private:
+    struct alignas(64) Share {
+        std::atomic<std::uint64_t> taken{0};  // turn, and how many in it
+
+        std::size_t take(std::uint32_t turn) {
+            std::uint64_t now = taken.load(std::memory_order_relaxed), first = std::uint64_t{turn} << 32, next;
+            do next = std::max(now, first);
+            while (!taken.compare_exchange_weak(now, next + 1, std::memory_order_relaxed));
+            return std::size_t(next - first);
+        }
+    };
+
+    const std::unique_ptr<Share[]> shares_;
 };
 
 /// work(member) on every thread of a team.
