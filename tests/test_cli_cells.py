@@ -83,4 +83,4 @@ def test_settings_that_do_not_fit(text, tmp_path, capsys):
     assert "--nonlinearity is of the rnn cell" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*SMALL, "--text", text, "--dropout", "1.5"])
-    assert "must be in [0, 1], got 1.5" in capsys.readouterr().err
+    assert "must be from 0 to 1, got 1.5" in capsys.readouterr().err

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from ..files import open_regular
 from ..recurrent import MAX_LAYERS
@@ -31,6 +30,8 @@ __all__ = [
     "threads",
     "whole",
 ]
+
+Number = TypeVar("Number", int, float)
 
 MOST = (1 << 31) - 1  # of a size or a number of steps
 
@@ -88,65 +89,27 @@ def require_drawable(path: str) -> None:
         raise CommandError(f"cannot draw {path}: expected a name that ends in .{', .'.join(sorted(known))}")
 
 
-def whole(text: str) -> int:
-    """Option type: an integer of at least 0."""
-    value = int(text)
-    if not 0 <= value < 1 << 63:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and below 2^63, got {text}")
-    return value
+def _option(kind: type[Number], least: float, most: float) -> Callable[[str], Number]:
+    """Option type: a number in [least, most]."""
+
+    def option(text: str) -> Number:
+        value = kind(text)
+        if not least <= value <= most:  # nor is NaN
+            raise argparse.ArgumentTypeError(f"must be from {least} to {most}, got {text}")
+        return value
+
+    option.__name__ = kind.__name__  # for the message about what is none
+    return option
 
 
-def natural(text: str) -> int:
-    """Option type: an integer of at least 1, a size or a number of steps."""
-    value = int(text)
-    if not 1 <= value <= MOST:
-        raise argparse.ArgumentTypeError(f"must be at least 1 and at most {MOST}, got {text}")
-    return value
-
-
-def layers(text: str) -> int:
-    """Option type: a number of layers that a network takes."""
-    value = natural(text)
-    if value > MAX_LAYERS:
-        raise argparse.ArgumentTypeError(f"must be at most {MAX_LAYERS}, got {text}")
-    return value
-
-
-def count(text: str) -> int:
-    """Option type: 0, or what `natural` takes."""
-    return natural(text) if int(text) else 0
-
-
-def threads(text: str) -> int:
-    """Option type: a number of threads that `pybptt.set_num_threads` takes."""
-    value = natural(text)
-    if value > 1024:
-        raise argparse.ArgumentTypeError(f"must be at most 1024, got {text}")
-    return value
-
-
-def positive(text: str) -> float:
-    """Option type: a number above 0, and below what no run comes to, in minutes or passes over a text."""
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"must be above 0 and below 1e9, got {text}")
-    return value
-
-
-def probability(text: str) -> float:
-    """Option type: a number in [0, 1]."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
-    return value
-
-
-def non_negative(text: str) -> float:
-    """Option type: a finite number of at least 0."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and finite, got {text}")
-    return value
+whole = _option(int, 0, (1 << 63) - 1)
+count = _option(int, 0, MOST)
+natural = _option(int, 1, MOST)  # a size or a number of steps
+layers = _option(int, 1, MAX_LAYERS)
+threads = _option(int, 1, 1024)  # that `pybptt.set_num_threads` takes
+probability = _option(float, 0, 1)
+non_negative = _option(float, 0, 10**9)
+positive = _option(float, 1e-9, 10**9)  # a rate, or minutes or passes over a text: no run has as many
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
