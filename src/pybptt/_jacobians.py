@@ -9,7 +9,7 @@ import numpy as np
 
 from . import reference
 from ._arrays import Array
-from .layers import GRU, LSTM, RNN
+from .layers import LAYERS
 from .recurrent import RecurrentLayer
 from .reference.cells import States
 
@@ -33,7 +33,7 @@ def runs(layer: RecurrentLayer[Any], x: Array, h_0: Array | None, c_0: Array | N
     """The runs of a network in the order of states, L K; x (T, 1, D) or (T, 1), states (L K, 1, H)."""
     xs = x if x.dtype.kind in "iu" else x.astype(np.float64)
     K = layer._directions
-    kind: Any = next(kind for kind in (RNN, LSTM, GRU) if isinstance(layer, kind))
+    kind: Any = next(kind for kind in LAYERS.values() if isinstance(layer, kind))
     for k in range(layer.num_layers):
         outputs = []
         for j, name in enumerate((f"l{k}", f"l{k}_reverse")[:K]):

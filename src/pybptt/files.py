@@ -31,7 +31,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, at_least, flag, positive, unmasked
-from .layers import GRU, LSTM, RNN
+from .layers import LAYERS
 from .model import SequenceModel
 
 __all__ = ["load"]
@@ -44,7 +44,6 @@ MOST_HEADER = 1000  # bytes, of an array's shape and dtype: Python parses them, 
 MOST_NAME = 1000  # characters; a ZIP archive's names have at most 65535 bytes
 KINDS = "biufcSU"  # of arrays: numbers and text
 
-LAYERS = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
 
 Path = str | os.PathLike[str]

@@ -391,3 +391,6 @@ class GRU(RecurrentLayer[Array]):
 
     def _options(self) -> dict[str, Any]:
         return {"reset_after": self.reset_after}
+
+
+LAYERS: dict[str, type[RNN | LSTM | GRU]] = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}

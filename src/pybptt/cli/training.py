@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .. import GRU, LSTM, RNN, SequenceModel, clip_by_norm, load
+from .. import SequenceModel, clip_by_norm, load
 from ..data import Vocabulary
+from ..layers import LAYERS
 from ..optim import Adam, Cosine, WarmUp
+from ..recurrent import RecurrentLayer
 from .common import CommandError, layers, natural, non_negative, positive, probability, reading, whole
 from .text import UNKNOWN, Corpus, read_text
 
@@ -326,7 +328,7 @@ def text_of(settings: Settings, given: str | None, path: str | None = None) -> s
     return read_text(given or settings.text)
 
 
-def new_layer(settings: Settings, symbols: int) -> RNN | LSTM | GRU:
+def new_layer(settings: Settings, symbols: int) -> RecurrentLayer[Any]:
     """The recurrent layers that the settings describe."""
     options: dict[str, Any] = {
         "num_layers": settings.layers,
@@ -334,11 +336,9 @@ def new_layer(settings: Settings, symbols: int) -> RNN | LSTM | GRU:
         "dtype": settings.dtype,
         "seed": settings.seed,
     }
-    if settings.cell == "lstm":
-        return LSTM(symbols, settings.hidden, **options)
-    if settings.cell == "gru":
-        return GRU(symbols, settings.hidden, **options)
-    return RNN(symbols, settings.hidden, nonlinearity=settings.nonlinearity, **options)
+    if settings.cell == "rnn":
+        options["nonlinearity"] = settings.nonlinearity
+    return LAYERS[settings.cell.upper()](symbols, settings.hidden, **options)
 
 
 def _by_name(state: Any) -> dict[str, _Array]:

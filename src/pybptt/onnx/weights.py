@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import DTYPES, Array, at_least, is_array, real, sequence_lengths, type_name
-from ..layers import GRU, LSTM, RNN
+from ..layers import GRU, LAYERS, LSTM, RNN
 from ..recurrent import RecurrentLayer
 
 __all__ = ["Operator", "from_onnx", "load_onnx", "reverse_sequences", "to_onnx"]
 
 Layer = RNN | LSTM | GRU
 
-_LAYERS: dict[str, type[Layer]] = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}
 # The gates in the order of ONNX's rows, by the layer's letters: ONNX's c is our g, of a GRU its h is our n.
 _GATES = {"RNN": "h", "LSTM": "iofg", "GRU": "zrn"}
 _PEEPHOLES = "iof"
@@ -177,7 +176,7 @@ def from_onnx(
         )
     if op_type == "LSTM":
         options["peephole"] = P is not None
-    layer = _LAYERS[op_type](
+    layer = LAYERS[op_type](
         W.shape[2],
         R.shape[2] if hidden_size is None else hidden_size,
         bias=B is not None,
@@ -309,7 +308,7 @@ def reverse_sequences(x: Array, lengths: ArrayLike | None = None, *, batch_first
 
 
 def _op_type(layer: Any) -> str:
-    for op_type, kind in _LAYERS.items():
+    for op_type, kind in LAYERS.items():
         if isinstance(layer, kind):
             if isinstance(layer, LSTM) and layer.proj_size:
                 raise ValueError(f"layer: ONNX's LSTM has no projection, got proj_size={layer.proj_size}")
@@ -389,8 +388,8 @@ def _options(
     beta: Sequence[float] | None,
 ) -> dict[str, Any]:
     """The layer's arguments that the attributes stand for, those aside which arrays or `layout` decide."""
-    if not isinstance(op_type, str) or op_type not in _LAYERS:
-        raise ValueError(f"op_type: expected one of {', '.join(_LAYERS)}, got {op_type!r}")
+    if not isinstance(op_type, str) or op_type not in LAYERS:
+        raise ValueError(f"op_type: expected one of {', '.join(LAYERS)}, got {op_type!r}")
     direction = _text(direction)
     if direction == "reverse":
         raise ValueError(
