@@ -367,7 +367,8 @@ def folder(tmp_path_factory):
         ("--text {}/good.txt --hidden 2147483647 --layers 10000", "memory"),
         ("--text {}/good.txt --window 2147483647", "too short for --batch 32 and --window 2147483647"),
         ("--text {}/good.txt --batch 2147483647", "too few for --batch 2147483647"),
-        ("--text {}/good.txt --epochs 100000000", "--epochs 1e.08 .* steps"),
+        ("--text {}/good.txt --epochs 100000000", "--epochs 1e.08 are more than 2,147,483,647 steps"),
+        ("--text {}/good.txt --epochs 1e300", "--epochs 1e.300 are more than 2,147,483,647 steps"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(options, words, folder, capsys):

@@ -108,8 +108,8 @@ natural = _option(int, 1, MOST)  # a size or a number of steps
 layers = _option(int, 1, MAX_LAYERS)
 threads = _option(int, 1, 1024)  # that `pybptt.set_num_threads` takes
 probability = _option(float, 0, 1)
-non_negative = _option(float, 0, 10**9)
-positive = _option(float, 1e-9, 10**9)  # a rate, or minutes or passes over a text: no run has as many
+non_negative = _option(float, 0, 1e300)
+positive = _option(float, 1e-300, 1e300)  # some times as many are finite, too
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

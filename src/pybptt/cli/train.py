@@ -199,7 +199,7 @@ def _prepare(args: argparse.Namespace) -> Training:
     if args.epochs:
         steps = math.ceil(args.epochs * training.windows)
         if steps > MOST:
-            raise CommandError(f"--epochs {args.epochs:g} are {steps:,} steps, more than {MOST:,}")
+            raise CommandError(f"--epochs {args.epochs:g} are more than {MOST:,} steps")
         training.settings = replace(settings, steps=steps, minutes=None)
     if saved:
         training.restore(saved, args.load)
