@@ -55,12 +55,17 @@ TEST_CASE_TEMPLATE("transpose, from both layouts", Real, float, double) {
     Random random(12);
     for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {
         for (const Layout layout : kLayouts) {
-            const TestMatrix<Real> from(rows, cols, layout), to(cols, rows, Layout::panels);
+            const TestMatrix<Real> from(rows, cols, layout), to(cols, rows, Layout::panels), as_it_is(rows, cols, Layout::panels);
             from.fill(random.integers());
-            k.transpose(rows, cols, from.view(), to.view());
-            REQUIRE(difference(to, [&](std::size_t r, std::size_t c) { return from(c, r); }) == "");
-            REQUIRE(to.guards_hold());
-            REQUIRE(to.padding_is(0));
+            for (const bool both : {false, true}) {
+                k.transpose(rows, cols, from.view(), to.view(), both ? as_it_is.view() : Matrix<Real>{});
+                REQUIRE(difference(to, [&](std::size_t r, std::size_t c) { return from(c, r); }) == "");
+                REQUIRE(to.guards_hold());
+                REQUIRE(to.padding_is(0));
+            }
+            REQUIRE(same_bits(from, as_it_is));
+            REQUIRE(as_it_is.guards_hold());
+            REQUIRE(as_it_is.padding_is(0));
         }
     });
 }

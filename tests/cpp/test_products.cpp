@@ -122,7 +122,7 @@ TEST_CASE_TEMPLATE("product is exact across the depth's blocks, to the bits of s
                 for (const Layout layout : kLayouts) {
                     const TestMatrix<Real> whole(rows, cols, layout), parts(rows, cols, layout);
                     Ahead<Real> ahead;
-                    ahead.matrix[0] = ahead.matrix[3] = start.view();
+                    for (int i = 0; i < 2; ++i) ahead.add(start.view());
                     ahead.backwards = layout == Layout::row_major;
                     const auto block = [&](std::size_t row, std::size_t m, const TestMatrix<Real>& c) {
                         const Term<Real> terms[2] = {{a_0.view().rows_from(row), b_0.view(), size.depth_0},

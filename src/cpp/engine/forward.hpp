@@ -215,10 +215,10 @@ private:
                 Ahead<Real> ahead;
                 ahead.to_write = true;
                 ahead.backwards = (steps_before_ + piece.chunk.first_step + s) % 2 != 0 && n <= Division::kFewRows;
-                if (s + 1 < piece.chunk.steps) ahead.matrix[0] = z_at(piece, s + 1).panels_from(to);
+                if (s + 1 < piece.chunk.steps) ahead.add(z_at(piece, s + 1).panels_from(to));
                 if (!cell_.keeps_z && a_.output && !tape_.cut.ragged())
-                    ahead.matrix[1] = piece.h.of(
-                        a_.output.at(Rows{tape_.cut.user_row(a_.output.first_step(piece.chunk) + s, piece.positions.begin)}));
+                    ahead.add(piece.h.of(
+                        a_.output.at(Rows{tape_.cut.user_row(a_.output.first_step(piece.chunk) + s, piece.positions.begin)})));
                 k_.product(n, cols, terms, count, begun ? Matrix<const Real>(z_t) : every_row<Real>(w_.bias.data() + to * L), z_t,
                            ahead);
             });

@@ -163,7 +163,7 @@ private:
                                 end += n;
                             });
         zero_until(lanes.end);
-        k_.transpose(lanes.size(), H, h_.matrix().rows_from(lanes.begin), h_t_.matrix().panels_from(panel));
+        k_.transpose(lanes.size(), H, h_.matrix().rows_from(lanes.begin), h_t_.matrix().panels_from(panel), {});
         member.wait();
         // o^T = W_ho h^T
         const Range own = member.share(Q, L);
@@ -182,7 +182,7 @@ private:
                                             values_.matrix().rows_from(row - block.first_row));
                                 });
             const Matrix<Real> y = values_t_.matrix().panels_from(panel);
-            k_.transpose(lanes.size(), Q, values_.matrix().rows_from(lanes.begin), y);
+            k_.transpose(lanes.size(), Q, values_.matrix().rows_from(lanes.begin), y, {});
             k_.squared_error(Q, lanes.size(), bias_.data(), y, classes_.data() + first, Real(targets_.scale), o,
                              losses_.data() + first);
         }

@@ -36,9 +36,8 @@ void PackedWeights<Real>::pack(const RnnParameters<Real>& p, const std::int64_t*
     /// Rows of a row-major W, for products by W^T and by W: from `panel` of the former on.
     const auto bring = [&](const Real* w, std::size_t row, std::size_t rows, std::size_t cols, std::size_t panel,
                            const PanelBuffer<Real>& transposed, const PanelBuffer<Real>& copy) {
-        const Matrix<const Real> from = row_major(w + row * cols, cols);
-        k.transpose(rows, cols, from, transposed.matrix().panels_from(panel));
-        if (copy.size() != 0) k.copy(rows, cols, from, copy.matrix().rows_from(row));
+        k.transpose(rows, cols, row_major(w + row * cols, cols), transposed.matrix().panels_from(panel),
+                    copy.size() != 0 ? copy.matrix().rows_from(row) : Matrix<Real>{});
     };
     if (w_hr_t.size() != 0) {
         const Range rows = member.share(P, L);
@@ -97,7 +96,7 @@ void PackedOutput<Real>::pack(const OutputLayer<Real>& layer, std::size_t width,
     constexpr std::size_t L = kLanes<Real>;
     const Range own = member.share(layer.outputs, L);
     kernels<Real>().transpose(own.size(), width, row_major(layer.weight + own.begin * width, width),
-                              weight_t.matrix().panels_from(own.begin / L));
+                              weight_t.matrix().panels_from(own.begin / L), {});
     for (std::size_t q = own.begin; q < panel_count<Real>(own.end) * L; ++q)
         bias[q] = q < own.end && layer.bias != nullptr ? layer.bias[q] : Real(0);
 }

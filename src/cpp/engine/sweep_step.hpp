@@ -117,10 +117,10 @@ CellSweep<Real> cell_sweep(const RecurrenceTape<Real>& tape, const Piece<Real>& 
 template <class Real>
 Ahead<Real> ahead_of_sweep(const RecurrenceTape<Real>& tape, const CellSweep<Real>& step, Matrix<const Real> upstream_before) {
     Ahead<Real> ahead;
-    if (!tape.cell.keeps_z) ahead.matrix[0] = step.h_before;
-    ahead.matrix[1] = upstream_before;
+    if (!tape.cell.keeps_z) ahead.add(step.h_before);
+    ahead.add(upstream_before);
     for (int b = 0; tape.cell.keeps_z && b < tape.cell.blocks; ++b)
-        ahead.matrix[2 + b] = step.saved.panels_from(std::size_t(b) * tape.panels());
+        ahead.add(step.saved.panels_from(std::size_t(b) * tape.panels()));
     return ahead;
 }
 

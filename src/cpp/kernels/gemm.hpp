@@ -279,8 +279,7 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
     alignas(kPanelBytes) Real chains[kRegisters * kVecLanes<Real>];
     Ends<Real> ends{start, c, chains};
     const auto run = [&](size_t row, size_t m, size_t panel, size_t n) __attribute__((always_inline)) {
-        for (const Matrix<const Real>& next : ahead.matrix)
-            if (next.data != nullptr) prefetch(m, n, next.rows_from(row).panels_from(panel), ahead.to_write);
+        for (int i = 0; i < ahead.count; ++i) prefetch(m, n, ahead.matrix[i].rows_from(row).panels_from(panel), ahead.to_write);
         for (int t = 0; t < term_count; ++t) {
             at[t].a = terms[t].a.data + row * L;
             at[t].b = terms[t].b.data + panel * at[t].b_stride;
@@ -332,9 +331,10 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
     const bool far =
         passes > 1 && rows > size_t(kTileRows) && rows <= 4 * cols && depth * panel_count<Real>(cols) * kPanelBytes >= far_bytes;
     for_each_pass(terms, term_count, most, [&](const Term<Real>* pieces, int count) {
-        Ahead<Real> some = ahead;  // all at once would keep the tiles waiting for their own loads
-        for (size_t i = 0; i < size_t(Ahead<Real>::kMost); ++i)
-            if (i % passes != index % passes) some.matrix[i] = none<Real>();
+        Ahead<Real> some;  // all at once would keep the tiles waiting for their own loads
+        some.to_write = ahead.to_write;
+        some.backwards = ahead.backwards;
+        for (size_t i = index; i < size_t(ahead.count); i += passes) some.add(ahead.matrix[i]);
         add_by_rows(rows, cols, pieces, count, start, c, some, far);
         start = c;
         ++index;

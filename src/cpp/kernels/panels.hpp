@@ -90,18 +90,24 @@ PYBPTT_INLINE void transpose_square(Vec<Real> (&line)[kVecLanes<Real>]) {
 }
 
 template <class Real>
-void transpose(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to) {
+void transpose(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to, Matrix<Real> as_it_is) {
     constexpr int VL = kVecLanes<Real>;
     constexpr size_t L = kLanes<Real>;
-    const size_t padded_rows = panel_count<Real>(rows) * L;
+    const size_t padded_rows = panel_count<Real>(rows) * L, end = as_it_is.data != nullptr ? panel_count<Real>(cols) * L : cols;
     for (size_t r = 0; r < padded_rows; r += size_t(VL))
-        for (size_t c = 0; c < cols; c += size_t(VL)) {
-            const int lanes = int(cols - c < size_t(VL) ? cols - c : size_t(VL));
+        for (size_t c = 0; c < end; c += size_t(VL)) {
+            const int lanes = c >= cols ? 0 : int(cols - c < size_t(VL) ? cols - c : size_t(VL));
             const Real* source = from.data + (c / L) * from.panel_stride + c % L;
             Vec<Real> line[VL];
 #pragma GCC unroll 16
             for (int i = 0; i < VL; ++i)
                 line[i] = r + size_t(i) < rows ? load_first(source + (r + size_t(i)) * from.row_stride, lanes) : Vec<Real>{};
+            if (as_it_is.data != nullptr) {
+                Real* place = as_it_is.data + (c / L) * as_it_is.panel_stride + r * L + c % L;
+#pragma GCC unroll 16
+                for (int i = 0; i < VL; ++i)
+                    if (r + size_t(i) < rows) store(place + size_t(i) * L, line[i]);
+            }
             transpose_square<Real>(line);
             Real* target = to.data + (r / L) * to.panel_stride + r % L + c * to.row_stride;
 #pragma GCC unroll 16

@@ -91,18 +91,19 @@ static_assert(kMostBlocks <= kMaxTerms);
 extern size_t far_bytes;
 
 /// Matrices of the shape of a product's target that will be wanted soon: they are brought into the L2 cache, tile by tile, while
-/// the product computes. Null data: none. A sequence longer than the caches is otherwise read and written at their misses' pace.
+/// the product computes. A sequence longer than the caches is otherwise read and written at their misses' pace.
 template <class Real>
 struct Ahead {
     static constexpr int kMost = 2 + kMostBlocks;
     Matrix<const Real> matrix[kMost];
+    int count = 0;
     bool to_write = false;  ///< so that no other core keeps a copy
     /// From the last panel to the first: steps that take turns find in the cache what the one before used last, when the weights
     /// are too large for it. Of use to rows of one tile alone, whose product takes the whole depth at once.
     bool backwards = false;
 
-    Ahead() {
-        for (Matrix<const Real>& none_yet : matrix) none_yet = none<Real>();
+    void add(const Matrix<const Real>& m) {
+        if (m.data != nullptr) matrix[count++] = m;
     }
 };
 
@@ -235,8 +236,9 @@ struct Kernels {
                                Matrix<Real> c);
     /// to = from (rows x cols), either of them in panels or row-major; in panels, the lanes past the last column become 0.
     void (*copy)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
-    /// to = from^T;  from: rows x cols in panels or row-major, to: cols x rows in panels, lanes past its last column 0.
-    void (*transpose)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
+    /// to = from^T;  from: rows x cols in panels or row-major, to: cols x rows in panels, lanes past its last column 0. With data,
+    /// as_it_is = from, in panels, likewise.
+    void (*transpose)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to, Matrix<Real> as_it_is);
     /// to = 0;  to += from and to *= from, of layouts as in `copy`.
     void (*zero)(size_t rows, size_t cols, Matrix<Real> to);
     void (*add)(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> to);
