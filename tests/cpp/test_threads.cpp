@@ -198,6 +198,61 @@ TEST_CASE("while a member is away, another does its own things first, then the o
     CHECK(order[2].empty());
 }
 
+TEST_CASE("who has ended takes over from who is late, and ends with who throws") {
+    Team team(2);
+    REQUIRE(team.size() == 2);
+    for (const bool throws : {false, true}) {
+        Relay relays[2];
+        constexpr std::size_t kStages = 30000;  // of a millisecond: half a minute for who is late
+        std::vector<int> done[2];
+        for (auto& stages : done) stages.assign(kStages, 0);
+        std::size_t taken_over = kStages;
+        const auto work = [&] {
+            run_team(team, [&](const Member& member) {
+                const int own = member.index, other = 1 - own;
+                if (own == 1 && throws) {
+                    std::this_thread::sleep_for(std::chrono::milliseconds(5));  // the other waits for its first stage
+                    throw std::out_of_range("no more");
+                }
+                for (std::size_t stage = 0; stage < kStages && !relays[own].hand_over(stage, false, member); ++stage) {
+                    ++done[own][stage];
+                    if (own == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                }
+                relays[own].hand_over(kStages, true, member);
+                const std::size_t from = relays[other].take_over(kStages, member);
+                if (own == 0) taken_over = from;
+                for (std::size_t stage = from; stage < kStages; ++stage) ++done[other][stage];
+            });
+        };
+        if (throws) {
+            CHECK_THROWS_WITH_AS(work(), "no more", std::out_of_range);
+        } else {
+            work();
+            CHECK(taken_over < kStages);
+            for (const auto& stages : done) CHECK(std::all_of(stages.begin(), stages.end(), [](int n) { return n == 1; }));
+        }
+    }
+}
+
+TEST_CASE("a team leaves a core to a neighbour, if that leaves it half of what it wanted") {
+    CHECK(Neighbours::team_beside(0, 8, 2) == 8);
+    CHECK(Neighbours::team_beside(1, 2, 2) == 1);
+    CHECK(Neighbours::team_beside(1, 4, 4) == 3);
+    CHECK(Neighbours::team_beside(3, 4, 4) == 4);
+    CHECK(Neighbours::team_beside(1, 2, 4) == 2);
+#ifdef __linux__
+    std::atomic<bool> stop{false};
+    std::thread neighbour([&] { while (!stop); });
+    const double end = now() + 30;
+    while (Neighbours::running() == 0 && now() < end);
+    CHECK(now() < end);
+    stop = true;
+    neighbour.join();
+    while (Neighbours::running() != 0 && now() < end);
+    CHECK(now() < end);
+#endif
+}
+
 TEST_CASE("the same bits in the caller's rounding mode, which comes back") {
     const Network n = large_networks()[0];
     Result results[2], nearest = core_layer<float>(n);

@@ -88,12 +88,14 @@ RnnSizes with_windows(RnnSizes s, const SweepLimits<Real>& limits) {
     return s;
 }
 
-/// Of these, those that a call may have that begins now: in a crowd, members should not meet at every step. A long call finds out
-/// for itself (progress.hpp).
+/// Of these, those that a call may have that begins now: in a crowd, members should not meet at every step, and a core on which a
+/// library spins is none of ours. A long call finds out for itself (progress.hpp), and outlasts the library.
 inline int threads_now(const RnnSizes& s, int wanted) {
-    constexpr double kLong = 1e9;  // multiply-adds: some 100 ms
-    const bool is_short = step_of(s) * double(s.steps) * double(s.layers * s.directions) < kLong;
-    return is_short && Division(s, wanted).by_columns && Crowd::here() ? 1 : wanted;
+    constexpr double kLong = 1e9, kWorthLooking = 2e7;  // multiply-adds: some 100 ms and 2 ms
+    const double work = step_of(s) * double(s.steps) * double(s.layers * s.directions);
+    if (wanted == 1 || work > kLong) return wanted;
+    if (Division(s, wanted).by_columns && Crowd::here()) return 1;
+    return work < kWorthLooking ? wanted : Neighbours::team_beside(Neighbours::running(), wanted, processors().usable());
 }
 
 /// Some columns, whole panels, of a matrix or of each of its blocks.

@@ -22,7 +22,7 @@ struct LossAndGrad {
                 const OutputLayer<Real>& layer, const Targets<Real>& targets, const RnnState<Real>& final_state,
                 const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits)
         : rows(tape, layer.last_only, final_state, true),
-          stack(tape, input, state, rows.output()),
+          stack(tape, input, state, rows.output(), team),
           output(rows, layer, targets, &output_gradients, rows.d_array()),
           sweeps(BackwardStack<Real>::make(tape, team,
                                            {{layer.last_only ? nullptr : rows.d_array(), {}},

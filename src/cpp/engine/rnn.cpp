@@ -57,7 +57,7 @@ template <class Real>
 void run_forward(const typename Tape<Real>::Contents& tape, const Weights<Real>& weights, const RnnInput<Real>& input,
                  const RnnState<const Real>& state, const RnnOutput<Real>& output, const Report& report) {
     Team team(threads_for(tape.sizes, input.tokens == nullptr));
-    ForwardStack<Real> stack(tape, input, state, output);
+    ForwardStack<Real> stack(tape, input, state, output, team.size());
     Progress progress(report, tape.forward_steps(), Division(tape.sizes, team.size()).by_columns);
     run_team(team, progress, [&](const Member& member, Steps& steps) {
         stack.prepare(weights, member);

@@ -16,8 +16,8 @@ std::size_t between_size(const RnnSizes& s, const Cut& cut) {
 
 template <class Real>
 ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, const RnnInput<Real>& input,
-                                 const RnnState<const Real>& state, const RnnOutput<Real>& output)
-    : tape_(tape) {
+                                 const RnnState<const Real>& state, const RnnOutput<Real>& output, int team)
+    : tape_(tape), relays_(team > 1 ? new Relay[tape.rounds() * std::size_t(team)] : nullptr) {
     const RnnSizes& s = tape.sizes;
     const std::size_t P = s.h_width(), K = s.directions, width = K * P;
     const bool of_chunk = K == 1;
@@ -53,24 +53,46 @@ void ForwardStack<Real>::prepare(const Weights<Real>& weights, const Member& mem
 template <class Real>
 void ForwardStack<Real>::run(Steps& steps, const Member& member, const AfterChunk& after_chunk) {
     const std::size_t together = passes_.size() / tape_.rounds();
+    const auto& stretches = tape_.schedule.stretches();
+    // Those that meet on the way go together. Otherwise who comes to the end takes over from those who are late.
+    const RecurrenceTape<Real>& recurrence = *tape_.recurrences.front();
+    const bool together_all_the_way = Division(recurrence.sizes, member.team).by_columns || recurrence.moves_chunks || after_chunk;
+    Relay* relays = together_all_the_way || stretches.empty() ? nullptr : relays_.get();
     for (std::size_t first = 0; first < passes_.size(); first += together) {
-        for (std::size_t i = 0; i < tape_.schedule.stretches().size() && i <= tape_.schedule.turn(); ++i)
-            run(tape_.schedule.stretches()[i], first, together, steps, member, after_chunk);
+        for (std::size_t i = 0; i < stretches.size() && i <= tape_.schedule.turn(); ++i)
+            run(stretches[i], first, together, steps, member, after_chunk, relays != nullptr ? relays + member.index : nullptr);
+        for (int k = 1; relays != nullptr && k < member.team; ++k) {
+            const Member late{(member.index + k) % member.team, member.team, member.all};
+            const std::size_t end = stretches[0].count;
+            for (std::size_t c = relays[late.index].take_over(end, member); c < end; ++c)
+                run(stretches[0], c, first, together, late);
+        }
         member.wait();
+        if (relays != nullptr) relays += member.team;
     }
 }
 
 template <class Real>
 void ForwardStack<Real>::run(const Stretch& stretch, std::size_t first, std::size_t together, Steps& steps, const Member& member,
-                             const AfterChunk& after_chunk) {
-    const std::size_t carry = tape_.schedule.carry();
+                             const AfterChunk& after_chunk, Relay* own) {
     for (std::size_t c = 0; c < stretch.count; ++c) {
-        const Chunk chunk = tape_.recurrences[first]->cut.chunk(stretch.first + c).in_place(stretch.place(c));
-        for (std::size_t i = first; i < first + together; ++i)
-            passes_[i]->run(chunk, c == 0 ? stretch.from : carry, c + 1 == stretch.count ? stretch.to : carry, member);
-        if (after_chunk && first + together == passes_.size()) after_chunk(chunk);
+        if (own == nullptr || !own->hand_over(c, false, member)) {
+            const Chunk chunk = run(stretch, c, first, together, member);
+            if (after_chunk && first + together == passes_.size()) after_chunk(chunk);
+        }
         steps.next();
     }
+    if (own != nullptr) own->hand_over(stretch.count, true, member);
+}
+
+template <class Real>
+Chunk ForwardStack<Real>::run(const Stretch& stretch, std::size_t c, std::size_t first, std::size_t together,
+                              const Member& member) {
+    const std::size_t carry = tape_.schedule.carry();
+    const Chunk chunk = tape_.recurrences[first]->cut.chunk(stretch.first + c).in_place(stretch.place(c));
+    for (std::size_t i = first; i < first + together; ++i)
+        passes_[i]->run(chunk, c == 0 ? stretch.from : carry, c + 1 == stretch.count ? stretch.to : carry, member);
+    return chunk;
 }
 
 namespace {

@@ -28,7 +28,7 @@ public:
     using AfterChunk = std::function<void(const Chunk&)>;
 
     ForwardStack(const typename Tape<Real>::Contents& tape, const RnnInput<Real>& input, const RnnState<const Real>& state,
-                 const RnnOutput<Real>& output);
+                 const RnnOutput<Real>& output, int team = 1);
 
     /// Packs the weights, unless they are, and writes what does not depend on them. Must come before the first run of a call. Ends
     /// with a barrier.
@@ -44,11 +44,14 @@ public:
 
 private:
     void run(const Stretch& stretch, std::size_t first, std::size_t together, Steps& steps, const Member& member,
-             const AfterChunk& after_chunk);
+             const AfterChunk& after_chunk, Relay* own = nullptr);
+    /// The c-th chunk of a stretch.
+    Chunk run(const Stretch& stretch, std::size_t c, std::size_t first, std::size_t together, const Member& member);
 
     const typename Tape<Real>::Contents& tape_;
     Buffer<Real> between_[2];  // (T or a chunk's steps, B, K P): layers below the last take turns
     std::vector<std::unique_ptr<ForwardPass<Real>>> passes_;
+    const std::unique_ptr<Relay[]> relays_;  // of each round, one a member, if there are several
 };
 
 /// What the sweeps of all recurrences read and write beside the tape.

@@ -1,11 +1,13 @@
 #include "runtime/platform.hpp"
 
 #if defined(__linux__)
+#include <dirent.h>
 #include <linux/futex.h>
 #include <malloc.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #elif defined(_WIN32)
@@ -22,7 +24,9 @@
 #include <algorithm>
 #include <climits>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
+#include <utility>
 
 namespace pybptt {
 
@@ -73,6 +77,37 @@ std::vector<int> allowed_processors() {
 }
 
 int allowed_cores() { return 0; }
+
+namespace {
+
+double seconds_of(clockid_t clock) {
+    timespec time{};
+    clock_gettime(clock, &time);
+    return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
+}
+
+}  // namespace
+
+double seconds_of_others() { return seconds_of(CLOCK_PROCESS_CPUTIME_ID) - seconds_of(CLOCK_THREAD_CPUTIME_ID); }
+
+/// The process's clock is behind while they run, by a tick; their own are not.
+int others_running() {
+    constexpr double kLook = 2e-5;
+    const pid_t own = pid_t(syscall(SYS_gettid));
+    std::vector<std::pair<clockid_t, double>> clocks;
+    if (DIR* const threads = opendir("/proc/self/task")) {
+        while (const dirent* const entry = readdir(threads)) {
+            const pid_t thread = pid_t(std::atoi(entry->d_name));
+            if (thread == 0 || thread == own) continue;
+            const clockid_t clock = clockid_t(~unsigned(thread) << 3 | 6);  // what pthread_getcpuclockid makes of a thread
+            clocks.emplace_back(clock, seconds_of(clock));
+        }
+        closedir(threads);
+    }
+    for (const double start = seconds_of(CLOCK_MONOTONIC); seconds_of(CLOCK_MONOTONIC) < start + kLook;);
+    return int(std::count_if(clocks.begin(), clocks.end(),
+                             [](const auto& clock) { return seconds_of(clock.first) > clock.second + kLook / 2; }));
+}
 
 Caches system_caches() {
 #ifdef _SC_LEVEL2_CACHE_SIZE
@@ -128,6 +163,9 @@ std::size_t ask(const char* of_fast_cores, const char* of_all) {
 bool began_as_child_of_fork() { return false; }
 void* loaded_library(const char* name) { return dlopen(("lib" + std::string(name) + ".dylib").c_str(), RTLD_LAZY | RTLD_NOLOAD); }
 
+double seconds_of_others() { return 0; }
+int others_running() { return 0; }
+
 std::vector<int> allowed_processors() { return {}; }
 int allowed_cores() { return int(ask("hw.perflevel0.physicalcpu", "hw.physicalcpu")); }
 
@@ -147,6 +185,8 @@ void wake_all(std::atomic<unsigned>& word) noexcept { WakeByAddressAll(&word); }
 void sleep_forever() noexcept {
     while (true) Sleep(INFINITE);
 }
+double seconds_of_others() { return 0; }
+int others_running() { return 0; }
 
 void at_fork(void (*)(), void (*)(), void (*)()) {}
 bool began_as_child_of_fork() { return false; }

@@ -128,6 +128,24 @@ void Crowd::pretend(double pause) { pretended_pause.store(pause); }
 
 namespace {
 
+thread_local double others_before = 0;
+
+}  // namespace
+
+void Neighbours::left_alone() { others_before = seconds_of_others(); }
+
+int Neighbours::running() {
+    constexpr double kWorkersSpin = 3e-4;  // a team's own workers run on for that long
+    return torch_threads != 0 || seconds_of_others() < others_before + kWorkersSpin ? 0 : others_running();
+}
+
+int Neighbours::team_beside(int running, int wanted, int cores) {
+    const int free = cores - running;
+    return running == 0 || 2 * free < wanted ? wanted : std::min(wanted, free);
+}
+
+namespace {
+
 /// A thread of the core's own.
 class Thread {
 public:
@@ -214,7 +232,9 @@ struct StopAtExit {
 }  // namespace
 
 Team::~Team() {
-    if (size() > 1) pool_.owner->release();
+    if (size() == 1) return;
+    pool_.owner->release();
+    Neighbours::left_alone();
 }
 
 double Team::asleep() const {

@@ -87,6 +87,13 @@ public:
     /// For so many, who are the same until all members of the team have met elsewhere.
     void wait_for(int size, int spins, bool counted = true);
     void break_up();
+    /// Until `ready` (a Bell's), for which is rung here; throws Broken as above.
+    template <class Ready>
+    void wait_until(Ready ready) {
+        bell_.wait([&] { return ready() || broken_.load(); });
+        if (broken_.load()) throw Broken{};
+    }
+    void ring() { bell_.ring(); }
     /// Of all members so far, in seconds, where it counts.
     double asleep() const { return 1e-9 * double(asleep_.load()); }
 
@@ -112,6 +119,21 @@ public:
     static double pause(double seconds, double lost);
     /// For tests: what `pause` says, whatever was lost; there is no crowd here. Below 0: as it finds.
     static void pretend(double pause);
+};
+
+/// Threads of this process, beside the caller and its team, that are running: what a library (OpenBLAS) leaves spinning for some
+/// milliseconds after a product takes a core as any work does.
+class Neighbours {
+public:
+    /// How many there are; 0 in a scope of TorchThreads, where they are the team. Looks only if any have run since this thread's
+    /// last team ended.
+    static int running();
+    /// Of `wanted` threads, those that find a core of their own, if that leaves half of them: fewer are slower than sharing is.
+    static int team_beside(int running, int wanted, int cores);
+
+private:
+    friend class Team;
+    static void left_alone();  // from here on others than the team run
 };
 
 /// Threads for one call. A team may come out smaller than wished: of size 1 when the pool is already at work for another
@@ -207,6 +229,31 @@ private:
     };
 
     const std::unique_ptr<Share[]> shares_;
+};
+
+/// A member's way through work of many stages, which it hands over, between two of them, to one that has ended its own.
+class Relay {
+public:
+    /// Before each stage, and after the last: whether this stage and all that follow are somebody else's.
+    bool hand_over(std::size_t stage, bool end, const Member& owner) {
+        if (given_.load(std::memory_order_relaxed) != kNotYet) return true;
+        if (!end && !wanted_.load(std::memory_order_relaxed)) return false;
+        given_.exchange(stage);
+        owner.all.barrier().ring();
+        return true;
+    }
+    /// The first stage that is now the caller's; `end` if there is none.
+    std::size_t take_over(std::size_t end, const Member& member) {
+        if (wanted_.exchange(true)) return end;
+        member.all.barrier().wait_until([&] { return given_.load() != kNotYet; });
+        return given_.load();
+    }
+
+private:
+    static constexpr std::size_t kNotYet = std::size_t(-1);
+
+    alignas(64) std::atomic<bool> wanted_{false};
+    std::atomic<std::size_t> given_{kNotYet};
 };
 
 /// work(member) on every thread of a team.
