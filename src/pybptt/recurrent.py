@@ -40,8 +40,7 @@ MAX_LAYERS = 10_000  # each has a handful of names, which are made before anythi
 class RecurrentLayer(Network[State]):
     """Layers of recurrent cells: `RNN`, `LSTM` and `GRU` say which."""
 
-    # The core's layer is made for these.
-    _fixed = frozenset(
+    _fixed = frozenset(  # the core's layer is made for these
         ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "clip", "dtype"]
     ) | frozenset(["nonlinearity", "peephole", "coupled", "proj_size", "reset_after"])
     _cell: ClassVar[str]
