@@ -17,8 +17,8 @@ namespace pybptt {
 namespace {
 
 /// How a tile finds A's element (i, k). by_rows: in panel k / lanes, row i, lane k % lanes. by_columns (A^T): i is a
-/// lane of one panel, k a row. by_rows_ahead: by rows, while a part of the panels of B that come next is fetched.
-enum class Walk { by_rows, by_rows_ahead, by_columns };
+/// lane of one panel, k a row.
+enum class Walk { by_rows, by_columns };
 
 /// Accumulators, one line of B and one broadcast value must fit the registers. A single row needs no line there: half of the
 /// registers are enough for its sums not to wait for one another, and narrow tiles leave more to `Ahead::backwards`.
@@ -53,11 +53,11 @@ struct Operands {
     const Real* b;
     size_t b_stride;
     size_t depth;
-    const Real* b_next;  ///< to be fetched
+    const Real* b_next;  ///< the panels of B that come next
 };
 
 /// What a tile starts from and where it goes, whole rows and vectors. Of each panel's depth of what comes next, it fetches the
-/// lines [fetch_begin, fetch_end) of every kLanes.
+/// lines [fetch_begin, fetch_end) of every kLanes, if it is tall.
 template <class Real>
 struct Ends {
     Matrix<const Real> start;
@@ -112,9 +112,8 @@ void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
                 for (; depth != 0; --depth, a += L) step(a);
             } else {
                 for (; depth >= size_t(L); depth -= size_t(L), a += a_stride) {
-                    if (walk == Walk::by_rows_ahead) {
+                    if constexpr (2 * M >= kTileRows) {
                         for (int k = ends.fetch_begin; k < ends.fetch_end; ++k)
-#pragma GCC unroll 8
                             for (int n = 0; n < N; ++n) __builtin_prefetch(next + size_t(n) * b_stride + k * L, 0, 2);
                         next += L * L;
                     }
@@ -146,33 +145,32 @@ void tile(const Operands<Real>* terms, int term_count, const Ends<Real>& ends) {
     }
 }
 
-/// Tiles of M rows, by panels - 1, for as many as fit. Only products of several heights fetch ahead: their tiles are tall.
+/// Tiles of M rows, by panels - 1, for as many as fit.
 template <class Real>
 struct TilesOfHeight {
     TileFunction<Real> of_panels[kMaxPanels];
 };
-template <class Real, int M, int N, Walk walk>
+template <class Real, int M, int N>
 constexpr TileFunction<Real> tile_if_it_fits() {
     if constexpr (N <= tile_panels(M))
-        return tile<Real, M, N, walk>;
+        return tile<Real, M, N, Walk::by_rows>;
     else
         return nullptr;
 }
-template <class Real, int M, Walk walk>
+template <class Real, int M>
 constexpr TilesOfHeight<Real> tiles_of_height() {
-    if constexpr (M <= kTileRows && (walk == Walk::by_rows || 2 * M >= kTileRows))
-        return {{tile_if_it_fits<Real, M, 1, walk>(), tile_if_it_fits<Real, M, 2, walk>(), tile_if_it_fits<Real, M, 3, walk>(),
-                 tile_if_it_fits<Real, M, 4, walk>(), tile_if_it_fits<Real, M, 5, walk>(), tile_if_it_fits<Real, M, 6, walk>(),
-                 tile_if_it_fits<Real, M, 7, walk>(), tile_if_it_fits<Real, M, 8, walk>()}};
+    if constexpr (M <= kTileRows)
+        return {{tile_if_it_fits<Real, M, 1>(), tile_if_it_fits<Real, M, 2>(), tile_if_it_fits<Real, M, 3>(),
+                 tile_if_it_fits<Real, M, 4>(), tile_if_it_fits<Real, M, 5>(), tile_if_it_fits<Real, M, 6>(),
+                 tile_if_it_fits<Real, M, 7>(), tile_if_it_fits<Real, M, 8>()}};
     else
         return {};
 }
-template <class Real, Walk walk>
-constexpr TilesOfHeight<Real> kTiles[12] = {
-    tiles_of_height<Real, 1, walk>(),  tiles_of_height<Real, 2, walk>(),  tiles_of_height<Real, 3, walk>(),
-    tiles_of_height<Real, 4, walk>(),  tiles_of_height<Real, 5, walk>(),  tiles_of_height<Real, 6, walk>(),
-    tiles_of_height<Real, 7, walk>(),  tiles_of_height<Real, 8, walk>(),  tiles_of_height<Real, 9, walk>(),
-    tiles_of_height<Real, 10, walk>(), tiles_of_height<Real, 11, walk>(), tiles_of_height<Real, 12, walk>()};
+template <class Real>
+constexpr TilesOfHeight<Real> kTiles[12] = {tiles_of_height<Real, 1>(),  tiles_of_height<Real, 2>(),  tiles_of_height<Real, 3>(),
+                                            tiles_of_height<Real, 4>(),  tiles_of_height<Real, 5>(),  tiles_of_height<Real, 6>(),
+                                            tiles_of_height<Real, 7>(),  tiles_of_height<Real, 8>(),  tiles_of_height<Real, 9>(),
+                                            tiles_of_height<Real, 10>(), tiles_of_height<Real, 11>(), tiles_of_height<Real, 12>()};
 /// `count` things in as few groups of at most `most` as will do, all of nearly the same size.
 struct Groups {
     size_t count, size, larger;
@@ -272,10 +270,9 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
     constexpr size_t L = kLanes<Real>;
     const Groups heights(rows, kTileRows);
     const Groups widths(panel_count<Real>(cols), size_t(tile_panels(int(heights[0]))));
-    const TilesOfHeight<Real>* tiles = far ? kTiles<Real, Walk::by_rows_ahead> : kTiles<Real, Walk::by_rows>;
     Operands<Real> at[kMaxTerms];
     for (int t = 0; t < term_count; ++t)
-        at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth, nullptr};
+        at[t] = {nullptr, terms[t].a.panel_stride, nullptr, terms[t].b.panel_stride, terms[t].depth, terms[t].b.data};
     alignas(kPanelBytes) Real chains[kRegisters * kVecLanes<Real>];
     Ends<Real> ends{start, c, chains};
     const auto run = [&](size_t row, size_t m, size_t panel, size_t n) __attribute__((always_inline)) {
@@ -286,7 +283,7 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
         }
         if (start.data != nullptr) ends.start.data = start.data + row * start.row_stride + panel * start.panel_stride;
         ends.c.data = c.data + row * c.row_stride + panel * c.panel_stride;
-        const TileFunction<Real> tile = tiles[m - 1].of_panels[n - 1];
+        const TileFunction<Real> tile = kTiles<Real>[m - 1].of_panels[n - 1];
         if (ends_within(start, cols, panel + n) || ends_within(c, cols, panel + n))
             run_at_edge(tile, at, term_count, ends, m, cols - panel * L);
         else
