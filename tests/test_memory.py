@@ -219,6 +219,17 @@ def test_memory_is_a_table_of_choices(of):
     assert len(both.choices) == 1
 
 
+@pytest.mark.parametrize("of", ["layer", "model"])
+def test_what_a_call_takes_does_not_depend_on_threads(set_threads, of):
+    layer = pybptt.LSTM(16, 64, seed=0)
+    made = layer if of == "layer" else pybptt.SequenceModel(layer, 4, seed=0)
+    choices = []
+    for threads in (1, 2, 5):
+        set_threads(threads)
+        choices.append(made.memory(500, 32).choices)
+    assert choices[1] == choices[2] == choices[0]
+
+
 def test_long_sequences_are_planned_without_going_through_them():
     T, lengths = 1 << 40, [1 << 40, 5]
     layer = pybptt.LSTM(3, 4, seed=0)

@@ -41,7 +41,9 @@ MemoryNeeds count_needs(const RnnSizes& sizes, const RnnInput<Real>& input, Buil
             for (const auto& recurrence : tape.recurrences) recurrence->add_needs(needs);
         return counted.bytes();
     };
-    needs.all = count({});
+    MemoryPlan every;
+    every.bytes = 1;  // as under a limit: dz has one place then, however many threads there are
+    needs.all = count(every);
     if (sizes.directions != 1 || needs.chunks < 2) return needs;
     MemoryPlan least;
     least.places = 1;
