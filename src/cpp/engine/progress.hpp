@@ -39,10 +39,12 @@ class Steps {
 public:
     Steps(Progress& progress, Member& member) : progress_(progress), member_(member), size_(member.team) {}
 
+    /// Whether somebody is told by this member how far the call is: by its own steps.
+    bool reports() const { return member_.index == 0 && progress_.report_; }
     /// After each step.
     void next() {
         ++done_;
-        if (member_.index == 0 && progress_.report_ && !progress_.report_(done_, progress_.total_)) throw Barrier::Broken{};
+        if (reports() && !progress_.report_(done_, progress_.total_)) throw Barrier::Broken{};
         if (!progress_.meets_ || done_ < plan_.until) return;
         Progress::Plan& plan = progress_.plans_[meetings_++ % 2];
         if (member_.index == 0) plan = next_plan();

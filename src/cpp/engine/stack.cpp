@@ -76,7 +76,7 @@ template <class Real>
 void ForwardStack<Real>::run(const Stretch& stretch, std::size_t first, std::size_t together, Steps& steps, const Member& member,
                              const AfterChunk& after_chunk, Relay* own) {
     for (std::size_t c = 0; c < stretch.count; ++c) {
-        if (own == nullptr || !own->hand_over(c, false, member)) {
+        if (own == nullptr || steps.reports() || !own->hand_over(c, false, member)) {
             const Chunk chunk = run(stretch, c, first, together, member);
             if (after_chunk && first + together == passes_.size()) after_chunk(chunk);
         }

@@ -45,7 +45,7 @@ Caches system_caches();
 
 /// Processor time that the process's other threads have had so far; 0 where the system does not say which of them are running.
 double seconds_of_others();
-/// How many of them are running; takes some 40 microseconds to see.
+/// How many of them are running, 0 if there are too many to look at; takes some 40 microseconds to see.
 int others_running();
 
 /// What unwinds the stack of a thread that ends itself (glibc's pthread_exit).

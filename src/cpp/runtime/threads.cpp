@@ -132,12 +132,12 @@ thread_local double others_before = 0;
 
 }  // namespace
 
-void Neighbours::left_alone() { others_before = seconds_of_others(); }
-
-int Neighbours::running() {
-    constexpr double kWorkersSpin = 3e-4;  // a team's own workers run on for that long
-    return torch_threads != 0 || seconds_of_others() < others_before + kWorkersSpin ? 0 : others_running();
+void Neighbours::left_alone(int workers) {
+    constexpr double kSpin = 3e-4;  // a worker runs on for that long
+    others_before = seconds_of_others() + workers * kSpin;
 }
+
+int Neighbours::running() { return torch_threads != 0 || seconds_of_others() < others_before ? 0 : others_running(); }
 
 int Neighbours::team_beside(int running, int wanted, int cores) {
     const int free = cores - running;
@@ -234,7 +234,7 @@ struct StopAtExit {
 Team::~Team() {
     if (size() == 1) return;
     pool_.owner->release();
-    Neighbours::left_alone();
+    Neighbours::left_alone(size() - 1);
 }
 
 double Team::asleep() const {

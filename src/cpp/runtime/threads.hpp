@@ -133,7 +133,7 @@ public:
 
 private:
     friend class Team;
-    static void left_alone();  // from here on others than the team run
+    static void left_alone(int workers);  // from here on others than these run
 };
 
 /// Threads for one call. A team may come out smaller than wished: of size 1 when the pool is already at work for another
