@@ -79,16 +79,7 @@ class TapeFloat64(TapeFloat32): ...  # in the core another class; of the same me
 class PackedFloat32: ...
 class PackedFloat64(PackedFloat32): ...
 
-class LayerFloat32:
-    def __init__(self, config: LayerConfig, flat: _Array) -> None: ...
-    @overload
-    def forward(
-        self, x: object, state: object, options: None, packed: PackedFloat32 | None
-    ) -> tuple[_Array, Any, _Array | None, TapeFloat32] | None: ...
-    @overload
-    def forward(
-        self, x: _Array, state: Any, options: _Options, packed: PackedFloat32 | None
-    ) -> tuple[_Array, Any, _Array | None, TapeFloat32]: ...
+class _Network:  # what layers and models have alike
     @overload
     def infer(
         self, x: object, state: object, options: None, packed: PackedFloat32 | None
@@ -98,6 +89,17 @@ class LayerFloat32:
         self, x: _Array, state: Any, options: _Options, packed: PackedFloat32 | None
     ) -> tuple[_Array, Any]: ...
     def pack(self, tokens: bool) -> PackedFloat32: ...
+
+class LayerFloat32(_Network):
+    def __init__(self, config: LayerConfig, flat: _Array) -> None: ...
+    @overload
+    def forward(
+        self, x: object, state: object, options: None, packed: PackedFloat32 | None
+    ) -> tuple[_Array, Any, _Array | None, TapeFloat32] | None: ...
+    @overload
+    def forward(
+        self, x: _Array, state: Any, options: _Options, packed: PackedFloat32 | None
+    ) -> tuple[_Array, Any, _Array | None, TapeFloat32]: ...
     def backward(
         self,
         tape: TapeFloat32,
@@ -116,7 +118,7 @@ class LayerFloat32:
 
 class LayerFloat64(LayerFloat32): ...
 
-class ModelFloat32:
+class ModelFloat32(_Network):
     def __init__(
         self, config: LayerConfig, output: OutputConfig, classes: bool, mean: bool, flat: _Array
     ) -> None: ...
@@ -152,15 +154,6 @@ class ModelFloat32:
     def loss(
         self, x: _Array, y: _Array, scale: float, state: Any, options: _Options
     ) -> tuple[float, Any]: ...
-    @overload
-    def infer(
-        self, x: object, state: object, options: None, packed: PackedFloat32 | None
-    ) -> tuple[_Array, Any] | None: ...
-    @overload
-    def infer(
-        self, x: _Array, state: Any, options: _Options, packed: PackedFloat32 | None
-    ) -> tuple[_Array, Any]: ...
-    def pack(self, tokens: bool) -> PackedFloat32: ...
     def plan(
         self,
         steps: int,
