@@ -55,7 +55,8 @@ public:
             const std::size_t rows = first.rows + (of_state ? first.rows / first.steps : 0);
             const std::size_t size = PanelBuffer<Real>::size_of(rows, cols);
             places_.push_back({end, PanelBuffer<Real>::stride(rows), size, first.index});
-            end = checked_product(1, end + checked_product(cut.chunks_of_run(i), size));
+            const std::size_t next = i + 1 < cut.runs().size() ? cut.runs()[i + 1].index : cut.chunks();
+            end = checked_product(1, end + checked_product(next - first.index, size));
         }
         values_ = Buffer<Real>(end);
     }

@@ -4,8 +4,16 @@
 
 #include "engine/cut.hpp"
 #include "runtime/memory.hpp"
+#include "runtime/threads.hpp"
 
 namespace pybptt {
+
+/// A member's share of `count` zeros.
+template <class Value>
+void zero_share(Value* values, std::size_t count, const Member& member) {
+    const Range own = member.share(count, kPanelBytes / sizeof(Value));
+    std::fill_n(values + own.begin, own.size(), Value(0));
+}
 
 template <class Real>
 class ChunkSum {
@@ -13,18 +21,19 @@ public:
     static constexpr std::size_t kGroup = 16;
 
     ChunkSum() = default;
-    /// `count` values at `sum`.
-    ChunkSum(Real* sum, std::size_t count, std::size_t chunks) : sum_(sum), chunks_(chunks), groups_(chunks > kGroup ? count : 0) {}
+    /// `count` values at `sum`, if that is not null.
+    ChunkSum(Real* sum, std::size_t count, std::size_t chunks)
+        : sum_(sum), count_(count), chunks_(chunks), groups_(sum != nullptr && chunks > kGroup ? count : 0) {}
 
     /// What the chunk's terms are added to: what is in `part`, some rows of the sum, unless it begins anew.
     Matrix<const Real> so_far(const Chunk& chunk, Matrix<const Real> part) const {
         return (chunks_ - 1 - chunk.index) % kGroup == 0 ? none<Real>() : part;
     }
-    /// To be called for all values, some at a time, before the first chunk, which overwrites them if there is one.
-    void begin(std::size_t first, std::size_t count) const {
-        if (sum_ != nullptr && chunks_ == 0) std::fill_n(sum_ + first, count, Real(0));
+    /// To be called before the first chunk, which overwrites the values if there is one.
+    void begin(const Member& member) const {
+        if (sum_ != nullptr && chunks_ == 0) zero_share(sum_, count_, member);
     }
-    /// The same once the chunk's terms have been added.
+    /// To be called for all values, some at a time, once the chunk's terms have been added.
     void end(const Chunk& chunk, std::size_t first, std::size_t count) const {
         const std::size_t added = chunks_ - chunk.index;
         const bool last = chunk.index == 0;
@@ -40,7 +49,7 @@ public:
 
 private:
     Real* sum_ = nullptr;
-    std::size_t chunks_ = 0;
+    std::size_t count_ = 0, chunks_ = 0;
     Buffer<double> groups_;
 };
 

@@ -9,22 +9,40 @@ namespace pybptt {
 
 Cut::Cut(const RnnSizes& s, bool reverse, std::size_t chunk_rows, std::size_t slices)
     : steps_(s.steps), batch_(s.batch), slices_(slices), reverse_(reverse) {
-    if (s.lengths != nullptr &&
-        std::any_of(s.lengths, s.lengths + batch_, [&](std::int64_t n) { return std::size_t(n) != steps_; })) {
-        cut_ragged(s, chunk_rows);
-        return;
+    checked_product(batch_, 4 * kMostSlices);  // what follows computes with it
+    const auto shorter = [&](std::int64_t n) { return std::size_t(n) != steps_; };
+    if (s.lengths != nullptr && std::any_of(s.lengths, s.lengths + batch_, shorter)) deal(s.lengths);
+    const auto active_at = [&](std::size_t step) {
+        std::size_t sum = 0;
+        for (std::size_t i = 0; i < slices_; ++i) sum += active(i, step);
+        return sum;
+    };
+    for (std::size_t t = 0, row = 0; ragged() && s.packed_rows != 0 && t <= steps_; row += active_at(t++))
+        packed_first_.push_back(row);
+    const std::size_t longest = batch_ == 0 ? 0 : length(0);
+    for (std::size_t first = 0; first < longest;) {
+        const std::size_t n = active_at(first), most = std::min(std::max<std::size_t>(1, chunk_rows / n), longest - first);
+        const auto enough = [&](std::size_t step) { return 4 * active_at(first + step) >= 3 * n; };
+        const std::size_t steps = last_for_which(0, most, enough) + 1;
+        // Until a sample ends, all chunks are alike.
+        const auto all = [&](std::size_t step) { return active_at(first + step) == n; };
+        const std::size_t alike = std::max<std::size_t>(1, (last_for_which(0, longest - first, all) + 1) / steps);
+        runs_.push_back({chunks_, first, steps, rows_, steps * n, chunks_, runs_.size()});
+        if (ragged()) begins_.push_back(0);
+        for (std::size_t i = 0; ragged() && i < slices_; ++i) begins_.push_back(begins_.back() + active(i, first));
+        most_rows_ = std::max(most_rows_, steps * n);
+        most_state_rows_ = std::max(most_state_rows_, (steps + 1) * n);
+        most_steps_ = std::max(most_steps_, steps);
+        chunks_ += alike;
+        rows_ += alike * steps * n;
+        first += alike * steps;
     }
-    const std::size_t longest = batch_ == 0 ? steps_ : chunk_rows / batch_;
-    chunk_steps_ = std::max<std::size_t>(1, std::min(steps_, longest));
-    most_rows_ = checked_product(chunk_steps_, batch_);
-    most_state_rows_ = most_rows_ + batch_;
-    most_steps_ = chunk_steps_;
 }
 
-void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
+void Cut::deal(const std::int64_t* lengths) {
     std::vector<std::size_t> sorted(batch_);
     std::iota(sorted.begin(), sorted.end(), std::size_t{0});
-    std::stable_sort(sorted.begin(), sorted.end(), [&](std::size_t a, std::size_t b) { return s.lengths[a] > s.lengths[b]; });
+    std::stable_sort(sorted.begin(), sorted.end(), [&](std::size_t a, std::size_t b) { return lengths[a] > lengths[b]; });
     samples_.resize(batch_);
     lengths_.resize(batch_);
     for (std::size_t round = 0, dealt = 0; dealt < batch_; ++round)
@@ -33,36 +51,8 @@ void Cut::cut_ragged(const RnnSizes& s, std::size_t chunk_rows) {
             const std::size_t position = first_position(i) + round;
             if (position >= first_position(i + 1)) continue;
             samples_[position] = sorted[dealt++];
-            lengths_[position] = std::size_t(s.lengths[samples_[position]]);
+            lengths_[position] = std::size_t(lengths[samples_[position]]);
         }
-    const auto active_at = [&](std::size_t step) {
-        std::size_t sum = 0;
-        for (std::size_t i = 0; i < slices_; ++i) sum += active(i, step);
-        return sum;
-    };
-    for (std::size_t t = 0, row = 0; s.packed_rows != 0 && t < steps_; row += active_at(t++)) packed_first_.push_back(row);
-    const std::size_t longest = batch_ == 0 ? 0 : std::size_t(s.lengths[sorted[0]]);
-    for (std::size_t first = 0; first < longest;) {
-        const std::size_t n = active_at(first), most = std::min(std::max<std::size_t>(1, chunk_rows / n), longest - first);
-        const auto enough = [&](std::size_t step) { return 4 * active_at(first + step) >= 3 * n; };
-        const std::size_t steps = last_for_which(0, most, enough) + 1;
-        // Until a sample ends, all chunks are alike.
-        const auto all = [&](std::size_t step) { return active_at(first + step) == n; };
-        const std::size_t alike = std::max<std::size_t>(1, (last_for_which(0, longest - first, all) + 1) / steps);
-        runs_.push_back({chunks_of_runs_, first, steps, rows_of_runs_, steps * n, chunks_of_runs_, runs_.size()});
-        std::size_t begin = 0;
-        for (std::size_t i = 0; i < slices_; ++i) {
-            begins_.push_back(begin);
-            begin += active(i, first);
-        }
-        begins_.push_back(begin);
-        most_rows_ = std::max(most_rows_, steps * n);
-        most_state_rows_ = std::max(most_state_rows_, (steps + 1) * n);
-        most_steps_ = std::max(most_steps_, steps);
-        chunks_of_runs_ += alike;
-        rows_of_runs_ += alike * steps * n;
-        first += alike * steps;
-    }
 }
 
 Cut Cut::of(const RnnSizes& s, bool reverse, const CellShape& cell) {

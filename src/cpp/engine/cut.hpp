@@ -34,12 +34,6 @@ struct Chunk {
     std::size_t first_row, rows;  // of x and dz: those of the chunks before, and its own
     std::size_t place;            // where a tape has it: its index, if there is a place for every chunk
     std::size_t run = 0;          // of chunks that are alike
-
-    Chunk in_place(std::size_t other) const {
-        Chunk moved = *this;
-        moved.place = other;
-        return moved;
-    }
 };
 
 /// A chunk's samples of one slice. `first` is the first one's position: samples are numbered by slice, in order of length.
@@ -48,12 +42,12 @@ struct Slice {
     std::size_t begin, size;  // g and n
 };
 
-/// Rows of an array: consecutive ones, or those of an index.
+/// Rows of an array, counted from one of them: consecutive ones, or those of an index.
 struct Rows {
     std::size_t first;
     const std::size_t* index = nullptr;
 
-    std::size_t operator[](std::size_t i) const { return index != nullptr ? index[i] : first + i; }
+    std::size_t operator[](std::size_t i) const { return first + (index != nullptr ? index[i] : i); }
 };
 
 /// An array of rows with `leading` values from one to the next. Null data: there is none.
@@ -87,30 +81,25 @@ public:
     /// ten, so that a chunk's dz takes no more than a tenth of the tape.
     static Cut of(const RnnSizes& sizes, bool reverse, const CellShape& cell);
 
-    std::size_t chunks() const { return ragged() ? chunks_of_runs_ : (steps_ + chunk_steps_ - 1) / chunk_steps_; }
-    Chunk chunk(std::size_t index) const {
-        if (ragged()) {
-            const auto after = std::upper_bound(runs_.begin(), runs_.end(), index,
-                                                [](std::size_t i, const Chunk& first) { return i < first.index; });
-            Chunk chunk = *(after - 1);
-            const std::size_t before = index - chunk.index;
-            chunk.index = chunk.place = index;
-            chunk.first_step += before * chunk.steps;
-            chunk.first_row += before * chunk.rows;
-            return chunk;
-        }
-        const std::size_t first = index * chunk_steps_, steps = std::min(chunk_steps_, steps_ - first);
-        return {index, first, steps, first * batch_, steps * batch_, index};
+    std::size_t chunks() const { return chunks_; }
+    Chunk chunk(std::size_t index) const { return chunk(index, index); }
+    Chunk chunk(std::size_t index, std::size_t place) const {
+        const auto after =
+            std::upper_bound(runs_.begin(), runs_.end(), index, [](std::size_t i, const Chunk& first) { return i < first.index; });
+        Chunk chunk = *(after - 1);
+        const std::size_t before = index - chunk.index;
+        chunk.index = index;
+        chunk.place = place;
+        chunk.first_step += before * chunk.steps;
+        chunk.first_row += before * chunk.rows;
+        return chunk;
     }
-    /// Of a ragged batch: the first chunk of each run of chunks that are alike.
+    /// The first chunk of each run of chunks that are alike.
     const std::vector<Chunk>& runs() const { return runs_; }
-    std::size_t chunks_of_run(std::size_t run) const {
-        return (run + 1 < runs_.size() ? runs_[run + 1].index : chunks_of_runs_) - runs_[run].index;
-    }
     std::size_t most_rows() const { return most_rows_; }              // of x and dz in any chunk
     std::size_t most_state_rows() const { return most_state_rows_; }  // of h
     std::size_t most_steps() const { return most_steps_; }
-    std::size_t rows() const { return ragged() ? rows_of_runs_ : steps_ * batch_; }
+    std::size_t rows() const { return rows_; }
     std::size_t slices() const { return slices_; }
     bool ragged() const { return !lengths_.empty(); }
 
@@ -132,10 +121,12 @@ public:
         return std::size_t(last - begin) - first;
     }
     std::size_t length(std::size_t position) const { return ragged() ? lengths_[position] : steps_; }
-    std::size_t sample(std::size_t position) const { return ragged() ? samples_[position] : position; }
-    /// Row of a (T, B, ..) array.
-    std::size_t user_row(std::size_t step, std::size_t position) const {
-        return row_at(reverse_ ? length(position) - 1 - step : step, position);
+    /// Rows of a (B, ..) array: the samples from a position on.
+    Rows samples(std::size_t position) const { return ragged() ? Rows{0, samples_.data() + position} : Rows{position}; }
+    std::size_t sample(std::size_t position) const { return samples(position)[0]; }
+    /// Of a (T, B, ..) array: a sample's row and, unless samples are read from their own ends, those of the samples behind it.
+    Rows user_rows(std::size_t step, std::size_t position) const {
+        return rows_at(reverse_ ? length(position) - 1 - step : step, position);
     }
 
     /// visit(i, count, rows): the rows of a (T, B, ..) array of `count` samples from `position` on, in as few matrices as can be
@@ -144,20 +135,13 @@ public:
     void for_each_user_rows(std::size_t step, std::size_t position, std::size_t count, Visit visit) const {
         constexpr std::size_t kMost = 64;
         if (count == 0) return;
-        if (!ragged()) return visit(std::size_t{0}, count, Rows{user_row(step, position)});
+        if (!ragged() || !reverse_) return visit(std::size_t{0}, count, user_rows(step, position));
         for (std::size_t i = 0; i < count; i += kMost) {
             const std::size_t n = std::min(kMost, count - i);
             std::size_t index[kMost];
-            for (std::size_t k = 0; k < n; ++k) index[k] = user_row(step, position + i + k);
+            for (std::size_t k = 0; k < n; ++k) index[k] = user_rows(step, position + i + k)[0];
             visit(i, n, Rows{0, index});
         }
-    }
-    /// visit(i, count, sample), likewise for a (B, ..) array.
-    template <class Visit>
-    void for_each_samples(std::size_t position, std::size_t count, Visit visit) const {
-        if (count == 0) return;
-        if (!ragged()) return visit(std::size_t{0}, count, position);
-        for (std::size_t i = 0; i < count; ++i) visit(i, std::size_t{1}, samples_[position + i]);
     }
     /// visit(row, count, rows of a (T, B, ..) array, slice): the active ones of the rows [first, first + rows) of x or dz.
     ///   first_step  which step of the array the chunk's first one is
@@ -188,7 +172,7 @@ public:
     template <class Real>
     void zero_rows(const UserRows<Real>& array, std::size_t position, std::size_t t, std::size_t first, std::size_t cols) const {
         const std::size_t end = packed_first_.empty() ? steps_ : length(position);
-        for (; array && t < end; ++t) std::fill_n(array.data + row_at(t, position) * array.leading + first, cols, Real(0));
+        for (; array && t < end; ++t) std::fill_n(array.data + rows_at(t, position)[0] * array.leading + first, cols, Real(0));
     }
 
     /// Rows of a buffer with one row a sample, slices apart.
@@ -196,20 +180,22 @@ public:
     std::size_t apart_row(std::size_t slice, std::size_t position) const { return position + slice * kApart; }
 
 private:
-    void cut_ragged(const RnnSizes& sizes, std::size_t chunk_rows);
+    void deal(const std::int64_t* lengths);
     /// At a time of the user's.
-    std::size_t row_at(std::size_t t, std::size_t position) const {
-        return (packed_first_.empty() ? t * batch_ : packed_first_[t]) + sample(position);
+    Rows rows_at(std::size_t t, std::size_t position) const {
+        Rows rows = samples(position);
+        rows.first += packed_first_.empty() ? t * batch_ : packed_first_[t];
+        return rows;
     }
 
-    std::size_t steps_ = 0, batch_ = 0, chunk_steps_ = 1, slices_ = 1, most_rows_ = 0, most_state_rows_ = 0, most_steps_ = 0;
+    std::size_t steps_ = 0, batch_ = 0, slices_ = 1, chunks_ = 0, rows_ = 0;
+    std::size_t most_rows_ = 0, most_state_rows_ = 0, most_steps_ = 0;
     bool reverse_ = false;
+    std::vector<Chunk> runs_;
     // Of a ragged batch; empty otherwise.
-    std::vector<Chunk> runs_;  // of chunks that are alike, the first of each
-    std::size_t chunks_of_runs_ = 0, rows_of_runs_ = 0;
     std::vector<std::size_t> lengths_, samples_;  // by position
     std::vector<std::size_t> begins_;             // of each slice in each run
-    std::vector<std::size_t> packed_first_;       // of a packed one: each step's first row
+    std::vector<std::size_t> packed_first_;       // of a packed one: each step's first row, and the end
 };
 
 }  // namespace pybptt

@@ -119,17 +119,12 @@ template <class Real>
 void read_samples(const Kernels<Real>& k, const Cut& cut, const UserRows<const Real>& array, std::size_t position,
                   std::size_t count, const Columns<Real>& own, Matrix<Real> to) {
     if (!array) return k.zero(count, own.count, to);
-    cut.for_each_samples(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
-        k.copy(n, own.count, own.of(array.at(Rows{sample})), to.rows_from(i));
-    });
+    k.copy(count, own.count, own.of(array.at(cut.samples(position))), to);
 }
 template <class Real>
 void write_samples(const Kernels<Real>& k, const Cut& cut, const UserRows<Real>& array, std::size_t position, std::size_t count,
                    const Columns<Real>& own, Matrix<const Real> from) {
-    if (!array) return;
-    cut.for_each_samples(position, count, [&](std::size_t i, std::size_t n, std::size_t sample) {
-        k.copy(n, own.count, from.rows_from(i), own.of(array.at(Rows{sample})));
-    });
+    if (array) k.copy(count, own.count, from, own.of(array.at(cut.samples(position))));
 }
 
 template <class Real>

@@ -21,14 +21,7 @@ struct RecurrenceArrays {
 template <class Real>
 class ForwardPass {
 public:
-    ForwardPass(const RecurrenceTape<Real>& tape, const RecurrenceArrays<Real>& arrays)
-        : k_(kernels<Real>()),
-          tape_(tape),
-          s_(tape.sizes),
-          cell_(tape.cell),
-          w_(*tape.weights),
-          a_(arrays),
-          steps_before_(tape.weights->steps.fetch_add(s_.steps)) {}
+    ForwardPass(const RecurrenceTape<Real>& tape, const RecurrenceArrays<Real>& arrays) : tape_(tape), a_(arrays) {}
 
     /// Outputs past a sequence's end, and final states of sequences without steps.
     void write_paddings(const Member& member) {
@@ -109,29 +102,39 @@ private:
             }
             piece.wait();
         }
-        write_final_state(piece);
+    }
+    /// visit(columns of a chunk's states that are a member's, states between chunks, which columns, initial state, final state): of
+    /// h and, if the cell has one, c.
+    template <class Visit>
+    void for_each_state(const Piece<Real>& piece, Visit visit) const {
+        const auto of = [&](const ChunkBuffer<Real>& tape, const PanelBuffer<Real>& states, const Columns<Real>& own,
+                            std::size_t width, const Real* given, Real* wanted) {
+            visit(own.of(tape(piece.chunk)), states, own, UserRows<const Real>{given, width}, UserRows<Real>{wanted, width});
+        };
+        of(tape_.h, tape_.states_h, piece.h, s_.h_width(), a_.state.h, a_.final_state.h);
+        if (cell_.has_c) of(tape_.c, tape_.states_c, piece.z, s_.hidden, a_.state.c, a_.final_state.c);
     }
     /// The state before the chunk.
     void bring_state(const Piece<Real>& piece, std::size_t from) {
-        const auto bring = [&](const ChunkBuffer<Real>& tape, const PanelBuffer<Real>& states, const UserRows<const Real>& given,
-                               const Columns<Real>& own) {
-            const std::size_t first = piece.positions.begin, n = piece.size;
-            const Matrix<Real> to = own.of(tape(piece.chunk).rows_from(piece.state_row(0)));
-            if (from == kInitialState) return read_samples(k_, tape_.cut, given, first, n, own, to);
-            k_.copy(n, own.count, own.of(states.matrix(from).rows_from(first)), to);
-        };
-        bring(tape_.h, tape_.states_h, {a_.state.h, s_.h_width()}, piece.h);
-        if (cell_.has_c) bring(tape_.c, tape_.states_c, {a_.state.c, s_.hidden}, piece.z);
+        const std::size_t first = piece.positions.begin, n = piece.size;
+        for_each_state(piece, [&](Matrix<Real> h, const auto& states, const auto& own, const auto& given, const auto&) {
+            const Matrix<Real> before = h.rows_from(piece.state_row(0));
+            if (from == kInitialState) return read_samples(k_, tape_.cut, given, first, n, own, before);
+            k_.copy(n, own.count, own.of(states.matrix(from).rows_from(first)), before);
+        });
     }
-    /// The state after the chunk.
+    /// The state after the chunk, and the final states of the samples that end within it.
     void keep_state(const Piece<Real>& piece, std::size_t to) {
-        if (to == kNoState) return;
-        const auto keep = [&](const ChunkBuffer<Real>& tape, const PanelBuffer<Real>& states, const Columns<Real>& own) {
-            k_.copy(piece.size, own.count, own.of(tape(piece.chunk).rows_from(piece.state_row(piece.chunk.steps))),
-                    own.of(states.matrix(to).rows_from(piece.positions.begin)));
-        };
-        keep(tape_.h, tape_.states_h, piece.h);
-        if (cell_.has_c) keep(tape_.c, tape_.states_c, piece.z);
+        const std::size_t S = piece.chunk.steps, n = piece.size, together = tape_.cut.ragged() ? 1 : n;
+        for_each_state(piece, [&](Matrix<Real> h, const auto& states, const auto& own, const auto&, const auto& wanted) {
+            if (to != kNoState)
+                k_.copy(n, own.count, h.rows_from(piece.state_row(S)), own.of(states.matrix(to).rows_from(piece.positions.begin)));
+            for (std::size_t i = piece.active(S); wanted && i < n; i += together) {
+                const std::size_t position = piece.positions.begin + i, steps = tape_.cut.length(position) - piece.chunk.first_step;
+                k_.copy(together, own.count, h.rows_from(piece.state_row(steps) + i),
+                        own.of(wanted.at(tape_.cut.samples(position))));
+            }
+        });
     }
     /// x_t into the tape, and what can be said of z_t before the recurrence runs.
     void bring_input(const Piece<Real>& piece) {
@@ -218,27 +221,11 @@ private:
                 if (s + 1 < piece.chunk.steps) ahead.add(z_at(piece, s + 1).panels_from(to));
                 if (!cell_.keeps_z && a_.output && !tape_.cut.ragged())
                     ahead.add(piece.h.of(
-                        a_.output.at(Rows{tape_.cut.user_row(a_.output.first_step(piece.chunk) + s, piece.positions.begin)})));
+                        a_.output.at(tape_.cut.user_rows(a_.output.first_step(piece.chunk) + s, piece.positions.begin))));
                 k_.product(n, cols, terms, count, begun ? Matrix<const Real>(z_t) : every_row<Real>(w_.bias.data() + to * L), z_t,
                            ahead);
             });
         }
-    }
-    /// Of the samples that end within the chunk.
-    void write_final_state(const Piece<Real>& piece) {
-        const Cut& cut = tape_.cut;
-        const std::size_t first = piece.active(piece.chunk.steps);
-        const auto write = [&](const ChunkBuffer<Real>& tape, const UserRows<Real>& rows, const Columns<Real>& own) {
-            if (!rows) return;
-            cut.for_each_samples(
-                piece.positions.begin + first, piece.size - first, [&](std::size_t i, std::size_t count, std::size_t sample) {
-                    const std::size_t steps = cut.length(piece.positions.begin + first + i) - piece.chunk.first_step;
-                    k_.copy(count, own.count, own.of(tape(piece.chunk).rows_from(piece.state_row(steps) + first + i)),
-                            own.of(rows.at(Rows{sample})));
-                });
-        };
-        write(tape_.h, {a_.final_state.h, s_.h_width()}, piece.h);
-        if (cell_.has_c) write(tape_.c, {a_.final_state.c, s_.hidden}, piece.z);
     }
     /// z of step s of a piece, all its blocks.
     Matrix<Real> z_at(const Piece<Real>& piece, std::size_t s) const {
@@ -246,13 +233,13 @@ private:
                              : tape_.h(piece.chunk).rows_from(piece.state_row(s + 1));
     }
 
-    const Kernels<Real>& k_;
     const RecurrenceTape<Real>& tape_;
-    const RnnSizes& s_;
-    const Cell<Real>& cell_;
-    const PackedWeights<Real>& w_;
+    const Kernels<Real>& k_ = tape_.k;
+    const RnnSizes& s_ = tape_.sizes;
+    const Cell<Real>& cell_ = tape_.cell;
+    const PackedWeights<Real>& w_ = *tape_.weights;
     const RecurrenceArrays<Real> a_;
-    const std::size_t steps_before_;  // with these weights
+    const std::size_t steps_before_ = tape_.weights->steps.fetch_add(s_.steps);  // with these weights
 };
 
 extern template class ForwardPass<float>;

@@ -7,7 +7,7 @@
 
 namespace pybptt {
 
-/// xi_t of each sample, or 1.
+/// xi_t of each sample, or 1. Of one direction alone: sequences are not read from their ends.
 template <class Real>
 class Factors {
 public:
@@ -16,20 +16,16 @@ public:
     explicit operator bool() const { return bool(xi_); }
     /// Whether xi of the samples [position, position + count) is `value` at a step.
     bool all(std::size_t step, std::size_t position, std::size_t count, Real value) const {
-        bool same = true;
         if (!xi_) return value == Real(1);
-        cut_->for_each_user_rows(step, position, count, [&](std::size_t, std::size_t n, const Rows& rows) {
-            for (std::size_t i = 0; i < n; ++i) same = same && xi_.data[rows[i]] == value;
-        });
-        return same;
+        const Rows rows = cut_->user_rows(step, position);
+        std::size_t i = 0;
+        while (i < count && xi_.data[rows[i]] == value) ++i;
+        return i == count;
     }
     /// to *= xi, a row a sample.
     void scale(const Kernels<Real>& k, std::size_t step, std::size_t position, std::size_t count, std::size_t cols,
                Matrix<Real> to) const {
-        if (!xi_) return;
-        cut_->for_each_user_rows(step, position, count, [&](std::size_t i, std::size_t n, const Rows& rows) {
-            k.scale_rows(n, cols, xi_.at(rows), to.rows_from(i));
-        });
+        if (xi_) k.scale_rows(count, cols, xi_.at(cut_->user_rows(step, position)), to);
     }
 
 private:
@@ -43,7 +39,7 @@ class Clipping {
 public:
     /// For up to `rows` rows of each member of a team.
     Clipping(const SweepLimits<Real>& limits, int team, std::size_t rows)
-        : k_(kernels<Real>()), kind_(limits.clip), limit_(limits.clip_limit), rows_(rows) {
+        : kind_(limits.clip), limit_(limits.clip_limit), rows_(rows) {
         if (kind_ == HiddenClip::norm) factors_ = Buffer<Real>(checked_product(rows, std::size_t(team)));
     }
 
@@ -60,7 +56,7 @@ public:
     }
 
 private:
-    const Kernels<Real>& k_;
+    const Kernels<Real>& k_ = kernels<Real>();
     const HiddenClip kind_;
     const Real limit_;
     const std::size_t rows_;

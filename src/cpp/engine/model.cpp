@@ -23,7 +23,7 @@ struct LossAndGrad {
                 const RnnGradients<Real>& gradients, const OutputGradients<Real>& output_gradients, const SweepLimits<Real>& limits)
         : rows(tape, layer.last_only, final_state, true),
           stack(tape, input, state, rows.output(), team),
-          output(rows, layer, targets, &output_gradients, rows.d_array()),
+          output(rows, layer, targets, output_gradients, rows.d_array()),
           sweeps(BackwardStack<Real>::make(tape, team,
                                            {{layer.last_only ? nullptr : rows.d_array(), {}},
                                             input.mask,
@@ -64,8 +64,8 @@ MemoryPlan plan_model_memory(const RnnSizes& sizes, bool tokens, bool input_grad
     const int threads = threads_for(sizes, some.input, layer, 3, limits);  // the more there are, the more windows go back at a time
     return count_needs<Real>(sizes, some.input,
                              [&](const typename Tape<Real>::Contents& tape) {
-                                 LossAndGrad<Real>(tape, threads, some.input, some.state, layer, targets, {}, some.gradients, {},
-                                                   limits);
+                                 LossAndGrad<Real>(tape, threads, some.input, some.state, layer, targets, {}, some.gradients,
+                                                   some.output_gradients, limits);
                              })
         .plan(limit);
 }
@@ -101,7 +101,7 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
     Team team(threads_now(sizes, threads_for(sizes, input, layer, 1)));
     const OutputRows<Real> rows(tape, layer.last_only, final_state, false);
     ForwardStack<Real> stack(tape, input, state, rows.output());
-    OutputPass<Real> output(rows, layer, targets, nullptr);
+    OutputPass<Real> output(rows, layer, targets, {});
     Progress progress({}, 0, Division(sizes, team.size()).by_columns);
     run_team(team, progress, [&](const Member& member, Steps& steps) {
         output.prepare(member);

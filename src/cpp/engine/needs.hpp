@@ -12,6 +12,7 @@ struct SomeArrays {
     RnnState<const Real> state;
     std::vector<RnnParameterGradients<Real>> parameter_gradients;
     RnnGradients<Real> gradients{};
+    OutputGradients<Real> output_gradients;
 
     SomeArrays(const RnnSizes& s, bool tokens, bool input_gradient) {
         static Real nothing;
@@ -21,6 +22,7 @@ struct SomeArrays {
                                    {&nothing, &nothing, &nothing, &nothing, s.cell.vectors() != 0 ? &nothing : nullptr,
                                     s.projection != 0 ? &nothing : nullptr});
         gradients.parameters = parameter_gradients.data();
+        output_gradients = {&nothing, &nothing};
         const Real* const p = &nothing;
         state = {p, s.cell.has_cell_state() ? p : nullptr};
         if (input_gradient && !tokens) gradients.input = &nothing;
@@ -49,8 +51,7 @@ MemoryNeeds count_needs(const RnnSizes& sizes, const RnnInput<Real>& input, Buil
     least.places = 1;
     const std::size_t most_stretches = 2 * needs.chunks;
     needs.beside = count(least) + 2 * most_stretches * sizeof(Stretch);  // as a vector grows
-    const std::size_t places = needs.bytes(1, 0) - needs.beside;
-    needs.beside -= places;
+    needs.beside -= needs.bytes(1, 0) - needs.beside;
     return needs;
 }
 

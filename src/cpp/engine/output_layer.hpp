@@ -17,27 +17,10 @@ namespace pybptt {
 template <class Real>
 class OutputPass final : public Upstream<Real> {
 public:
-    /// `gradients` is null for the loss alone. Rows of an array have their gradients written to the same rows of `d_array`.
+    /// `gradients` are null for the loss alone. Rows of an array have their gradients written to the same rows of `d_array`.
     OutputPass(const OutputRows<Real>& rows, const OutputLayer<Real>& layer, const Targets<Real>& targets,
-               const OutputGradients<Real>* gradients, Real* d_array = nullptr)
-        : k_(kernels<Real>()),
-          rows_(rows),
-          layer_(layer),
-          targets_(targets),
-          d_array_(d_array),
-          block_rows_(rows_of_a_block(rows, layer.outputs)),
-          weight_(layer.outputs, rows.width()),
-          h_(block_rows_, rows.width()),
-          h_t_(rows.width(), block_rows_),
-          o_t_(layer.outputs, block_rows_),
-          bias_(layer.outputs),
-          d_bias_(layer.outputs),
-          classes_(rows.total()),
-          losses_(rows.total()) {
-        if (gradients != nullptr) {
-            g_ = *gradients;
-            d_weight_ = ChunkSum<Real>(g_.weight, checked_product(layer.outputs, rows.width()), rows.chunks());
-        }
+               const OutputGradients<Real>& gradients, Real* d_array = nullptr)
+        : rows_(rows), layer_(layer), targets_(targets), g_(gradients), d_array_(d_array) {
         if (d_array != nullptr) d_h_ = PanelBuffer<Real>(block_rows_, rows.width());
         if (targets.loss == Loss::squared_error) {
             values_ = PanelBuffer<Real>(block_rows_, layer.outputs);
@@ -62,15 +45,12 @@ public:
         const Range own = member.share(layer_.outputs, kLanes<Real>);
         k_.copy(own.size(), H, row_major(layer_.weight + own.begin * H, H), weight_.matrix().rows_from(own.begin));
         for (std::size_t q = own.begin; q < own.end; ++q) bias_[q] = layer_.bias != nullptr ? layer_.bias[q] : Real(0);
-        std::fill_n(d_bias_.data() + own.begin, own.size(), 0.0);
-        if (g_.weight != nullptr && losses_.size() == 0) std::fill_n(g_.weight + own.begin * H, own.size() * H, Real(0));
+        zero_share(d_bias_.data(), d_bias_.size(), member);
+        d_weight_.begin(member);
         member.wait();
     }
     /// Upstream of the recurrence; adds to the layer's gradients and records the losses on the way. Begins and ends with a barrier.
     void prepare_chunk(const Chunk& chunk, const Part<Real>& part, Matrix<Real> space) override { run(chunk, part.member, space); }
-    Matrix<const Real> at(const Piece<Real>& piece, std::size_t s, Matrix<Real> space) const override {
-        return piece.h.of(space.rows_from(piece.row(s)));
-    }
     /// The same for the rows of an array.
     void run(const Member& member) {
         for (std::size_t c = rows_.chunks(); c-- > 0;) run(rows_.chunk(c), member, {});
@@ -78,7 +58,7 @@ public:
     /// Records the losses of a chunk alone. Begins and ends with a barrier.
     void record_losses(const Chunk& chunk, const Member& member) {
         member.wait();
-        for_each_block(chunk, [&](const Block& block) { losses_of(chunk, block, member); });
+        for_each_block(chunk, [&](const Range& block) { losses_of(chunk, block, member); });
         member.wait();
     }
     void finish(const Member& member) {
@@ -101,23 +81,20 @@ private:
         const std::size_t most = std::max<std::size_t>(4 * kLanes<Real>, std::min(fitting, kMostRows));
         return std::min(std::max<std::size_t>(1, rows.most_rows()), most);
     }
-    /// Rows of a chunk whose o fits the cache.
-    struct Block {
-        std::size_t first_row, rows;
-    };
+    /// visit(block): rows of a chunk whose o fits the cache.
     template <class Visit>
     void for_each_block(const Chunk& chunk, Visit visit) const {
-        for (std::size_t row = 0; row < chunk.rows; row += block_rows_) visit(Block{row, std::min(block_rows_, chunk.rows - row)});
+        for (std::size_t row = 0; row < chunk.rows; row += block_rows_) visit(Range{row, std::min(row + block_rows_, chunk.rows)});
     }
     void run(const Chunk& chunk, const Member& member, Matrix<Real> space) {
         constexpr std::size_t L = kLanes<Real>;
         const std::size_t H = rows_.width(), Q = layer_.outputs;
         member.wait();
-        for_each_block(chunk, [&](const Block& block) {
+        for_each_block(chunk, [&](const Range& block) {
             losses_of(chunk, block, member);
-            const Range lanes = member.share(block.rows, L);
+            const Range lanes = member.share(block.size(), L);
             const Matrix<Real> upstream =
-                d_array_ != nullptr ? d_h_.matrix().rows_from(lanes.begin) : space.rows_from(block.first_row + lanes.begin);
+                d_array_ != nullptr ? d_h_.matrix().rows_from(lanes.begin) : space.rows_from(block.begin + lanes.begin);
             // Some classes at a time: their do and W_ho serve both products from the cache.
             for (std::size_t q = 0; q < Q; q += kClasses) {
                 const std::size_t classes = std::min(kClasses, Q - q);
@@ -127,59 +104,52 @@ private:
                 k_.product_transposed(lanes.size(), H, &back, 1, q == 0 ? none<Real>() : Matrix<const Real>(upstream), upstream);
                 // dW_ho += do^T h,  db_o += sum do
                 const Range own = member.share(classes, L);
-                const Term<Real> term{d_o.rows_from(own.begin), h_.matrix(), block.rows};
+                const Term<Real> term{d_o.rows_from(own.begin), h_.matrix(), block.size()};
                 const std::size_t row = q + own.begin;
                 const Matrix<Real> dw = row_major(g_.weight + row * H, H);
-                k_.product(own.size(), H, &term, 1, block.first_row == 0 ? d_weight_.so_far(chunk, dw) : Matrix<const Real>(dw), dw,
+                k_.product(own.size(), H, &term, 1, block.begin == 0 ? d_weight_.so_far(chunk, dw) : Matrix<const Real>(dw), dw,
                            {});
-                if (block.first_row + block.rows == chunk.rows) d_weight_.end(chunk, row * H, own.size() * H);
-                k_.sum_columns(own.size(), block.rows, d_o.rows_from(own.begin), d_bias_.data() + row);
+                if (block.end == chunk.rows) d_weight_.end(chunk, row * H, own.size() * H);
+                k_.sum_columns(own.size(), block.size(), d_o.rows_from(own.begin), d_bias_.data() + row);
             }
             if (d_array_ != nullptr)
-                rows_.for_each_rows(chunk, block.first_row + lanes.begin, lanes.size(),
+                rows_.for_each_rows(chunk, block.begin + lanes.begin, lanes.size(),
                                     [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& to) {
-                                        k_.copy(n, H, d_h_.matrix().rows_from(row - block.first_row),
+                                        k_.copy(n, H, d_h_.matrix().rows_from(row - block.begin),
                                                 UserRows<Real>{d_array_, H}.at(to));
                                     });
             member.wait();
         });
     }
     /// o of the block, then its losses and do. Ends with a barrier.
-    void losses_of(const Chunk& chunk, const Block& block, const Member& member) {
+    void losses_of(const Chunk& chunk, const Range& block, const Member& member) {
         constexpr std::size_t L = kLanes<Real>;
         const std::size_t H = rows_.width(), Q = layer_.outputs;
-        const Range lanes = member.share(block.rows, L);
+        const Range lanes = member.share(block.size(), L);
         const std::size_t panel = lanes.begin / L;
         // h_t in the order of the rows of dz; 0 past a sequence's end
-        std::size_t end = lanes.begin;
-        const auto zero_until = [&](std::size_t row) {
-            k_.zero(row - end, H, h_.matrix().rows_from(end));
-            end = row;
-        };
-        rows_.for_each_rows(chunk, block.first_row + lanes.begin, lanes.size(),
+        if (rows_.ragged()) k_.zero(lanes.size(), H, h_.matrix().rows_from(lanes.begin));
+        rows_.for_each_rows(chunk, block.begin + lanes.begin, lanes.size(),
                             [&](std::size_t row, std::size_t n, Matrix<const Real> h, const Rows&) {
-                                zero_until(row - block.first_row);
-                                k_.copy(n, H, h, h_.matrix().rows_from(row - block.first_row));
-                                end += n;
+                                k_.copy(n, H, h, h_.matrix().rows_from(row - block.begin));
                             });
-        zero_until(lanes.end);
         k_.transpose(lanes.size(), H, h_.matrix().rows_from(lanes.begin), h_t_.matrix().panels_from(panel), {});
         member.wait();
         // o^T = W_ho h^T
         const Range own = member.share(Q, L);
         const Term<Real> term{weight_.matrix().rows_from(own.begin), h_t_.matrix(), H};
-        k_.product(own.size(), block.rows, &term, 1, none<Real>(), o_t_.matrix().rows_from(own.begin), {});
+        k_.product(own.size(), block.size(), &term, 1, none<Real>(), o_t_.matrix().rows_from(own.begin), {});
         member.wait();
-        const std::size_t first = chunk.first_row + block.first_row + lanes.begin;  // target
+        const std::size_t first = chunk.first_row + block.begin + lanes.begin;  // target
         const Matrix<Real> o = o_t_.matrix().panels_from(panel);
         if (targets_.loss == Loss::cross_entropy) {
             k_.softmax_cross_entropy(Q, lanes.size(), bias_.data(), classes_.data() + first, Real(targets_.scale), o,
                                      losses_.data() + first);
         } else {
-            rows_.for_each_rows(chunk, block.first_row + lanes.begin, lanes.size(),
+            rows_.for_each_rows(chunk, block.begin + lanes.begin, lanes.size(),
                                 [&](std::size_t row, std::size_t n, Matrix<const Real>, const Rows& target) {
                                     k_.copy(n, Q, UserRows<const Real>{targets_.values, Q}.at(target),
-                                            values_.matrix().rows_from(row - block.first_row));
+                                            values_.matrix().rows_from(row - block.begin));
                                 });
             const Matrix<Real> y = values_t_.matrix().panels_from(panel);
             k_.transpose(lanes.size(), Q, values_.matrix().rows_from(lanes.begin), y, {});
@@ -189,25 +159,25 @@ private:
         member.wait();
     }
 
-    const Kernels<Real>& k_;
+    const Kernels<Real>& k_ = kernels<Real>();
     const OutputRows<Real>& rows_;
     const OutputLayer<Real> layer_;
     const Targets<Real> targets_;
-    OutputGradients<Real> g_{nullptr, nullptr};
+    const OutputGradients<Real> g_;
     Real* d_array_;
-    std::size_t block_rows_;
-    PanelBuffer<Real> weight_;      // W_ho (Q, H)
-    PanelBuffer<Real> h_;           // h_t (block rows, H)
-    PanelBuffer<Real> d_h_;         // do W_ho (block rows, H), for rows of an array
-    PanelBuffer<Real> h_t_;         // h^T (H, block rows)
-    PanelBuffer<Real> o_t_;         // o^T, then do^T (Q, block rows)
-    PanelBuffer<Real> values_;      // y (block rows, Q), for squared error
-    PanelBuffer<Real> values_t_;    // y^T (Q, block rows)
-    Buffer<Real> bias_;             // (Q,)
-    ChunkSum<Real> d_weight_;       // (Q, H)
-    Buffer<double> d_bias_;         // (Q,)
-    Buffer<std::int32_t> classes_;  // all targets (0 for squared error); -1 for those that do not count
-    Buffer<double> losses_;         // one a target row
+    const std::size_t block_rows_ = rows_of_a_block(rows_, layer_.outputs);
+    PanelBuffer<Real> weight_{layer_.outputs, rows_.width()};  // W_ho
+    PanelBuffer<Real> h_{block_rows_, rows_.width()};          // h_t
+    PanelBuffer<Real> d_h_;                                    // do W_ho (block rows, H), for rows of an array
+    PanelBuffer<Real> h_t_{rows_.width(), block_rows_};        // h^T
+    PanelBuffer<Real> o_t_{layer_.outputs, block_rows_};       // o^T, then do^T
+    PanelBuffer<Real> values_;                                 // y (block rows, Q), for squared error
+    PanelBuffer<Real> values_t_;                               // y^T (Q, block rows)
+    Buffer<Real> bias_{layer_.outputs};
+    ChunkSum<Real> d_weight_{g_.weight, checked_product(layer_.outputs, rows_.width()), rows_.chunks()};
+    Buffer<double> d_bias_{layer_.outputs};
+    Buffer<std::int32_t> classes_{rows_.total()};  // all targets (0 for squared error); -1 for those that do not count
+    Buffer<double> losses_{rows_.total()};         // one a target row
 };
 
 /// The outputs alone.
@@ -216,14 +186,7 @@ class PredictPass {
 public:
     /// `packed` is complete when the first chunk is run.
     PredictPass(const OutputRows<Real>& rows, int team, const PackedOutput<Real>& packed, std::size_t outputs, Real* output)
-        : k_(kernels<Real>()),
-          rows_(rows),
-          packed_(packed),
-          outputs_(outputs),
-          output_(output),
-          block_rows_(std::min<std::size_t>(256, rows.most_rows())),
-          h_(block_rows_, rows.width(), std::size_t(team)),
-          o_(block_rows_, outputs, std::size_t(team)) {}
+        : rows_(rows), packed_(packed), outputs_(outputs), output_(output), team_(std::size_t(team)) {}
 
     /// Begins and ends with a barrier.
     void run(const Chunk& chunk, const Member& member) {
@@ -246,14 +209,14 @@ public:
     }
 
 private:
-    const Kernels<Real>& k_;
+    const Kernels<Real>& k_ = kernels<Real>();
     const OutputRows<Real>& rows_;
     const PackedOutput<Real>& packed_;
     const std::size_t outputs_;
     Real* output_;
-    std::size_t block_rows_;
-    PanelBuffer<Real> h_;  // (block rows, H) for each member
-    PanelBuffer<Real> o_;  // (block rows, Q)
+    const std::size_t team_, block_rows_ = std::min<std::size_t>(256, rows_.most_rows());
+    PanelBuffer<Real> h_{block_rows_, rows_.width(), team_};  // for each member
+    PanelBuffer<Real> o_{block_rows_, outputs_, team_};
 };
 
 }  // namespace pybptt

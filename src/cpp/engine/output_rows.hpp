@@ -15,12 +15,7 @@ public:
     ///   wanted     where the caller wants the final states
     ///   gradients  whether the array is to have derivatives beside it
     OutputRows(const typename Tape<Real>::Contents& tape, bool last_only, const RnnState<Real>& wanted, bool gradients)
-        : tape_(*tape.recurrences.back()),
-          sizes_(tape.sizes),
-          last_only_(last_only),
-          in_tape_(!last_only && tape.sizes.directions == 1),
-          width_(tape.sizes.directions * tape.sizes.h_width()),
-          final_state_(wanted) {
+        : tape_(*tape.recurrences.back()), sizes_(tape.sizes), last_only_(last_only), final_state_(wanted) {
         if (in_tape_) return;
         const std::size_t rows = last_only ? sizes_.batch : checked_product(sizes_.steps, sizes_.batch);
         if (last_only && wanted.h == nullptr) {
@@ -41,6 +36,8 @@ public:
 
     std::size_t width() const { return width_; }
     bool in_tape() const { return in_tape_; }
+    /// Whether a chunk has rows that do not count.
+    bool ragged() const { return in_tape_ && tape_.cut.ragged(); }
     /// (rows, K P): derivatives by the array, if it has them.
     Real* d_array() const { return d_array_.data(); }
     /// What the forward pass is to write.
@@ -59,7 +56,7 @@ public:
     std::size_t chunks() const { return in_tape_ ? tape_.cut.chunks() : (rows_.size() + kChunkRows - 1) / kChunkRows; }
     /// Of a tape, in place 0, whether it is there or not.
     Chunk chunk(std::size_t index) const {
-        if (in_tape_) return tape_.cut.chunk(index).in_place(0);
+        if (in_tape_) return tape_.cut.chunk(index, 0);
         const std::size_t first = index * kChunkRows;
         return {index, 0, 1, first, std::min(kChunkRows, rows_.size() - first), 0};
     }
@@ -86,8 +83,8 @@ private:
 
     const RecurrenceTape<Real>& tape_;
     const RnnSizes& sizes_;
-    const bool last_only_, in_tape_;
-    const std::size_t width_;  // K P
+    const bool last_only_, in_tape_ = !last_only_ && sizes_.directions == 1;
+    const std::size_t width_ = sizes_.directions * sizes_.h_width();  // K P
     RnnState<Real> final_state_;
     Buffer<Real> final_h_;          // (L K, B, P), if they are read and the caller does not want them
     Buffer<Real> array_, d_array_;  // (T B or B, K P)

@@ -17,8 +17,11 @@ std::size_t between_size(const RnnSizes& s, const Cut& cut) {
 template <class Real>
 ForwardStack<Real>::ForwardStack(const typename Tape<Real>::Contents& tape, const RnnInput<Real>& input,
                                  const RnnState<const Real>& state, const RnnOutput<Real>& output, int team)
-    : tape_(tape), relays_(team > 1 ? new Relay[tape.rounds() * std::size_t(team)] : nullptr) {
+    : tape_(tape) {
     const RnnSizes& s = tape.sizes;
+    const auto meet_on_the_way = [&] { return tape.recurrences.front()->moves_chunks || Division(s, team).by_columns; };
+    if (team > 1 && !tape.schedule.stretches().empty() && !meet_on_the_way())
+        relays_.reset(new Relay[tape.rounds() * std::size_t(team)]);
     const std::size_t P = s.h_width(), K = s.directions, width = K * P;
     const bool of_chunk = K == 1;
     for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, tape.recurrences[0]->cut));
@@ -52,20 +55,15 @@ void ForwardStack<Real>::prepare(const Weights<Real>& weights, const Member& mem
 
 template <class Real>
 void ForwardStack<Real>::run(Steps& steps, const Member& member, const AfterChunk& after_chunk) {
-    const std::size_t together = passes_.size() / tape_.rounds();
     const auto& stretches = tape_.schedule.stretches();
-    // Those that meet on the way go together. Otherwise who comes to the end takes over from those who are late.
-    const RecurrenceTape<Real>& recurrence = *tape_.recurrences.front();
-    const bool together_all_the_way = Division(recurrence.sizes, member.team).by_columns || recurrence.moves_chunks || after_chunk;
-    Relay* relays = together_all_the_way || stretches.empty() ? nullptr : relays_.get();
-    for (std::size_t first = 0; first < passes_.size(); first += together) {
+    Relay* relays = relays_.get();
+    for (std::size_t first = 0; first < passes_.size(); first += tape_.together()) {
         for (std::size_t i = 0; i < stretches.size() && i <= tape_.schedule.turn(); ++i)
-            run(stretches[i], first, together, steps, member, after_chunk, relays != nullptr ? relays + member.index : nullptr);
-        for (int k = 1; relays != nullptr && k < member.team; ++k) {
+            run(stretches[i], first, steps, member, after_chunk, relays != nullptr ? relays + member.index : nullptr);
+        for (int k = 1; relays != nullptr && k < member.team; ++k) {  // who comes to the end takes over from those who are late
             const Member late{(member.index + k) % member.team, member.team, member.all};
             const std::size_t end = stretches[0].count;
-            for (std::size_t c = relays[late.index].take_over(end, member); c < end; ++c)
-                run(stretches[0], c, first, together, late);
+            for (std::size_t c = relays[late.index].take_over(end, member); c < end; ++c) run(stretches[0], c, first, late);
         }
         member.wait();
         if (relays != nullptr) relays += member.team;
@@ -73,12 +71,12 @@ void ForwardStack<Real>::run(Steps& steps, const Member& member, const AfterChun
 }
 
 template <class Real>
-void ForwardStack<Real>::run(const Stretch& stretch, std::size_t first, std::size_t together, Steps& steps, const Member& member,
+void ForwardStack<Real>::run(const Stretch& stretch, std::size_t first, Steps& steps, const Member& member,
                              const AfterChunk& after_chunk, Relay* own) {
     for (std::size_t c = 0; c < stretch.count; ++c) {
         if (own == nullptr || steps.reports() || !own->hand_over(c, false, member)) {
-            const Chunk chunk = run(stretch, c, first, together, member);
-            if (after_chunk && first + together == passes_.size()) after_chunk(chunk);
+            const Chunk chunk = run(stretch, c, first, member);
+            if (after_chunk && first + tape_.together() == passes_.size()) after_chunk(chunk);
         }
         steps.next();
     }
@@ -86,11 +84,10 @@ void ForwardStack<Real>::run(const Stretch& stretch, std::size_t first, std::siz
 }
 
 template <class Real>
-Chunk ForwardStack<Real>::run(const Stretch& stretch, std::size_t c, std::size_t first, std::size_t together,
-                              const Member& member) {
+Chunk ForwardStack<Real>::run(const Stretch& stretch, std::size_t c, std::size_t first, const Member& member) {
     const std::size_t carry = tape_.schedule.carry();
-    const Chunk chunk = tape_.recurrences[first]->cut.chunk(stretch.first + c).in_place(stretch.place(c));
-    for (std::size_t i = first; i < first + together; ++i)
+    const Chunk chunk = tape_.recurrences[first]->cut.chunk(stretch.first + c, stretch.place(c));
+    for (std::size_t i = first; i < first + tape_.together(); ++i)
         passes_[i]->run(chunk, c == 0 ? stretch.from : carry, c + 1 == stretch.count ? stretch.to : carry, member);
     return chunk;
 }
@@ -112,19 +109,16 @@ public:
         const bool of_chunk = K == 1;
         const RecurrenceTape<Real>& first = *tape.recurrences.front();
         for (std::size_t i = 0; i < 2 && i + 1 < s.layers; ++i) between_[i] = Buffer<Real>(between_size(s, first.cut));
-        space_.dz = PanelBuffer<Real>(first.cut.most_rows(), first.dz_cols(), spaces_);
+        dz_ = PanelBuffer<Real>(first.cut.most_rows(), first.dz_cols(), spaces_);
         const std::size_t widest = std::max(arrays.gradients.input != nullptr ? s.inputs : 0, s.layers > 1 ? width : 0);
-        if (widest != 0) space_.dx = PanelBuffer<Real>(first.cut.most_rows(), widest);
+        if (widest != 0) dx_ = PanelBuffer<Real>(first.cut.most_rows(), widest);
         for (std::size_t i = 0; i < tape.recurrences.size(); ++i) {
             const RecurrenceTape<Real>& recurrence = *tape.recurrences[i];
             const std::size_t layer = i / K, direction = i % K;
             RecurrenceGradients<Real> g(s, i, arrays);
             if (g.any()) lowest_layer_ = std::min(lowest_layer_, layer);
-            if (layer > lowest_layer_) {
-                g.input.rows = {between_[(layer - 1) % 2].data(), width, of_chunk};
-                g.input.mask = {moved(arrays.mask, (layer - 1) * s.time_rows() * width), width};
-            }
-            sweeps_.push_back(std::make_unique<Sweep<Real>>(recurrence, team, g, space_, arrays.limits));
+            if (layer > lowest_layer_) g.input.rows = {between_[(layer - 1) % 2].data(), width, of_chunk};
+            sweeps_.push_back(std::make_unique<Sweep<Real>>(recurrence, team, g, dx_, arrays.limits));
             const bool last = layer + 1 == s.layers;
             const Real* from = last ? arrays.upstream.output : between_[layer % 2].data();
             upstreams_.emplace_back(recurrence.cut, UserRows<const Real>{moved(from, direction * P), width, of_chunk && !last});
@@ -134,10 +128,10 @@ public:
     void run(Upstream<Real>* top, ForwardStack<Real>* again, Steps& steps, const Member& member) override {
         const std::size_t K = tape_.sizes.directions, recurrences = sweeps_.size();
         for (const auto& sweep : sweeps_) sweep->start(member);
-        member.wait();  // what the second direction adds to is there
+        member.wait();  // what one direction adds to is there
         Swept late;
         const auto add = [&](Swept& swept) {
-            if (swept.by != nullptr) swept.by->add(swept.chunk, space_.dz.matrix(swept.space), member);
+            if (swept.by != nullptr) swept.by->add(swept.chunk, dz_.matrix(swept.space), member);
             swept.by = nullptr;
         };
         std::size_t space = 0;
@@ -145,28 +139,19 @@ public:
             if (recurrence / K < lowest_layer_) return;
             Upstream<Real>& given = upstreams_[recurrence];
             Swept swept{sweeps_[recurrence].get(), chunk, space = (space + 1) % spaces_};
-            swept.by->run(chunk, recurrence + 1 == recurrences && top != nullptr ? *top : given, space_.dz.matrix(space), member);
+            swept.by->run(chunk, recurrence + 1 == recurrences && top != nullptr ? *top : given, dz_.matrix(space), member);
             add(late);
             member.wait();
-            if (spaces_ > 1 && recurrence / K == lowest_layer_) {
-                late = swept;
-            } else {
-                add(swept);
-                member.wait();
-            }
+            late = swept;
+            if (spaces_ > 1 && recurrence / K == lowest_layer_) return;
+            add(late);
+            member.wait();
         };
-        if (K == 1) {
+        const std::size_t together = tape_.together();
+        for (std::size_t end = recurrences; end != 0; end -= together)
             this->sweep_chunks(again, steps, member, [&](const Chunk& chunk) {
-                for (std::size_t i = recurrences; i-- > 0;) run(i, chunk);
+                for (std::size_t i = end; i-- > end - together;) run(i, chunk);
             });
-        } else {
-            for (std::size_t layer = recurrences / K; layer-- > 0;)
-                for (std::size_t i = layer * K; i < (layer + 1) * K; ++i)
-                    for (std::size_t c = tape_.recurrences[i]->cut.chunks(); c-- > 0;) {
-                        run(i, tape_.recurrences[i]->cut.chunk(c));
-                        steps.next();
-                    }
-        }
         add(late);
         member.wait();
         for (const auto& sweep : sweeps_) sweep->finish(member);
@@ -181,9 +166,10 @@ private:
         std::size_t space = 0;  // where its dz is
     };
 
-    Buffer<Real> between_[2];   // dL/d(a layer's output), likewise
-    const std::size_t spaces_;  // for dz
-    SweepSpace<Real> space_;
+    Buffer<Real> between_[2];                           // dL/d(a layer's output), likewise
+    const std::size_t spaces_;                          // for dz
+    PanelBuffer<Real> dz_;                              // of a chunk (rows, dz_cols): dh_t in block 0 or behind all, then dz_t
+    PanelBuffer<Real> dx_;                              // of a chunk (rows, D of the widest layer), if it is wanted
     std::size_t lowest_layer_;                          // nobody asks for anything below it
     std::vector<std::unique_ptr<Sweep<Real>>> sweeps_;  // of each recurrence
     std::vector<GivenUpstream<Real>> upstreams_;

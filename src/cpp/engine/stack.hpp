@@ -38,20 +38,21 @@ public:
     void run(Steps& steps, const Member& member, const AfterChunk& after_chunk = nullptr);
     /// The chunks of one stretch, all layers together. Ends with a barrier.
     void run(const Stretch& stretch, Steps& steps, const Member& member) {
-        run(stretch, 0, passes_.size(), steps, member, nullptr);
+        run(stretch, 0, steps, member);
         member.wait();
     }
 
 private:
-    void run(const Stretch& stretch, std::size_t first, std::size_t together, Steps& steps, const Member& member,
-             const AfterChunk& after_chunk, Relay* own = nullptr);
+    /// Of the recurrences that go together from `first` on.
+    void run(const Stretch& stretch, std::size_t first, Steps& steps, const Member& member, const AfterChunk& after_chunk = nullptr,
+             Relay* own = nullptr);
     /// The c-th chunk of a stretch.
-    Chunk run(const Stretch& stretch, std::size_t c, std::size_t first, std::size_t together, const Member& member);
+    Chunk run(const Stretch& stretch, std::size_t c, std::size_t first, const Member& member);
 
     const typename Tape<Real>::Contents& tape_;
     Buffer<Real> between_[2];  // (T or a chunk's steps, B, K P): layers below the last take turns
     std::vector<std::unique_ptr<ForwardPass<Real>>> passes_;
-    const std::unique_ptr<Relay[]> relays_;  // of each round, one a member, if there are several
+    std::unique_ptr<Relay[]> relays_;  // of each round, one a member, if there are several, who don't meet on the way
 };
 
 /// What the sweeps of all recurrences read and write beside the tape.
@@ -79,8 +80,7 @@ public:
 protected:
     explicit BackwardStack(const typename Tape<Real>::Contents& tape) : tape_(tape) {}
 
-    /// For layers of one direction: sweep(chunk) for every chunk, from the last to the first, with a step after each; those that
-    /// are gone are run again.
+    /// sweep(chunk) for every chunk, from the last to the first, with a step after each; those that are gone are run again.
     template <class SweepChunk>
     void sweep_chunks(ForwardStack<Real>* again, Steps& steps, const Member& member, SweepChunk sweep) const {
         const Schedule& schedule = tape_.schedule;
@@ -88,7 +88,7 @@ protected:
             const Stretch& stretch = schedule.stretches()[i];
             if (i != schedule.turn()) again->run(stretch, steps, member);
             for (std::size_t c = stretch.count; c-- > stretch.count - stretch.kept;) {
-                sweep(tape_.recurrences.front()->cut.chunk(stretch.first + c).in_place(stretch.place(c)));
+                sweep(tape_.recurrences.front()->cut.chunk(stretch.first + c, stretch.place(c)));
                 steps.next();
             }
         }

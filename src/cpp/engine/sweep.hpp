@@ -32,7 +32,8 @@ struct RecurrenceGradients {
         d_cells = {moved(arrays.upstream.cells, recurrence * s.time_rows() * s.hidden), s.hidden};
         parameters = arrays.gradients.parameters[recurrence];
         if (layer == 0) input.rows = {arrays.gradients.input, s.inputs};
-        input.add = direction != 0;
+        if (layer != 0) input.mask = {moved(arrays.mask, (layer - 1) * s.time_rows() * K * P), K * P};
+        input.add = direction + 1 != K;  // the last one is swept first
         state = state_of(s, arrays.gradients.state, recurrence);
         hidden = {moved(arrays.gradients.hidden, recurrence * s.time_rows() * P), P};
     }
@@ -45,28 +46,18 @@ struct RecurrenceGradients {
     }
 };
 
-/// What sweeps work in, one after the other; of a chunk.
-template <class Real>
-struct SweepSpace {
-    PanelBuffer<Real> dz;  // (chunk rows, dz_cols), one or two: dh_t in block 0 or behind all, then dz_t
-    PanelBuffer<Real> dx;  // (chunk rows, D of the widest layer), if it is wanted
-};
-
 /// Called by every member of a team: chunk after chunk from the last to the first.
 template <class Real>
 class Sweep {
 public:
-    Sweep(const RecurrenceTape<Real>& tape, int team, const RecurrenceGradients<Real>& gradients, const SweepSpace<Real>& space,
+    ///   dx  as in WeightGradients
+    Sweep(const RecurrenceTape<Real>& tape, int team, const RecurrenceGradients<Real>& gradients, const PanelBuffer<Real>& dx,
           const SweepLimits<Real>& limits)
-        : k_(kernels<Real>()),
-          tape_(tape),
-          s_(tape.sizes),
-          cell_(tape.cell),
+        : tape_(tape),
           g_(gradients),
-          weights_(tape, team, gradients.parameters, gradients.input, space.dx),
+          weights_(tape, team, gradients.parameters, gradients.input, dx),
           factors_(tape.cut, limits.factors),
-          clipping_(limits, team, s_.batch),
-          carries_(tape) {}
+          clipping_(limits, team, s_.batch) {}
 
     /// The carries hold the final state's own gradients: a sample meets them at its last step.
     void start(const Member& member) {
@@ -150,15 +141,15 @@ private:
         factors_.scale(k_, piece.chunk.first_step, first, piece.size, cols, carry_h);
     }
 
-    const Kernels<Real>& k_;
     const RecurrenceTape<Real>& tape_;
-    const RnnSizes& s_;
-    const Cell<Real>& cell_;
+    const Kernels<Real>& k_ = tape_.k;
+    const RnnSizes& s_ = tape_.sizes;
+    const Cell<Real>& cell_ = tape_.cell;
     const RecurrenceGradients<Real> g_;
     WeightGradients<Real> weights_;
     const Factors<Real> factors_;
     Clipping<Real> clipping_;
-    Carries<Real> carries_;
+    Carries<Real> carries_{tape_, 1};
 };
 
 extern template class Sweep<float>;

@@ -7,18 +7,20 @@
 
 namespace pybptt {
 
-/// to = start + dz W, some columns of it: W_ih or W_hh, the gates that `gate` names of the groups that `takes` accepts.
-template <class Real, class Takes>
-void multiply_back(const RecurrenceTape<Real>& tape, const PanelBuffer<Real>& w, int BlockGroup::* gate, Takes takes,
+/// to = start + dz W, some columns of it: W_ih or W_hh, the gates that `gate` names of all groups, or those whose products
+/// read `source`.
+template <class Real>
+void multiply_back(const RecurrenceTape<Real>& tape, const PanelBuffer<Real>& w, int BlockGroup::* gate, const int* source,
                    std::size_t rows, Matrix<const Real> dz, const Columns<Real>& own, Matrix<const Real> start, Matrix<Real> to,
-                   const Ahead<Real>& ahead = {}) {
+                   const Ahead<Real>& ahead) {
     const std::size_t H = tape.sizes.hidden;
     const bool together = H % kLanes<Real> == 0;  // then a group's blocks make one term
     Term<Real> terms[kMostBlocks];
     int count = 0;
     for (int g = 0; g < tape.cell.group_count; ++g) {
         const BlockGroup& group = tape.cell.groups[g];
-        for (int i = 0; group.*gate >= 0 && takes(group) && i < (together ? 1 : group.count); ++i)
+        if (group.*gate < 0 || (source != nullptr && group.source != *source)) continue;
+        for (int i = 0; i < (together ? 1 : group.count); ++i)
             terms[count++] = {dz.panels_from(std::size_t(group.block + i) * tape.panels()),
                               own.of(w.matrix().rows_from(std::size_t(group.*gate + i) * H)),
                               together ? std::size_t(group.count) * H : H};
@@ -29,16 +31,14 @@ void multiply_back(const RecurrenceTape<Real>& tape, const PanelBuffer<Real>& w,
 template <class Real>
 void multiply_w_hh(const RecurrenceTape<Real>& tape, const Part<Real>& part, std::size_t rows, Matrix<const Real> dz, int source,
                    Matrix<const Real> start, Matrix<Real> to, const Ahead<Real>& ahead = {}) {
-    multiply_back(
-        tape, tape.weights->w_hh, &BlockGroup::hidden_gate, [&](const BlockGroup& group) { return group.source == source; }, rows,
-        dz, source < 0 ? part.h : part.z, start, to, ahead);
+    const Columns<Real>& own = source < 0 ? part.h : part.z;
+    multiply_back(tape, tape.weights->w_hh, &BlockGroup::hidden_gate, &source, rows, dz, own, start, to, ahead);
 }
 /// dx_t = dz_t W_ih
 template <class Real>
 void multiply_w_ih(const RecurrenceTape<Real>& tape, std::size_t rows, Matrix<const Real> dz, const Columns<Real>& own,
                    Matrix<Real> to) {
-    multiply_back(
-        tape, tape.weights->w_ih, &BlockGroup::input_gate, [](const BlockGroup&) { return true; }, rows, dz, own, none<Real>(), to);
+    multiply_back(tape, tape.weights->w_ih, &BlockGroup::input_gate, nullptr, rows, dz, own, none<Real>(), to, {});
 }
 
 /// What goes from a chunk to the one before: dL/dh through the later chunks, and what the cell carries, if anything; a row a
@@ -46,9 +46,10 @@ void multiply_w_ih(const RecurrenceTape<Real>& tape, std::size_t rows, Matrix<co
 template <class Real>
 class Carries {
 public:
-    explicit Carries(const RecurrenceTape<Real>& tape, std::size_t copies = 1)
-        : tape_(tape), copies_(copies), h_(checked_product(copies, tape.cut.apart_rows()), tape.sizes.h_width()) {
-        if (any()) cell_ = PanelBuffer<Real>(checked_product(copies, tape.cut.apart_rows()), tape.sizes.hidden);
+    Carries(const RecurrenceTape<Real>& tape, std::size_t copies) : tape_(tape), copies_(copies) {
+        const std::size_t rows = checked_product(copies, tape.cut.apart_rows());
+        h_ = PanelBuffer<Real>(rows, tape.sizes.h_width());
+        if (any()) cell_ = PanelBuffer<Real>(rows, tape.sizes.hidden);
     }
 
     /// A member's columns from a sample on; of what the cell carries, nothing if there is nothing.

@@ -37,13 +37,7 @@ Tokens::Tokens(const std::int64_t* ids, std::size_t vocabulary, const Cut& cut) 
 template <class Real>
 RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep, const MemoryPlan& plan,
                                      std::shared_ptr<PackedWeights<Real>> packed)
-    : sizes(s),
-      k(kernels<Real>()),
-      cell(find_cell<Real>(s.cell)),
-      cut(std::move(c)),
-      dense(ids == nullptr),
-      moves_chunks(!keep || plan.limited()),
-      weights(std::move(packed)) {
+    : sizes(s), cut(std::move(c)), dense(ids == nullptr), moves_chunks(!keep || plan.limited()), weights(std::move(packed)) {
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
     const std::size_t places = keep ? plan.places : 1;
     h = ChunkBuffer<Real>(cut, true, s.h_width(), places);

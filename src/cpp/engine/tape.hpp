@@ -28,8 +28,8 @@ struct Tokens {
 template <class Real>
 struct RecurrenceTape {
     RnnSizes sizes;  // of this recurrence: one layer, one direction
-    const Kernels<Real>& k;
-    const Cell<Real>& cell;
+    const Kernels<Real>& k = kernels<Real>();
+    const Cell<Real>& cell = find_cell<Real>(sizes.cell);
     Cut cut;
     bool dense;
     bool moves_chunks;                     // from place to place: there is not one for each
@@ -140,6 +140,7 @@ struct Tape<Real>::Contents {
 
     /// How often a call goes through the schedule: layers of one direction do so together.
     std::size_t rounds() const { return sizes.directions == 1 ? 1 : recurrences.size(); }
+    std::size_t together() const { return recurrences.size() / rounds(); }
     /// Steps of a call, before the first sweep and from there on.
     std::size_t forward_steps() const { return rounds() * schedule.forward_steps(); }
     std::size_t backward_steps() const { return rounds() * schedule.backward_steps(); }

@@ -26,41 +26,13 @@ public:
     ///   dx  (chunk rows, D), to work in; needed if there are rows for dL/dx_t
     WeightGradients(const RecurrenceTape<Real>& tape, int team, const RnnParameterGradients<Real>& gradients,
                     const InputGradient<Real>& input, const PanelBuffer<Real>& dx)
-        : k_(kernels<Real>()),
-          tape_(tape),
-          s_(tape.sizes),
-          cell_(tape.cell),
-          g_(gradients),
-          input_(input),
-          weight_hh_(g_.weight_hh, std::size_t(cell_.gates) * s_.hidden * s_.h_width(), tape.cut.chunks()),
-          weight_hr_(g_.weight_hr, s_.projection * s_.hidden, tape.cut.chunks()),
-          bias_(block_cols<Real>(cell_.blocks, s_.hidden)),
-          vectors_(g_.vectors == nullptr ? 0 : tape.weights->vectors.size()),
-          dx_(dx),
-          claims_(team) {
-        if (g_.weight_ih == nullptr) return;
-        if (tape.dense)
-            weight_ih_ = ChunkSum<Real>(g_.weight_ih, std::size_t(cell_.gates) * s_.hidden * s_.inputs, tape.cut.chunks());
-        else
-            token_row_ = Buffer<double>(checked_product(tape.tokens.count, block_cols<Real>(cell_.gates, s_.hidden)));
-    }
+        : tape_(tape), g_(gradients), input_(input), dx_(dx), claims_(team) {}
 
+    /// Complete after a barrier.
     void prepare(const Member& member) {
-        const Range own = member.share(s_.hidden, kLanes<Real>);
-        const std::size_t padded = panel_count<Real>(own.size()) * kLanes<Real>;
-        const std::size_t block = block_cols<Real>(1, s_.hidden);
-        for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g) {
-            const std::size_t row = g * s_.hidden + own.begin;
-            weight_hh_.begin(row * s_.h_width(), own.size() * s_.h_width());
-            weight_ih_.begin(row * s_.inputs, own.size() * s_.inputs);
-            if (tape_.dense || g_.weight_ih == nullptr) continue;
-            std::fill_n(g_.weight_ih + row * s_.inputs, own.size() * s_.inputs, Real(0));
-            for (std::size_t i = 0; i < tape_.tokens.count; ++i) std::fill_n(token_row(i, g) + own.begin, padded, 0.0);
-        }
-        for (std::size_t at = own.begin; at < bias_.size(); at += block) std::fill_n(bias_.data() + at, padded, 0.0);
-        for (std::size_t at = own.begin; at < vectors_.size(); at += block) std::fill_n(vectors_.data() + at, padded, 0.0);
-        const Range projected = member.share(s_.projection, kLanes<Real>);
-        weight_hr_.begin(projected.begin * s_.hidden, projected.size() * s_.hidden);
+        for (const ChunkSum<Real>* const sum : {&weight_ih_, &weight_hh_, &weight_hr_}) sum->begin(member);
+        for (const Buffer<double>* const sum : {&bias_, &vectors_, &token_row_}) zero_share(sum->data(), sum->size(), member);
+        if (of_tokens_) zero_share(g_.weight_ih, rows_ * s_.inputs, member);
         if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
         const Range samples = member.share(s_.batch, 1);
         tape_.cut.zero_paddings(input_.rows, samples.begin, samples.size(), 0, s_.inputs);
@@ -97,7 +69,7 @@ public:
                 if (group.hidden_gate >= 0) round_to(g_.bias_hh, group.hidden_gate + i, bias_, group.block + i);
             }
         }
-        if (tape_.dense || g_.weight_ih == nullptr) return;
+        if (!of_tokens_) return;
         for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g)
             for (std::size_t u = own.begin; u < own.end; ++u)
                 for (std::size_t i = 0; i < tape_.tokens.count; ++i)
@@ -105,7 +77,6 @@ public:
     }
 
 private:
-    bool biases() const { return g_.bias_ih != nullptr || g_.bias_hh != nullptr; }
     /// Of the i-th distinct token, gate g.
     double* token_row(std::size_t i, std::size_t g) const {
         return token_row_.data() + (i * std::size_t(cell_.gates) + g) * block_cols<Real>(1, s_.hidden);
@@ -152,7 +123,8 @@ private:
             }
         }
         // db += sum dz
-        if (biases()) k_.sum_rows(chunk.rows, own.size(), own_dz, bias_.data() + panel * kLanes<Real>);
+        if (g_.bias_ih != nullptr || g_.bias_hh != nullptr)
+            k_.sum_rows(chunk.rows, own.size(), own_dz, bias_.data() + panel * kLanes<Real>);
     }
     /// dp += sum_t dz c_{t-1}, or dz c_t, of the block that the cell declares
     void add_vector(const Chunk& chunk, Matrix<const Real> dz, int v, const Range& own) {
@@ -191,18 +163,23 @@ private:
                                 });
     }
 
-    const Kernels<Real>& k_;
     const RecurrenceTape<Real>& tape_;
-    const RnnSizes& s_;
-    const Cell<Real>& cell_;
+    const Kernels<Real>& k_ = tape_.k;
+    const RnnSizes& s_ = tape_.sizes;
+    const Cell<Real>& cell_ = tape_.cell;
     const RnnParameterGradients<Real> g_;
     const InputGradient<Real> input_;
-    ChunkSum<Real> weight_ih_, weight_hh_, weight_hr_;
-    Buffer<double> bias_;     // db of each block, in whole panels
-    Buffer<double> vectors_;  // dp of each of the cell's vectors, likewise
+    const std::size_t rows_ = std::size_t(cell_.gates) * s_.hidden;  // of W_ih and W_hh
+    const bool of_tokens_ = !tape_.dense && g_.weight_ih != nullptr;
+    ChunkSum<Real> weight_ih_{of_tokens_ ? nullptr : g_.weight_ih, rows_ * s_.inputs, tape_.cut.chunks()};
+    ChunkSum<Real> weight_hh_{g_.weight_hh, rows_ * s_.h_width(), tape_.cut.chunks()};
+    ChunkSum<Real> weight_hr_{g_.weight_hr, s_.projection * s_.hidden, tape_.cut.chunks()};
+    Buffer<double> bias_{block_cols<Real>(cell_.blocks, s_.hidden)};                     // db of each block, in whole panels
+    Buffer<double> vectors_{g_.vectors == nullptr ? 0 : tape_.weights->vectors.size()};  // dp of each vector, likewise
     const PanelBuffer<Real>& dx_;
     const Claims claims_;
-    Buffer<double> token_row_;  // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
+    // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
+    Buffer<double> token_row_{of_tokens_ ? checked_product(tape_.tokens.count, block_cols<Real>(cell_.gates, s_.hidden)) : 0};
 };
 
 }  // namespace pybptt

@@ -57,21 +57,17 @@ class WindowStack final : public BackwardStack<Real> {
 public:
     WindowStack(const typename Tape<Real>::Contents& tape, int team, const BackwardArrays<Real>& arrays)
         : BackwardStack<Real>(tape),
-          k_(kernels<Real>()),
-          cut_(tape.recurrences.front()->cut),
           windows_(cut_, tape.sizes.batch, arrays.limits.k1, arrays.limits.k2),
           some_(copies_at_a_time(*tape.recurrences.front(), tape.sizes.batch, windows_.copies, team)),
-          mask_{arrays.mask, tape.sizes.h_width()},
           given_(cut_, {arrays.upstream.output, tape.sizes.h_width()}) {
         const RnnSizes& s = tape.sizes;
-        if (some_ < windows_.copies) space_.dz = PanelBuffer<Real>(cut_.most_rows(), s.h_width());
-        if (arrays.gradients.input != nullptr) space_.dx = PanelBuffer<Real>(cut_.most_rows(), s.inputs);
+        if (some_ < windows_.copies) upstream_ = PanelBuffer<Real>(cut_.most_rows(), s.h_width());
+        if (arrays.gradients.input != nullptr) dx_ = PanelBuffer<Real>(cut_.most_rows(), s.inputs);
         if (s.layers > 1)
             between_ = PanelBuffer<Real>(checked_product(cut_.most_steps(), some_rows(cut_, s.batch, some_)), s.h_width());
         for (std::size_t i = 0; i < s.layers; ++i) {
             const RecurrenceGradients<Real> g(s, i, arrays);
-            layers_.push_back(
-                std::make_unique<Layer>(*tape.recurrences[i], team, g, space_, arrays.limits, windows_.copies, some_));
+            layers_.push_back(std::make_unique<Layer>(*tape.recurrences[i], team, g, dx_, arrays.limits, windows_.copies, some_));
         }
     }
 
@@ -104,22 +100,19 @@ private:
         const RecurrenceTape<Real>& tape;
         RecurrenceGradients<Real> g;
         WeightGradients<Real> weights;
-        PanelBuffer<Real> dz_sum;  // of a chunk: sum_w dz_t^w
-        PanelBuffer<Real> dz[2];   // (rows of some copies, dz_cols): dz_t^w and dz_{t+1}^w
-        Carries<Real> carries;     // of all copies, at the end of a chunk
+        PanelBuffer<Real> dz_sum{tape.cut.most_rows(), tape.dz_cols()};  // of a chunk: sum_w dz_t^w
+        PanelBuffer<Real> dz;                                            // dz_t^w and dz_{t+1}^w, each of some copies
+        Carries<Real> carries;                                           // of all copies, at the end of a chunk
         Clipping<Real> clipping;
 
-        Layer(const RecurrenceTape<Real>& tape, int team, const RecurrenceGradients<Real>& gradients, const SweepSpace<Real>& space,
+        Layer(const RecurrenceTape<Real>& tape, int team, const RecurrenceGradients<Real>& gradients, const PanelBuffer<Real>& dx,
               const SweepLimits<Real>& limits, std::size_t copies, std::size_t some)
             : tape(tape),
               g(gradients),
-              weights(tape, team, gradients.parameters, gradients.input, space.dx),
-              dz_sum(tape.cut.most_rows(), tape.dz_cols()),
+              weights(tape, team, gradients.parameters, gradients.input, dx),
+              dz(some_rows(tape.cut, tape.sizes.batch, some), tape.dz_cols(), 2),
               carries(tape, copies),
-              clipping(limits, team, checked_product(some, tape.sizes.batch)) {
-            const std::size_t rows = some_rows(tape.cut, tape.sizes.batch, some);
-            for (PanelBuffer<Real>& step : dz) step = PanelBuffer<Real>(rows, tape.dz_cols());
-        }
+              clipping(limits, team, checked_product(some, tape.sizes.batch)) {}
     };
     /// Copies [first, end) of a piece's samples: row j of copy c is row first_row + (c - first) size + j of a buffer for some
     /// copies.
@@ -179,7 +172,7 @@ private:
                 both.begin < both.end && !cut_.ragged() && alive(piece, {0, windows_.copies, 0, size}, t + 1, n).size() == 1 &&
                 windows_.window_of(both.begin, t + 1) == w && windows_.at(w, t + 1, cut_.length(0)) == Windows::At::inside;
             const bool is_sum = alone && windows_.copies == all.end - all.first;  // other rounds add to it
-            dz = is_sum ? layer.dz_sum.matrix().rows_from(piece.row(s)) : layer.dz[s % 2].matrix().rows_from(copies.first_row);
+            dz = is_sum ? layer.dz_sum.matrix().rows_from(piece.row(s)) : layer.dz.matrix(s % 2).rows_from(copies.first_row);
             const Matrix<Real> all_dh = dz.panels_from(tape.dh_panel()), dh = piece.h.of(all_dh);
             const CellSweep<Real> step = cell_sweep(tape, piece, s);
             // dh_t^w = upstream_t + dz_{t+1}^w W_hh
@@ -211,8 +204,6 @@ private:
                 const Matrix<Real> each = columns.of(dz.panels_from(panel));
                 const Matrix<Real> sum = columns.of(layer.dz_sum.matrix().rows_from(piece.row(s)).panels_from(panel));
                 bool first = all.first == 0;
-                if (is_sum && n != size) k_.zero(size - n, cols, each.rows_from(n));
-                if (is_sum) return;
                 if (first && copies.rows() == 0) k_.zero(size, cols, sum);
                 for (std::size_t copy = copies.first; copy < copies.end; ++copy) {
                     const Matrix<Real> dz_w = each.rows_from(copies.row(copy));
@@ -221,32 +212,29 @@ private:
                     first = false;
                 }
             };
-            piece.for_each_block(tape.cell.blocks, panels,
-                                 [&](int block, std::size_t cols) { sum_up(piece.z, std::size_t(block) * panels, cols); });
-            if (tape.projects()) sum_up(piece.h, tape.dh_panel(), piece.h.count);
+            if (!is_sum)
+                piece.for_each_block(tape.cell.blocks, panels,
+                                     [&](int block, std::size_t cols) { sum_up(piece.z, std::size_t(block) * panels, cols); });
+            if (!is_sum && tape.projects()) sum_up(piece.h, tape.dh_panel(), piece.h.count);
             piece.wait();
             if (index == 0) continue;
             // The layer below: dz_t^w W_ih
             const Columns<Real>& below = piece.h;  // its outputs are as wide
             const Matrix<Real> dx = below.of(between_.matrix().rows_from(between_row(s, copies)));
             multiply_w_ih<Real>(tape, copies.rows(), dz, below, dx);
-            const UserRows<const Real> mask{mask_ ? mask_.data + (index - 1) * tape.sizes.time_rows() * mask_.leading : nullptr,
-                                            mask_.leading};
             for (std::size_t copy = copies.first; copy < copies.end; ++copy)
-                piece.for_each_row(mask, s, n, [&](std::size_t i, std::size_t count, Matrix<const Real> from) {
+                piece.for_each_row(layer.g.input.mask, s, n, [&](std::size_t i, std::size_t count, Matrix<const Real> from) {
                     k_.multiply(count, below.count, below.of(from), dx.rows_from(copies.row(copy) + i));
                 });
         }
         // What the chunk before receives
-        const Matrix<Real> before = piece.h.of(layer.dz[1].matrix().rows_from(copies.first_row).panels_from(tape.dh_panel()));
+        const Matrix<Real> before = piece.h.of(layer.dz.matrix(1).rows_from(copies.first_row).panels_from(tape.dh_panel()));
         multiply_w_hh<Real>(tape, piece, copies.rows(), dz_later, -1, none<Real>(), before);
-        for (std::size_t copy = all.first; copy < all.end; ++copy) {
-            if (copies.first <= copy && copy < copies.end) {
+        for (std::size_t copy = all.first; copy < all.end; ++copy)
+            if (copies.first <= copy && copy < copies.end)
                 k_.copy(size, piece.h.count, before.rows_from(copies.row(copy)), layer.carries.h(piece, slice, position, copy));
-            } else {
+            else
                 layer.carries.set(piece, slice, position, size, copy);
-            }
-        }
         piece.wait();
     }
     /// A range of the copies that has all whose windows are over step t.
@@ -295,20 +283,20 @@ private:
     }
     /// Where a chunk's upstream may lie: if all copies go at once, a step's sum takes its place when it has been used.
     Matrix<Real> upstream_space() const {
-        return some_ < windows_.copies ? space_.dz.matrix()
+        return some_ < windows_.copies ? upstream_.matrix()
                                        : layers_.back()->dz_sum.matrix().panels_from(layers_.back()->tape.dh_panel());
     }
     std::size_t between_row(std::size_t s, const Copies& copies) const {
         return s * some_rows(cut_, tape_.sizes.batch, some_) + copies.first_row;
     }
 
-    const Kernels<Real>& k_;
-    const Cut& cut_;  // the same for all layers
+    const Kernels<Real>& k_ = kernels<Real>();
+    const Cut& cut_ = tape_.recurrences.front()->cut;  // the same for all layers
     const Windows windows_;
-    const std::size_t some_;           // copies taken at a time
-    const UserRows<const Real> mask_;  // (L - 1, T, B, P); may be null
-    SweepSpace<Real> space_;           // its dz may hold the upstream of a chunk
-    PanelBuffer<Real> between_;        // (steps of a chunk, rows of some copies, P): dz_t^w W_ih of the layer above
+    const std::size_t some_;      // copies taken at a time
+    PanelBuffer<Real> dx_;        // (chunk rows, D), if it is wanted
+    PanelBuffer<Real> upstream_;  // of a chunk, unless a sum has room for it
+    PanelBuffer<Real> between_;   // (steps of a chunk, rows of some copies, P): dz_t^w W_ih of the layer above
     std::vector<std::unique_ptr<Layer>> layers_;
     GivenUpstream<Real> given_;
 };
