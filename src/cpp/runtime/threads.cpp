@@ -48,7 +48,10 @@ void check_threads(const char* name, int threads) {
                                     ", got " + std::to_string(threads));
 }
 
-thread_local int torch_threads = 0;  // 0: this thread's calls are not from PyTorch
+thread_local int torch_threads = 0;     // 0: this thread's calls are not from PyTorch
+thread_local double others_before = 0;  // what other threads had run for when this one's last team ended
+std::atomic<unsigned> forks_so_far{0};
+std::atomic<double> crowded_until{0}, pretended_pause{-1};
 
 }  // namespace
 
@@ -65,12 +68,6 @@ TorchThreads::TorchThreads(int most) : before_(torch_threads) {
 }
 
 TorchThreads::~TorchThreads() { torch_threads = before_; }
-
-namespace {
-
-std::atomic<unsigned> forks_so_far{0};
-
-}  // namespace
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -106,13 +103,6 @@ void Barrier::break_up() {
     bell_.ring();
 }
 
-namespace {
-
-std::atomic<double> crowded_until{0};
-std::atomic<double> pretended_pause{-1};
-
-}  // namespace
-
 bool Crowd::here() { return pretended_pause.load() < 0 && now() < crowded_until.load(std::memory_order_relaxed); }
 
 double Crowd::pause(double seconds, double lost) {
@@ -125,12 +115,6 @@ double Crowd::pause(double seconds, double lost) {
 }
 
 void Crowd::pretend(double pause) { pretended_pause.store(pause); }
-
-namespace {
-
-thread_local double others_before = 0;
-
-}  // namespace
 
 void Neighbours::left_alone(int workers) {
     constexpr double kSpin = 3e-4;  // a worker runs on for that long
