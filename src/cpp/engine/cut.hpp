@@ -143,6 +143,8 @@ public:
             visit(i, n, Rows{0, index});
         }
     }
+    /// Whether steps follow one another, row by row, in chunks as well as in the user's arrays.
+    bool in_one() const { return slices_ == 1 && !reverse_ && !ragged(); }
     /// visit(row, count, rows of a (T, B, ..) array, slice): the active ones of the rows [first, first + rows) of x or dz.
     ///   first_step  which step of the array the chunk's first one is
     template <class Visit>

@@ -210,6 +210,11 @@ struct Piece : Part<Real> {
                                [&](std::size_t i, std::size_t count, const Rows& rows) { visit(i, count, array.at(rows)); });
     }
 
+    /// Steps from s on, of `end`, whose rows are one run in its chunk and in the user's arrays, so that they count as one step.
+    std::size_t together(std::size_t s, std::size_t end) const {
+        return cut.in_one() && positions.size() == slice.size ? end - s : 1;
+    }
+
 private:
     std::size_t row(std::size_t steps, std::size_t s) const {
         return steps * slice.begin + s * slice.size + (positions.begin - slice.first);

@@ -58,6 +58,16 @@ public:
 private:
     void run_piece(const Piece<Real>& piece) {
         const Matrix<Real> h = piece.h.of(tape_.h(piece.chunk)), c = piece.z.of(tape_.c(piece.chunk));
+        const auto hand_out = [&](std::size_t s, std::size_t n) {
+            const auto copy = [&](const Matrix<Real>& states, const Columns<Real>& own, const UserRows<Real>& array) {
+                piece.for_each_row(array, s, n, [&](std::size_t i, std::size_t count, Matrix<Real> to) {
+                    k_.copy(count, own.count, states.rows_from(piece.state_row(s + 1) + i), own.of(to));
+                });
+            };
+            copy(h, piece.h, a_.output);
+            copy(c, piece.z, a_.cells);
+        };
+        const bool together = piece.together(0, piece.chunk.steps) != 1;
         bring_input(piece);
         piece.wait();
         for (std::size_t s = 0; s < piece.chunk.steps; ++s) {
@@ -86,13 +96,7 @@ private:
                 const Term<Real> term{unprojected, piece.h.of(w_.w_hr_t.matrix()), s_.hidden};
                 k_.product(n, piece.h.count, &term, 1, none<Real>(), h_t, {});
             }
-            const auto hand_out = [&](Matrix<Real> from, const Columns<Real>& own, const UserRows<Real>& array) {
-                piece.for_each_row(array, s, n, [&](std::size_t i, std::size_t count, Matrix<Real> to) {
-                    k_.copy(count, own.count, from.rows_from(i), own.of(to));
-                });
-            };
-            hand_out(h_t, piece.h, a_.output);
-            hand_out(step.c, piece.z, a_.cells);
+            if (!together) hand_out(s, n);
             if (n != piece.size) {  // what has ended is 0 to the weight gradients
                 const std::size_t ended = piece.size - n;
                 k_.zero(ended, piece.h.count, h_t.rows_from(n));
@@ -102,6 +106,7 @@ private:
             }
             piece.wait();
         }
+        if (together) hand_out(0, piece.chunk.steps * piece.size);
     }
     /// visit(columns of a chunk's states that are a member's, states between chunks, which columns, initial state, final state): of
     /// h and, if the cell has one, c.
@@ -150,8 +155,9 @@ private:
         }
         const Matrix<Real> x = tape_.x(piece.chunk);
         const Range steps = piece.share_of_group(S);
-        for (std::size_t s = steps.begin; s < steps.end; ++s) {
-            const std::size_t n = piece.active(s);
+        for (std::size_t s = steps.begin, some; s < steps.end; s += some) {
+            some = piece.together(s, steps.end);
+            const std::size_t n = some * piece.active(s);
             const Matrix<Real> x_t = x.rows_from(piece.row(s));
             piece.for_each_row(a_.x, s, n, [&](std::size_t i, std::size_t count, Matrix<const Real> from) {
                 k_.copy(count, D, from, x_t.rows_from(i));
@@ -159,7 +165,7 @@ private:
             piece.for_each_row(a_.mask, s, n, [&](std::size_t i, std::size_t count, Matrix<const Real> mask) {
                 k_.multiply(count, D, mask, x_t.rows_from(i));
             });
-            k_.zero(piece.size - n, D, x_t.rows_from(n));
+            k_.zero(some * piece.size - n, D, x_t.rows_from(n));
         }
         piece.wait();
         if (piece.division.project_ahead) project(piece);
@@ -218,8 +224,8 @@ private:
                 Ahead<Real> ahead;
                 ahead.to_write = true;
                 ahead.backwards = (steps_before_ + piece.chunk.first_step + s) % 2 != 0 && n <= Division::kFewRows;
-                if (s + 1 < piece.chunk.steps) ahead.add(z_at(piece, s + 1).panels_from(to));
-                if (!cell_.keeps_z && a_.output && !tape_.cut.ragged())
+                if (!tape_.fits_cache && s + 1 < piece.chunk.steps) ahead.add(z_at(piece, s + 1).panels_from(to));
+                if (!tape_.fits_cache && !cell_.keeps_z && a_.output && !tape_.cut.ragged())
                     ahead.add(piece.h.of(
                         a_.output.at(tape_.cut.user_rows(a_.output.first_step(piece.chunk) + s, piece.positions.begin))));
                 k_.product(n, cols, terms, count, begun ? Matrix<const Real>(z_t) : every_row<Real>(w_.bias.data() + to * L), z_t,

@@ -118,6 +118,7 @@ CellSweep<Real> cell_sweep(const RecurrenceTape<Real>& tape, const Piece<Real>& 
 template <class Real>
 Ahead<Real> ahead_of_sweep(const RecurrenceTape<Real>& tape, const CellSweep<Real>& step, Matrix<const Real> upstream_before) {
     Ahead<Real> ahead;
+    if (tape.fits_cache) return ahead;
     if (!tape.cell.keeps_z) ahead.add(step.h_before);
     ahead.add(upstream_before);
     for (int b = 0; tape.cell.keeps_z && b < tape.cell.blocks; ++b)

@@ -1,5 +1,7 @@
 #include "engine/tape.hpp"
 
+#include "runtime/processors.hpp"
+
 namespace pybptt {
 
 /// A hash table with open addressing gives each id its slot: O(n) for any vocabulary.
@@ -39,6 +41,7 @@ RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_
                                      std::shared_ptr<PackedWeights<Real>> packed)
     : sizes(s), cut(std::move(c)), dense(ids == nullptr), moves_chunks(!keep || plan.limited()), weights(std::move(packed)) {
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
+    fits_cache = double(cut.rows()) * double(dz_cols() + s.inputs) * sizeof(Real) <= double(caches().l2 / 4);
     const std::size_t places = keep ? plan.places : 1;
     h = ChunkBuffer<Real>(cut, true, s.h_width(), places);
     if (cell.has_c) this->c = ChunkBuffer<Real>(cut, true, s.hidden, places);

@@ -33,6 +33,7 @@ struct RecurrenceTape {
     Cut cut;
     bool dense;
     bool moves_chunks;                     // from place to place: there is not one for each
+    bool fits_cache;                       // what a pass reads and writes: nothing has to be brought ahead
     ChunkBuffer<Real> h, c;                // c if the cell has one
     ChunkBuffer<Real> saved;               // z's blocks, if the cell keeps them
     ChunkBuffer<Real> x;                   // if dense

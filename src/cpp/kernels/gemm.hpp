@@ -228,7 +228,14 @@ void run_at_edge(TileFunction<Real> run, const Operands<Real>* terms, int term_c
     const Matrix<Real> to = ends.c;
     ends.c = in_panels(c, kStride);
     run(terms, term_count, ends);
-    copy<Real>(rows, cols, ends.c, to);
+    for (size_t panel = 0; panel * kLanes<Real> < cols; ++panel)
+        for (int v = 0; v < kPanelVecs; ++v) {
+            const int lanes = lanes_left<Real>(columns_of<Real>(cols, panel), v), width = to.padded ? kVecLanes<Real> : lanes;
+            const size_t at = size_t(v) * size_t(kVecLanes<Real>);
+            for (size_t row = 0; row < rows && width != 0; ++row)
+                store_first(to.data + panel * to.panel_stride + row * to.row_stride + at,
+                            load_first(c + panel * kStride + row * kLanes<Real> + at, lanes), width);
+        }
 }
 
 /// c = start, where there is nothing to add.

@@ -37,6 +37,7 @@ PYBPTT_INLINE void combine_rows(size_t rows, size_t cols, Matrix<const Real> fro
         if (rest == 0) continue;
         for (int v = 0; v < kPanelVecs; ++v) {
             const int left = lanes_left<Real>(rest, v), width = to.padded ? VL : left;
+            if (width == 0) break;
             Real* place = target + v * VL;
             store_first(place, combined(place, load_first(source + v * VL, left), width), width);
         }
@@ -94,26 +95,29 @@ void transpose(size_t rows, size_t cols, Matrix<const Real> from, Matrix<Real> t
     constexpr int VL = kVecLanes<Real>;
     constexpr size_t L = kLanes<Real>;
     const size_t padded_rows = panel_count<Real>(rows) * L, end = as_it_is.data != nullptr ? panel_count<Real>(cols) * L : cols;
-    for (size_t r = 0; r < padded_rows; r += size_t(VL))
-        for (size_t c = 0; c < end; c += size_t(VL)) {
-            const int lanes = c >= cols ? 0 : int(cols - c < size_t(VL) ? cols - c : size_t(VL));
-            const Real* source = from.data + (c / L) * from.panel_stride + c % L;
-            Vec<Real> line[VL];
+    const auto square = [&](size_t r, size_t c, int lines, int lanes) __attribute__((always_inline)) {
+        const Real* source = from.data + (c / L) * from.panel_stride + c % L + r * from.row_stride;
+        Vec<Real> line[VL];
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; ++i) line[i] = i < lines ? load_first(source + size_t(i) * from.row_stride, lanes) : Vec<Real>{};
+        if (as_it_is.data != nullptr) {
+            Real* place = as_it_is.data + (c / L) * as_it_is.panel_stride + r * L + c % L;
 #pragma GCC unroll 16
             for (int i = 0; i < VL; ++i)
-                line[i] = r + size_t(i) < rows ? load_first(source + (r + size_t(i)) * from.row_stride, lanes) : Vec<Real>{};
-            if (as_it_is.data != nullptr) {
-                Real* place = as_it_is.data + (c / L) * as_it_is.panel_stride + r * L + c % L;
-#pragma GCC unroll 16
-                for (int i = 0; i < VL; ++i)
-                    if (r + size_t(i) < rows) store(place + size_t(i) * L, line[i]);
-            }
-            transpose_square<Real>(line);
-            Real* target = to.data + (r / L) * to.panel_stride + r % L + c * to.row_stride;
-#pragma GCC unroll 16
-            for (int i = 0; i < VL; ++i)
-                if (i < lanes) store(target + size_t(i) * to.row_stride, line[i]);
+                if (i < lines) store(place + size_t(i) * L, line[i]);
         }
+        transpose_square<Real>(line);
+        Real* target = to.data + (r / L) * to.panel_stride + r % L + c * to.row_stride;
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; ++i)
+            if (i < lanes) store(target + size_t(i) * to.row_stride, line[i]);
+    };
+    for (size_t r = 0; r < padded_rows; r += size_t(VL))
+        for (size_t c = 0; c < end; c += size_t(VL))
+            if (r + size_t(VL) <= rows && c + size_t(VL) <= cols)
+                square(r, c, VL, VL);
+            else
+                square(r, c, r < rows ? int(rows - r) : 0, c >= cols ? 0 : int(cols - c < size_t(VL) ? cols - c : size_t(VL)));
 }
 
 template <class Real>
