@@ -53,6 +53,7 @@ LAYERS = {
     "more threads than panels": partial(layer, sizes=(30, 64, 500, 20)),
     "a stack": partial(layer, sizes=(10, 32, 20, 33, 3, 2)),
     "a stack in columns": partial(layer, sizes=(10, 2, 20, 136, 2, 2)),
+    "a stack one way, in columns": partial(layer, sizes=(10, 2, 20, 136, 3, 1)),
     "ragged": partial(layer, sizes=(24, 48, 17, 40, 1, 2), ragged=True),
     "a ragged stack": partial(layer, sizes=(20, 40, 9, 24, 2, 2), ragged=True),
     "ragged tokens": partial(layer, sizes=(24, 48, 99, 40, 1, 2), ragged=True, tokens=True),

@@ -97,6 +97,7 @@ private:
                 k_.product(n, piece.h.count, &term, 1, none<Real>(), h_t, {});
             }
             if (!together) hand_out(s, n);
+            if (together && s + 1 == piece.chunk.steps) hand_out(0, piece.chunk.steps * n);
             if (n != piece.size) {  // what has ended is 0 to the weight gradients
                 const std::size_t ended = piece.size - n;
                 k_.zero(ended, piece.h.count, h_t.rows_from(n));
@@ -106,7 +107,6 @@ private:
             }
             piece.wait();
         }
-        if (together) hand_out(0, piece.chunk.steps * piece.size);
     }
     /// visit(columns of a chunk's states that are a member's, states between chunks, which columns, initial state, final state): of
     /// h and, if the cell has one, c.
