@@ -69,7 +69,7 @@ void check_positions(const Cut& cut, const Lengths& lengths, std::size_t T) {
             REQUIRE(cut.samples(first)[p - first] == cut.sample(p));
 }
 
-void check_chunks(const Cut& cut, const Lengths& lengths, std::size_t T, std::size_t chunk_rows) {
+void check_chunks(const Cut& cut, const Lengths& lengths, std::size_t chunk_rows) {
     const std::size_t B = lengths.size();
     const auto active = [&](std::size_t step) {
         return std::size_t(std::count_if(lengths.begin(), lengths.end(), [&](auto n) { return std::size_t(n) > step; }));
@@ -168,7 +168,7 @@ void check_apart_rows(const Cut& cut, std::size_t B) {
 
 void check_all(const Cut& cut, const Lengths& lengths, std::size_t T, bool reverse, std::size_t chunk_rows) {
     check_positions(cut, lengths, T);
-    check_chunks(cut, lengths, T, chunk_rows);
+    check_chunks(cut, lengths, chunk_rows);
     for (const std::size_t piece : {std::size_t(1), std::size_t(7), std::size_t(1000)}) check_rows(cut, lengths, T, reverse, piece);
     check_apart_rows(cut, lengths.size());
 }
