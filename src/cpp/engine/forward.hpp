@@ -96,8 +96,10 @@ private:
                 const Term<Real> term{unprojected, piece.h.of(w_.w_hr_t.matrix()), s_.hidden};
                 k_.product(n, piece.h.count, &term, 1, none<Real>(), h_t, {});
             }
-            if (!together) hand_out(s, n);
-            if (together && s + 1 == piece.chunk.steps) hand_out(0, piece.chunk.steps * n);
+            if (!together)
+                hand_out(s, n);
+            else if (s + 1 == piece.chunk.steps)  // before the barrier: the layer above reads it after that
+                hand_out(0, piece.chunk.steps * n);
             if (n != piece.size) {  // what has ended is 0 to the weight gradients
                 const std::size_t ended = piece.size - n;
                 k_.zero(ended, piece.h.count, h_t.rows_from(n));

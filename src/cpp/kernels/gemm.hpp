@@ -228,6 +228,7 @@ void run_at_edge(TileFunction<Real> run, const Operands<Real>* terms, int term_c
     const Matrix<Real> to = ends.c;
     ends.c = in_panels(c, kStride);
     run(terms, term_count, ends);
+    // `copy` would find out for each row which lanes there are, and an edge has few columns.
     for (size_t panel = 0; panel * kLanes<Real> < cols; ++panel)
         for (int v = 0; v < kPanelVecs; ++v) {
             const int lanes = lanes_left<Real>(columns_of<Real>(cols, panel), v), width = to.padded ? kVecLanes<Real> : lanes;

@@ -30,7 +30,7 @@ constexpr size_t panel_count(size_t cols) {
 
 /// A view of a matrix, in panels or row-major (a user's array): element (r, c) is at
 /// data[(c / lanes) * panel_stride + r * row_stride + c % lanes]. Strides are in elements. With an index, r stands for index[r]:
-/// copy, add and multiply know it, nothing else does.
+/// copy, add, multiply and scale_rows' factors know it, nothing else does.
 template <class Real>
 struct Matrix {
     Real* data;
