@@ -57,6 +57,13 @@ CASES = {
             layer.backward(tape, output)
         attacked(call, lengths, 3, T)
     """,
+    "rows of x that repeat": """
+        layer, values = pybptt.LSTM(32, 2, bidirectional=True, seed=0), np.zeros((T, B, 32), np.float32)
+        def call():
+            output, state, tape = layer.forward(values)
+            layer.backward(tape, output)
+        attacked(call, values, 0, 7)
+    """,
     "the textbook's function": f"""
         U, V, W = np.ones((4, D)), np.ones((Q, 4)), np.ones((4, 4))
         flat = np.zeros(200_000, int)

@@ -297,6 +297,55 @@ TEST_CASE_TEMPLATE("gather_rows and scatter_add_rows, with rows that come more t
     });
 }
 
+TEST_CASE_TEMPLATE("find_rows: the same bits are the same row", Real, float, double) {
+    Random random(18);
+    for_each_size<Real>([&](const Kernels<Real>& k, std::size_t rows, std::size_t cols) {
+        if (cols == 0) return;
+        const TestMatrix<Real> from(rows, cols, Layout::row_major);
+        std::vector<std::size_t> index(rows), kind(rows);  // rows are taken in another order; which are alike
+        for (std::size_t r = 0; r < rows; ++r) {
+            index[r] = rows - 1 - r;
+            kind[r] = random.below(5);
+            for (std::size_t c = 0; c < cols; ++c) from(rows - 1 - r, c) = c + 1 == cols && kind[r] == 4 ? Real(-0.0) : Real(0);
+            if (kind[r] < 4) from(rows - 1 - r, kind[r] * (cols - 1) / 3) = Real(kind[r]);
+        }
+        std::vector<std::size_t> seen;  // in order of first appearance; kinds of few columns may be the same
+        const auto alike = [&](std::size_t a, std::size_t b) {
+            return std::memcmp(&from(rows - 1 - a, 0), &from(rows - 1 - b, 0), cols * sizeof(Real)) == 0;
+        };
+        std::vector<std::int32_t> expected;
+        for (std::size_t r = 0; r < rows; ++r) {
+            const auto at = std::find_if(seen.begin(), seen.end(), [&](std::size_t other) { return alike(r, other); });
+            expected.push_back(std::int32_t(at - seen.begin()));
+            if (at == seen.end()) seen.push_back(r);
+        }
+        for (const std::size_t capacity : {8, 64}) {
+            const Fenced<const Real*> first(6);
+            const Fenced<std::int32_t> table(capacity), slot(rows);
+            std::fill(table.begin(), table.end(), -1);
+            DistinctRows<Real> found{first.data(), table.data(), capacity, 6, 0};
+            Matrix<const Real> view = from.view();
+            view.index = index.data();
+            const std::size_t some = rows / 3;  // what was seen is kept from call to call
+            k.find_rows(some, cols, view, found, slot.data());
+            k.find_rows(rows - some, cols, view.rows_from(some), found, slot.data() + some);
+            REQUIRE(found.count == seen.size());
+            REQUIRE(std::equal(expected.begin(), expected.end(), slot.begin()));
+            for (std::size_t i = 0; i < seen.size(); ++i) REQUIRE(first[i] == &from(rows - 1 - seen[i], 0));
+        }
+        if (seen.size() < 2) return;
+        const Fenced<const Real*> first(1);  // there are more than it has room for
+        const Fenced<std::int32_t> table(4), slot(rows);
+        std::fill(table.begin(), table.end(), -1);
+        DistinctRows<Real> found{first.data(), table.data(), 4, 1, 0};
+        k.find_rows(rows, cols, from.view(), found, slot.data());
+        REQUIRE(found.count == 2);
+        k.find_rows(rows, cols, from.view(), found, slot.data());
+        REQUIRE(found.count == 2);
+        REQUIRE(slot.front_holds());
+    });
+}
+
 TEST_SUITE_END();
 
 }  // namespace

@@ -20,11 +20,17 @@ class ChunkSum {
 public:
     static constexpr std::size_t kGroup = 16;
 
-    ChunkSum() = default;
     /// `count` values at `sum`, if that is not null.
     ChunkSum(Real* sum, std::size_t count, std::size_t chunks)
         : sum_(sum), count_(count), chunks_(chunks), groups_(sum != nullptr && chunks > kGroup ? count : 0) {}
 
+    /// Adds a chunk's terms to some rows of a sum that has `cols` columns.
+    void add(const Kernels<Real>& k, const Chunk& chunk, std::size_t row, std::size_t rows, std::size_t cols,
+             const Term<Real>* terms, int count) const {
+        const Matrix<Real> part = row_major(sum_ + row * cols, cols);
+        k.product_transposed(rows, cols, terms, count, so_far(chunk, part), part);
+        end(chunk, row * cols, rows * cols);
+    }
     /// What the chunk's terms are added to: what is in `part`, some rows of the sum, unless it begins anew.
     Matrix<const Real> so_far(const Chunk& chunk, Matrix<const Real> part) const {
         return (chunks_ - 1 - chunk.index) % kGroup == 0 ? none<Real>() : part;
@@ -48,8 +54,8 @@ public:
     }
 
 private:
-    Real* sum_ = nullptr;
-    std::size_t count_ = 0, chunks_ = 0;
+    Real* const sum_;
+    const std::size_t count_, chunks_;
     Buffer<double> groups_;
 };
 

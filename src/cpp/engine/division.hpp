@@ -66,15 +66,15 @@ private:
 };
 
 /// Threads worth waking for one call; `flops_beside` is work that has no order in time.
-///   multiplied_inputs  what the first layer's input adds to the depth: D, or 0 for tokens, which select
-inline int threads_wanted(const RnnSizes& s, std::size_t multiplied_inputs, double flops_beside = 0) {
+///   dense  whether the first layer's input is multiplied; tokens select
+inline int threads_wanted(const RnnSizes& s, bool dense, double flops_beside = 0) {
     const int most = num_threads();         // asked first: a bad environment variable is an error whatever the size
     constexpr double kFlopsEach = 4e6;      // some 30 microseconds; waking a thread costs a few
     constexpr double kStepEach = 1 << 14;   // multiply-adds: less than a microsecond; a barrier costs a tenth or two
     constexpr std::size_t kFewSamples = 8;  // too few to be divided
     const double rows = double(s.steps) * double(s.batch), H = double(s.hidden), P = double(s.h_width()), K = double(s.directions);
     if (s.batch < kFewSamples && !columns_pay(s) && flops_beside == 0) return 1;
-    const double depth = P + double(multiplied_inputs) + (double(s.layers) - 1) * (P + K * P);
+    const double depth = P + double(dense ? s.inputs : 0) + (double(s.layers) - 1) * (P + K * P);
     const double flops = 6 * rows * H * K * (double(s.cell.gates()) * depth + double(s.layers) * double(s.projection));
     const double paying = std::clamp((flops + flops_beside) / kFlopsEach, 1.0, double(most));
     if (flops_beside > flops || !Division(s, int(paying)).by_columns) return int(paying);
@@ -139,17 +139,16 @@ struct Part {
     const Columns<Real> h, z;
 
     Part(const RnnSizes& s, const Division& division, const Member& member)
-        : member(member),
-          division(division),
-          samples(share(s.batch, 1, member.index / division.group, member.team / division.group)),
-          h(columns(s.h_width())),
-          z(columns(s.hidden)) {}
+        : member(member), division(division), samples(share_of_groups(s.batch)), h(columns(s.h_width())), z(columns(s.hidden)) {}
 
     /// For whoever works on other columns of the same samples.
     void wait() const {
         if (division.by_columns) member.meet(division.group);
     }
-    /// Of `count` things that its group has.
+    /// Of `count` things, its group's; and of those that its group has, its own.
+    Range share_of_groups(std::size_t count) const {
+        return share(count, 1, member.index / division.group, member.team / division.group);
+    }
     Range share_of_group(std::size_t count) const { return share(count, 1, member.index % division.group, division.group); }
     /// visit(first position, count, slice): its samples of each slice, whether active or not.
     template <class Visit>

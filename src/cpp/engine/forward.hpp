@@ -40,6 +40,13 @@ public:
             keep(a_.state.c, a_.final_state.c, H);
         }
     }
+    /// Of what steps select; complete after a barrier.
+    void project_selection(const Member& member) {
+        const Part<Real> part(s_, Division(s_, member.team), member);
+        const Range own = part.share_of_groups(tape_.selection.count);
+        const Matrix<Real> x = tape_.selection.rows.matrix(), z = tape_.selection.z.matrix();
+        project(part, x.rows_from(own.begin), z.rows_from(own.begin), own.size());
+    }
     /// Runs one chunk from the state in the place `from`, and keeps the one after it in `to`. A member's own part of h is complete
     /// when it returns, other members' parts after a barrier. If chunks move, a chunk run before was the one before it in time, or
     /// there was a sweep in between.
@@ -146,12 +153,12 @@ private:
     /// x_t into the tape, and what can be said of z_t before the recurrence runs.
     void bring_input(const Piece<Real>& piece) {
         const std::size_t D = s_.inputs, S = piece.chunk.steps, panels = tape_.panels();
-        if (!tape_.dense) {
+        if (tape_.selects()) {
             for (std::size_t s = 0; s < S; ++s)
                 piece.for_each_block(cell_.blocks, panels, [&](int block, std::size_t cols) {
                     const std::size_t panel = std::size_t(block) * panels + piece.z.panels.begin;
-                    k_.gather_rows(piece.active(s), cols, tape_.weight_rows(piece.chunk) + piece.row(s),
-                                   w_.token_rows.matrix().panels_from(panel), z_at(piece, s).panels_from(panel));
+                    k_.gather_rows(piece.active(s), cols, tape_.z_rows(piece.chunk) + piece.row(s),
+                                   tape_.z_table().panels_from(panel), z_at(piece, s).panels_from(panel));
                 });
             return;
         }
@@ -170,29 +177,32 @@ private:
             k_.zero(some * piece.size - n, D, x_t.rows_from(n));
         }
         piece.wait();
-        if (piece.division.project_ahead) project(piece);
+        if (!piece.division.project_ahead) return;
+        const bool whole = piece.size == piece.slice.size;  // the rows of all steps are one run
+        project(piece, x.rows_from(piece.row(0)), z_at(piece, 0), whole ? S * piece.size : piece.size, whole ? 1 : S,
+                piece.slice.size);
     }
-    /// z = b + x W_ih^T. Where the rows of all steps are one run they are one product; otherwise some columns of W_ih^T at a time,
-    /// so that they stay in the cache for all the steps.
-    void project(const Piece<Real>& piece) {
+    /// z = b + x W_ih^T, a member's columns of several runs of rows, `apart` from one to the next: some columns of W_ih^T at a
+    /// time, so that they stay in the cache for all the runs.
+    void project(const Part<Real>& part, Matrix<const Real> x, Matrix<Real> z, std::size_t rows, std::size_t runs = 1,
+                 std::size_t apart = 0) {
         constexpr std::size_t L = kLanes<Real>;
-        const std::size_t D = s_.inputs, S = piece.chunk.steps, panels = tape_.panels();
-        const bool whole = piece.size == piece.slice.size;
-        const std::size_t some = whole ? panel_count<Real>(block_cols<Real>(cell_.blocks, s_.hidden))
-                                       : std::max<std::size_t>(4, caches().l2 / 2 / (std::max<std::size_t>(1, D) * kPanelBytes));
-        const Matrix<Real> x = tape_.x(piece.chunk);
+        const std::size_t D = s_.inputs, panels = tape_.panels();
+        const std::size_t some = runs == 1
+                                     ? panel_count<Real>(block_cols<Real>(cell_.blocks, s_.hidden))
+                                     : std::max<std::size_t>(4, caches().l2 / 2 / (std::max<std::size_t>(1, D) * kPanelBytes));
         for (int g = 0; g < cell_.group_count; ++g) {
             const BlockGroup& group = cell_.groups[g];
             if (group.input_gate < 0) continue;
-            piece.for_each_block(group.count, panels, [&](int i, std::size_t all_cols) {
-                const std::size_t to = std::size_t(group.block + i) * panels + piece.z.panels.begin;
-                const std::size_t from = std::size_t(group.input_gate + i) * panels + piece.z.panels.begin;
+            part.for_each_block(group.count, panels, [&](int i, std::size_t all_cols) {
+                const std::size_t to = std::size_t(group.block + i) * panels + part.z.panels.begin;
+                const std::size_t from = std::size_t(group.input_gate + i) * panels + part.z.panels.begin;
                 for (std::size_t panel = 0; panel * L < all_cols; panel += some) {
                     const std::size_t cols = std::min(some * L, all_cols - panel * L);
-                    for (std::size_t s = 0; s < (whole ? 1 : S); ++s) {
-                        const Term<Real> projection{x.rows_from(piece.row(s)), w_.w_ih_t.matrix().panels_from(from + panel), D};
-                        k_.product(whole ? S * piece.size : piece.size, cols, &projection, 1,
-                                   every_row<Real>(w_.bias.data() + (to + panel) * L), z_at(piece, s).panels_from(to + panel), {});
+                    for (std::size_t run = 0; run < runs; ++run) {
+                        const Term<Real> projection{x.rows_from(run * apart), w_.w_ih_t.matrix().panels_from(from + panel), D};
+                        k_.product(rows, cols, &projection, 1, every_row<Real>(w_.bias.data() + (to + panel) * L),
+                                   z.rows_from(run * apart).panels_from(to + panel), {});
                     }
                 }
             });
@@ -203,7 +213,7 @@ private:
         constexpr std::size_t L = kLanes<Real>;
         const std::size_t panels = tape_.panels();
         const Matrix<Real> z = z_at(piece, s);
-        const bool projected = !tape_.dense || piece.division.project_ahead;
+        const bool projected = tape_.selects() || piece.division.project_ahead;
         for (int g = 0; g < cell_.group_count; ++g) {
             const BlockGroup& group = cell_.groups[g];
             if ((group.source < 0 ? 0 : 1) != phase) continue;
@@ -221,7 +231,7 @@ private:
                 if (with_input)
                     terms[count++] = {tape_.x(piece.chunk).rows_from(piece.row(s)), gate(w_.w_ih_t, group.input_gate), s_.inputs};
                 if (group.hidden_gate >= 0) terms[count++] = {before, gate(w_.w_hh_t, group.hidden_gate), s_.h_width()};
-                const bool begun = !tape_.dense || (projected && group.input_gate >= 0);
+                const bool begun = projected && group.input_gate >= 0;
                 const Matrix<Real> z_t = z.panels_from(to);
                 Ahead<Real> ahead;
                 ahead.to_write = true;
@@ -249,8 +259,5 @@ private:
     const RecurrenceArrays<Real> a_;
     const std::size_t steps_before_ = tape_.weights->steps.fetch_add(s_.steps);  // with these weights
 };
-
-extern template class ForwardPass<float>;
-extern template class ForwardPass<double>;
 
 }  // namespace pybptt

@@ -38,27 +38,25 @@ template <class Real>
 class Clipping {
 public:
     /// For up to `rows` rows of each member of a team.
-    Clipping(const SweepLimits<Real>& limits, int team, std::size_t rows)
-        : kind_(limits.clip), limit_(limits.clip_limit), rows_(rows) {
-        if (kind_ == HiddenClip::norm) factors_ = Buffer<Real>(checked_product(rows, std::size_t(team)));
+    Clipping(const SweepLimits<Real>& limits, int team, std::size_t rows) : limits_(limits), rows_(rows) {
+        if (limits.clip == HiddenClip::norm) factors_ = Buffer<Real>(checked_product(rows, std::size_t(team)));
     }
 
     /// A member's columns of `rows` rows of dh (rows x width, all of its columns). A norm takes all members' columns.
     void run(const Part<Real>& part, std::size_t rows, std::size_t width, Matrix<Real> dh) {
-        if (kind_ == HiddenClip::none) return;
+        if (limits_.clip == HiddenClip::none) return;
         const Matrix<Real> own = part.h.of(dh);
-        if (kind_ == HiddenClip::value) return k_.clip_values(rows, part.h.count, limit_, own);
+        if (limits_.clip == HiddenClip::value) return k_.clip_values(rows, part.h.count, limits_.clip_limit, own);
         Real* factors = factors_.data() + std::size_t(part.member.index) * rows_;
         part.wait();
-        k_.norm_factors(rows, width, limit_, dh, factors);
+        k_.norm_factors(rows, width, limits_.clip_limit, dh, factors);
         part.wait();
         k_.scale_rows(rows, part.h.count, row_major<const Real>(factors, 1), own);
     }
 
 private:
     const Kernels<Real>& k_ = kernels<Real>();
-    const HiddenClip kind_;
-    const Real limit_;
+    const SweepLimits<Real> limits_;
     const std::size_t rows_;
     Buffer<Real> factors_;
 };

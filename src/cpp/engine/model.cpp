@@ -39,7 +39,7 @@ int threads_for(const RnnSizes& s, const RnnInput<Real>& input, const OutputLaye
                 const SweepLimits<Real>& limits = {}) {
     const double flops =
         2.0 * double(layer.last_only ? 1 : s.steps) * double(s.batch) * double(s.directions * s.h_width()) * double(layer.outputs);
-    return threads_wanted(with_windows(s, limits), input.tokens == nullptr ? s.inputs : 0, passes * flops);
+    return threads_wanted(with_windows(s, limits), input.tokens == nullptr, passes * flops);
 }
 
 /// The forward pass, and read(chunk) for each chunk of the output layer's rows as soon as it is there.

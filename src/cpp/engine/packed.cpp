@@ -64,14 +64,12 @@ void PackedWeights<Real>::pack(const RnnParameters<Real>& p, const std::int64_t*
             };
             add(p.bias_ih, group.input_gate);
             add(p.bias_hh, group.hidden_gate);
-            if (dense_) continue;
+            if (dense_ || group.input_gate < 0) continue;
             const Matrix<Real> rows = token_rows.matrix();
             for (std::size_t u = own.begin; u < padded_end; ++u) {
                 Real* value = rows.data + (std::size_t(group.block + i) * panels + u / L) * rows.panel_stride + u % L;
-                const bool with_input = u < H && group.input_gate >= 0;
-                const Real* w = with_input ? p.weight_ih + (std::size_t(group.input_gate + i) * H + u) * D : nullptr;
-                for (std::size_t t = 0; t < tokens_; ++t)
-                    value[t * L] = with_input ? to[u] + w[tokens == nullptr ? t : std::size_t(tokens[t])] : to[u];
+                const Real* w = p.weight_ih + (std::size_t(group.input_gate + i) * H + std::min(u, H - 1)) * D;
+                for (std::size_t t = 0; t < tokens_; ++t) value[t * L] = to[u] + w[tokens == nullptr ? t : std::size_t(tokens[t])];
             }
         }
     }

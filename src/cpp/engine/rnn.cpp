@@ -5,11 +5,6 @@
 #include "engine/stack.hpp"
 
 namespace pybptt {
-namespace {
-
-int threads_for(const RnnSizes& s, bool dense) { return threads_now(s, threads_wanted(s, dense ? s.inputs : 0)); }
-
-}  // namespace
 
 template <class Real>
 MemoryPlan plan_memory(const RnnSizes& sizes, bool tokens, bool input_gradient, std::size_t limit) {
@@ -56,7 +51,7 @@ namespace {
 template <class Real>
 void run_forward(const typename Tape<Real>::Contents& tape, const Weights<Real>& weights, const RnnInput<Real>& input,
                  const RnnState<const Real>& state, const RnnOutput<Real>& output, const Report& report) {
-    Team team(threads_for(tape.sizes, input.tokens == nullptr));
+    Team team(threads_now(tape.sizes, threads_wanted(tape.sizes, input.tokens == nullptr)));
     ForwardStack<Real> stack(tape, input, state, output, team.size());
     Progress progress(report, tape.forward_steps(), Division(tape.sizes, team.size()).by_columns);
     run_team(team, progress, [&](const Member& member, Steps& steps) {
@@ -74,8 +69,10 @@ Tape<Real> forward(const RnnSizes& sizes, const Weights<Real>& weights, const Rn
     auto tape = std::make_shared<typename Tape<Real>::Contents>(sizes, input, true, plan, weights.packed);
     if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, input, state);
     run_forward(*tape, weights, input, state, output, report);
-    if (!plan.limited() && weights.packed == nullptr)
-        for (const auto& recurrence : tape->recurrences) recurrence->weights->keep_for_sweep();
+    for (const auto& recurrence : tape->recurrences) {
+        if (!plan.limited()) recurrence->selection.z = {};
+        if (!plan.limited() && weights.packed == nullptr) recurrence->weights->keep_for_sweep();
+    }
     return Tape<Real>(std::move(tape));
 }
 
@@ -93,7 +90,8 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
     std::unique_lock<TapeSource<Real>> turn;
     if (source != nullptr) turn = std::unique_lock<TapeSource<Real>>(*source);
     if (tape.plan.under_limit()) release_cached_memory();
-    Team team(threads_for(with_windows(tape.sizes, limits), given.has_dense_input()));
+    const RnnSizes s = with_windows(tape.sizes, limits);
+    Team team(threads_now(s, threads_wanted(s, given.has_dense_input())));
     std::unique_ptr<ForwardStack<Real>> again;
     bool from_the_start = false;
     if (source != nullptr) {

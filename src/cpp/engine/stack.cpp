@@ -47,9 +47,12 @@ template <class Real>
 void ForwardStack<Real>::prepare(const Weights<Real>& weights, const Member& member) {
     for (std::size_t i = 0; i < passes_.size(); ++i) {
         const RecurrenceTape<Real>& recurrence = *tape_.recurrences[i];
-        if (weights.packed == nullptr) recurrence.weights->pack(weights.parameters[i], recurrence.tokens.distinct.data(), member);
+        if (weights.packed == nullptr) recurrence.weights->pack(weights.parameters[i], recurrence.selection.ids.data(), member);
         passes_[i]->write_paddings(member);
     }
+    member.wait();
+    if (tape_.recurrences.front()->selection.z.size() == 0) return;
+    for (std::size_t i = 0; i < tape_.sizes.directions; ++i) passes_[i]->project_selection(member);
     member.wait();
 }
 

@@ -152,7 +152,4 @@ private:
     Carries<Real> carries_{tape_, 1};
 };
 
-extern template class Sweep<float>;
-extern template class Sweep<double>;
-
 }  // namespace pybptt

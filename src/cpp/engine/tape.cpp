@@ -4,62 +4,65 @@
 
 namespace pybptt {
 
-/// A hash table with open addressing gives each id its slot: O(n) for any vocabulary.
-Tokens::Tokens(const std::int64_t* ids, std::size_t vocabulary, const Cut& cut) {
-    const std::size_t n = cut.rows(), most = std::min(n, vocabulary);
-    slot = Buffer<std::int32_t>(n);
-    distinct = Buffer<std::int64_t>(most);
+template <class Real>
+Selection<Real>::Selection(const RnnInput<Real>* input, const RnnSizes& s, const Cut& cut) {
+    const bool dense = input == nullptr || input->tokens == nullptr;
+    const std::size_t n = cut.rows(), D = s.inputs, most = dense ? std::min(n / kRowsEach, kMost) : std::min(n, D);
+    if (input == nullptr || (dense && (n < kLeastRows || D < kLeastColumns))) return;
+    UserRows<const Real> x{input->dense, D};
+    if (!dense) x = {reinterpret_cast<const Real*>(input->tokens), sizeof(std::int64_t) / sizeof(Real)};
     std::size_t capacity = 16;
     while (capacity < 2 * most) capacity *= 2;
+    slot = Buffer<std::int32_t>(n);
     const Buffer<std::int32_t> table(capacity);
-    if (CountMemory::active()) {
-        count = most;
-        return;
-    }
-    if (cut.ragged()) std::fill_n(slot.data(), n, 0);
-    std::fill_n(table.data(), capacity, -1);
-    const auto slot_of = [&](std::int64_t id) {
-        std::size_t at = (std::uint64_t(id) * 0x9E3779B97F4A7C15u >> 32) & (capacity - 1);
-        while (table[at] >= 0 && distinct[std::size_t(table[at])] != id) at = (at + 1) & (capacity - 1);
-        if (table[at] < 0) {
-            table[at] = std::int32_t(count);
-            distinct[count++] = id;
+    const Buffer<const Real*> first(most);
+    DistinctRows<Real> seen{first.data(), table.data(), capacity, most, CountMemory::active() ? most : 0};
+    if (!CountMemory::active()) {
+        std::fill_n(table.data(), capacity, -1);
+        if (cut.ragged()) std::fill_n(slot.data(), n, 0);
+        for (std::size_t c = 0; c < cut.chunks() && seen.count <= most; ++c) {
+            const Chunk& chunk = cut.chunk(c);
+            cut.for_each_rows(chunk, 0, chunk.rows, chunk.first_step, [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
+                kernels<Real>().find_rows(n, x.leading, x.at(user), seen, slot.data() + chunk.first_row + row);
+            });
         }
-        return table[at];
-    };
-    for (std::size_t c = 0; c < cut.chunks(); ++c) {
-        const Chunk& chunk = cut.chunk(c);
-        cut.for_each_rows(chunk, 0, chunk.rows, chunk.first_step,
-                          [&](std::size_t row, std::size_t samples, const Rows& user, Slice) {
-                              for (std::size_t i = 0; i < samples; ++i) slot[chunk.first_row + row + i] = slot_of(ids[user[i]]);
-                          });
     }
+    if (seen.count <= most) count = seen.count;
+    if (!dense) ids = Buffer<std::int64_t>(most);
+    if (dense && count != 0) {
+        rows = PanelBuffer<Real>(count, D);
+        z = PanelBuffer<Real>(count, block_cols<Real>(find_cell<Real>(s.cell).blocks, s.hidden));
+    }
+    for (std::size_t i = 0; i < count && !CountMemory::active(); ++i)
+        if (dense)
+            kernels<Real>().copy(1, D, row_major(first[i], D), rows.matrix().rows_from(i));
+        else
+            ids[i] = input->tokens[std::size_t(first[i] - x.data) / x.leading];
 }
 
 template <class Real>
-RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const std::int64_t* ids, bool keep, const MemoryPlan& plan,
+RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const RnnInput<Real>* input, bool keep, const MemoryPlan& plan,
                                      std::shared_ptr<PackedWeights<Real>> packed)
-    : sizes(s), cut(std::move(c)), dense(ids == nullptr), moves_chunks(!keep || plan.limited()), weights(std::move(packed)) {
+    : sizes(s), cut(std::move(c)), selection(input, s, cut), weights(std::move(packed)) {
+    dense = input == nullptr || input->tokens == nullptr;
+    moves_chunks = !keep || plan.limited();
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them
     fits_cache = double(cut.rows()) * double(dz_cols() + s.inputs) * sizeof(Real) <= double(caches().l2 / 4);
     const std::size_t places = keep ? plan.places : 1;
     h = ChunkBuffer<Real>(cut, true, s.h_width(), places);
     if (cell.has_c) this->c = ChunkBuffer<Real>(cut, true, s.hidden, places);
     if (kept_blocks() != 0) saved = ChunkBuffer<Real>(cut, false, block_cols<Real>(kept_blocks(), s.hidden), places);
-    if (dense)
-        x = ChunkBuffer<Real>(cut, false, s.inputs, places);
-    else
-        tokens = Tokens(ids, s.inputs, cut);
+    if (multiplies()) x = ChunkBuffer<Real>(cut, false, s.inputs, places);
     if (cut.chunks() > 1) {
         states_h = PanelBuffer<Real>(s.batch, s.h_width(), plan.states + 1);
         if (cell.has_c) states_c = PanelBuffer<Real>(s.batch, s.hidden, plan.states + 1);
     }
     if (weights == nullptr) {
-        weights = std::make_shared<PackedWeights<Real>>(sizes, dense, tokens.count, keep);
+        weights = std::make_shared<PackedWeights<Real>>(sizes, dense, selection.count, keep);
     } else if (!dense) {
-        token_rows = Buffer<std::int32_t>(tokens.slot.size());
-        for (std::size_t i = 0; i < tokens.slot.size(); ++i)
-            token_rows[i] = tokens.count == 0 ? 0 : std::int32_t(tokens.distinct[std::size_t(tokens.slot[i])]);
+        token_rows = Buffer<std::int32_t>(selection.slot.size());
+        for (std::size_t i = 0; i < selection.slot.size(); ++i)
+            token_rows[i] = std::int32_t(selection.ids[std::size_t(selection.slot[i])]);
     }
 }
 
@@ -72,7 +75,7 @@ Tape<Real>::Contents::Contents(const RnnSizes& s, const RnnInput<Real>& input, b
         const RnnSizes one = recurrence_sizes(s, i);
         const bool first_layer = i < s.directions;
         recurrences.push_back(std::make_unique<RecurrenceTape<Real>>(
-            one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell)), first_layer ? input.tokens : nullptr, keep, plan,
+            one, Cut::of(one, i % s.directions == 1, find_cell<Real>(s.cell)), first_layer ? &input : nullptr, keep, plan,
             packed == nullptr ? nullptr : packed->contents().recurrences[i]));
     }
     if (!recurrences.empty() && !CountMemory::active()) schedule = Schedule(recurrences.front()->cut.chunks(), keep, plan);

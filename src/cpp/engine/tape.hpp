@@ -13,15 +13,28 @@
 
 namespace pybptt {
 
-/// The distinct tokens of an input, and for each of its steps which of them it is.
-struct Tokens {
-    Buffer<std::int32_t> slot;      // index into `distinct`, in the order of the rows of x; 0 past a sequence's end
-    Buffer<std::int64_t> distinct;  // ids, in the order of first appearance
-    std::size_t count = 0;          // of them
+/// An input of few distinct rows X. Each is multiplied by W_ih once, and steps select their own:
+///
+///     x_t = X[s_t]:    z_t = (b + X W_ih^T)[s_t] + ..    dW_ih = S^T X,  S[i] = sum of dz_t over the t with s_t = i
+///
+/// Rows of token ids are one-hot: nothing is multiplied. Those of a dense input are looked for, by their bits; an embedding of
+/// letters, categories and one-hot rows have few.
+template <class Real>
+struct Selection {
+    /// A dense input of fewer rows or columns is multiplied as it is, as is one without as many of each row, on an average.
+    static constexpr std::size_t kLeastRows = 512, kLeastColumns = 32, kRowsEach = 12, kMost = 256;
 
-    Tokens() = default;
-    /// `ids` are in [0, vocabulary).
-    Tokens(const std::int64_t* ids, std::size_t vocabulary, const Cut& cut);
+    Buffer<std::int32_t> slot;  // s_t, in the order of the rows of x; 0 past a sequence's end
+    std::size_t count = 0;      // rows of X; 0: nothing is selected
+    Buffer<std::int64_t> ids;   // of tokens
+    PanelBuffer<Real> rows;     // X (count, D), if it is not one-hot
+    PanelBuffer<Real> z;        // b + X W_ih^T (count, blocks), likewise
+
+    /// Of the first layer's input; null: nothing is.
+    Selection(const RnnInput<Real>* input, const RnnSizes& sizes, const Cut& cut);
+    std::size_t bytes() const {
+        return slot.size() * sizeof slot[0] + ids.size() * sizeof ids[0] + (rows.size() + z.size()) * sizeof(Real);
+    }
 };
 
 /// The tape of one recurrence.
@@ -36,22 +49,25 @@ struct RecurrenceTape {
     bool fits_cache;                       // what a pass reads and writes: nothing has to be brought ahead
     ChunkBuffer<Real> h, c;                // c if the cell has one
     ChunkBuffer<Real> saved;               // z's blocks, if the cell keeps them
-    ChunkBuffer<Real> x;                   // if dense
-    Tokens tokens;                         // otherwise
-    Buffer<std::int32_t> token_rows;       // and for each step the row of shared weights, which have one for every id
+    Selection<Real> selection;             // of the rows of x
+    ChunkBuffer<Real> x;                   // if there is none
+    Buffer<std::int32_t> token_rows;       // of tokens: for each step the row of shared weights, which have one for every id
     PanelBuffer<Real> states_h, states_c;  // (B, P), (B, H): states between chunks; the last one is carried along
     std::shared_ptr<PackedWeights<Real>> weights;
 
-    /// `tokens` is null for dense input. `keep`: for a sweep; otherwise all chunks take the same place.
+    /// `input` is null above the first layer. `keep`: for a sweep; otherwise all chunks take the same place.
     /// `packed`: weights to share, or null for its own.
-    RecurrenceTape(const RnnSizes& sizes, Cut cut, const std::int64_t* tokens, bool keep, const MemoryPlan& plan,
+    RecurrenceTape(const RnnSizes& sizes, Cut cut, const RnnInput<Real>* input, bool keep, const MemoryPlan& plan,
                    std::shared_ptr<PackedWeights<Real>> packed);
 
-    /// Of the rows of x: which distinct token each is, and which row of the weights belongs to it.
-    const std::int32_t* slots(const Chunk& chunk) const { return tokens.slot.data() + chunk.first_row; }
-    const std::int32_t* weight_rows(const Chunk& chunk) const {
+    bool selects() const { return !dense || selection.count != 0; }
+    bool multiplies() const { return dense && (selection.count == 0 || CountMemory::active()); }  // memory is counted for both
+    /// Of the rows of x: s_t, and b + W_ih x_t as rows of a table.
+    const std::int32_t* slots(const Chunk& chunk) const { return selection.slot.data() + chunk.first_row; }
+    const std::int32_t* z_rows(const Chunk& chunk) const {
         return token_rows.size() == 0 ? slots(chunk) : token_rows.data() + chunk.first_row;
     }
+    Matrix<const Real> z_table() const { return (dense ? selection.z : weights->token_rows).matrix(); }
     /// Panels of H.
     std::size_t panels() const { return panel_count<Real>(sizes.hidden); }
     bool projects() const { return sizes.projection != 0; }
@@ -66,8 +82,8 @@ struct RecurrenceTape {
     std::size_t dh_panel() const { return projects() ? std::size_t(cell.blocks) * panels() : 0; }
     std::size_t bytes() const {
         const std::size_t values = h.size() + c.size() + saved.size() + x.size() + states_h.size() + states_c.size();
-        return values * sizeof(Real) + tokens.slot.size() * sizeof(std::int32_t) + tokens.distinct.size() * sizeof(std::int64_t) +
-               token_rows.size() * sizeof(std::int32_t) + weights->bytes();
+        return values * sizeof(Real) + (multiplies() ? 0 : selection.bytes()) + token_rows.size() * sizeof(std::int32_t) +
+               weights->bytes();
     }
     /// Adds the bytes of one place in each of its buffers; its own plan must have one place for chunks and no state.
     void add_needs(MemoryNeeds& needs) const {

@@ -31,8 +31,8 @@ public:
     /// Complete after a barrier.
     void prepare(const Member& member) {
         for (const ChunkSum<Real>* const sum : {&weight_ih_, &weight_hh_, &weight_hr_}) sum->begin(member);
-        for (const Buffer<double>* const sum : {&bias_, &vectors_, &token_row_}) zero_share(sum->data(), sum->size(), member);
-        if (of_tokens_) zero_share(g_.weight_ih, rows_ * s_.inputs, member);
+        for (const Buffer<double>* const sum : {&bias_, &vectors_, &selected_}) zero_share(sum->data(), sum->size(), member);
+        if (g_.weight_ih != nullptr && !tape_.dense) zero_share(g_.weight_ih, rows_ * s_.inputs, member);
         if (!tape_.dense || !input_.rows || input_.rows.of_chunk || input_.add || !tape_.cut.ragged()) return;
         const Range samples = member.share(s_.batch, 1);
         tape_.cut.zero_paddings(input_.rows, samples.begin, samples.size(), 0, s_.inputs);
@@ -69,23 +69,29 @@ public:
                 if (group.hidden_gate >= 0) round_to(g_.bias_hh, group.hidden_gate + i, bias_, group.block + i);
             }
         }
-        if (!of_tokens_) return;
-        for (std::size_t g = 0; g < std::size_t(cell_.gates); ++g)
-            for (std::size_t u = own.begin; u < own.end; ++u)
-                for (std::size_t i = 0; i < tape_.tokens.count; ++i)
-                    g_.weight_ih[(g * H + u) * D + std::size_t(tape_.tokens.distinct[i])] = Real(token_row(i, g)[u]);
+        const Selection<Real>& x = tape_.selection;
+        const Matrix<Real> rounded = rounded_.matrix().panels_from(own.begin / kLanes<Real>);
+        for (std::size_t g = 0; selected_.size() != 0 && own.size() != 0 && g < std::size_t(cell_.gates); ++g) {
+            const std::size_t row = g * H + own.begin;
+            for (std::size_t u = 0; u < own.size(); ++u) {
+                Real* const to = tape_.dense ? &rounded.row(0)[u / kLanes<Real> * rounded.panel_stride + u % kLanes<Real>]
+                                             : g_.weight_ih + (row + u) * D;
+                for (std::size_t i = 0; i < x.count; ++i)
+                    to[tape_.dense ? i * kLanes<Real> : std::size_t(x.ids[i])] = Real(selected_row(i, g)[own.begin + u]);
+            }
+            const Term<Real> term{rounded, x.rows.matrix(), x.count};
+            if (tape_.dense) k_.product_transposed(own.size(), D, &term, 1, none<Real>(), row_major(g_.weight_ih + row * D, D));
+        }
     }
 
 private:
-    /// Of the i-th distinct token, gate g.
-    double* token_row(std::size_t i, std::size_t g) const {
-        return token_row_.data() + (i * std::size_t(cell_.gates) + g) * block_cols<Real>(1, s_.hidden);
+    /// Of the i-th distinct row of x, gate g.
+    double* selected_row(std::size_t i, std::size_t g) const {
+        return selected_.data() + i * stride_ + g * block_cols<Real>(1, s_.hidden);
     }
     void add_block(const Chunk& chunk, Matrix<const Real> dz, int b, const Range& own) {
-        const BlockGroup* const end = cell_.groups + cell_.group_count;
-        const BlockGroup* const found =
-            std::find_if(cell_.groups, end, [&](const BlockGroup& g) { return g.block <= b && b < g.block + g.count; });
-        if (found == end) return;  // no product makes it
+        const BlockGroup* const found = cell_.group_of(b);
+        if (found == nullptr) return;
         const BlockGroup& group = *found;
         const int i = b - group.block;
         const std::size_t H = s_.hidden, P = s_.h_width(), D = s_.inputs, S = chunk.steps, panels = tape_.panels();
@@ -93,8 +99,6 @@ private:
         const Matrix<const Real> own_dz = dz.panels_from(panel);
         if (g_.weight_hh != nullptr && group.hidden_gate >= 0) {
             // dW_hh += dz^T h_{t-1}, a term a slice; or of the block that the product read
-            const std::size_t row = std::size_t(group.hidden_gate + i) * H + own.begin;
-            const Matrix<Real> dw_hh = row_major(g_.weight_hh + row * P, P);
             Term<Real> terms[Cut::kMostSlices];
             int count = 0;
             if (group.source < 0)
@@ -105,21 +109,16 @@ private:
                 }
             else
                 terms[count++] = {own_dz, tape_.saved(chunk).panels_from(std::size_t(group.source) * panels), chunk.rows};
-            k_.product_transposed(own.size(), P, terms, count, weight_hh_.so_far(chunk, dw_hh), dw_hh);
-            weight_hh_.end(chunk, row * P, own.size() * P);
+            weight_hh_.add(k_, chunk, std::size_t(group.hidden_gate + i) * H + own.begin, own.size(), P, terms, count);
         }
         if (g_.weight_ih != nullptr && group.input_gate >= 0) {
             // dW_ih += dz^T x; a token's x is one-hot
-            const std::size_t gate = std::size_t(group.input_gate + i);
-            if (tape_.dense) {
+            if (!tape_.selects()) {
                 const Term<Real> term{own_dz, tape_.x(chunk), chunk.rows};
-                const std::size_t row = gate * H + own.begin;
-                const Matrix<Real> dw_ih = row_major(g_.weight_ih + row * D, D);
-                k_.product_transposed(own.size(), D, &term, 1, weight_ih_.so_far(chunk, dw_ih), dw_ih);
-                weight_ih_.end(chunk, row * D, own.size() * D);
-            } else {
-                k_.scatter_add_rows(chunk.rows, own.size(), tape_.slots(chunk), own_dz, token_row(0, gate) + own.begin,
-                                    block_cols<Real>(cell_.gates, H));
+                weight_ih_.add(k_, chunk, std::size_t(group.input_gate + i) * H + own.begin, own.size(), D, &term, 1);
+            } else {  // S[s_t] += dz_t
+                k_.scatter_add_rows(chunk.rows, own.size(), tape_.slots(chunk), own_dz,
+                                    selected_row(0, std::size_t(group.input_gate + i)) + own.begin, stride_);
             }
         }
         // db += sum dz
@@ -141,11 +140,8 @@ private:
     }
     /// dW_hr += dh^T (o tanh(c))
     void add_projection(const Chunk& chunk, Matrix<const Real> dz, const Range& own) {
-        const std::size_t H = s_.hidden;
         const Term<Real> term{dz.panels_from(tape_.dh_panel() + own.begin / kLanes<Real>), tape_.unprojected(chunk), chunk.rows};
-        const Matrix<Real> dw_hr = row_major(g_.weight_hr + own.begin * H, H);
-        k_.product_transposed(own.size(), H, &term, 1, weight_hr_.so_far(chunk, dw_hr), dw_hr);
-        weight_hr_.end(chunk, own.begin * H, own.size() * H);
+        weight_hr_.add(k_, chunk, own.begin, own.size(), s_.hidden, &term, 1);
     }
     /// dx = dz W_ih
     void add_input(const Chunk& chunk, Matrix<const Real> dz, const Range& own_rows) {
@@ -170,16 +166,19 @@ private:
     const RnnParameterGradients<Real> g_;
     const InputGradient<Real> input_;
     const std::size_t rows_ = std::size_t(cell_.gates) * s_.hidden;  // of W_ih and W_hh
-    const bool of_tokens_ = !tape_.dense && g_.weight_ih != nullptr;
-    ChunkSum<Real> weight_ih_{of_tokens_ ? nullptr : g_.weight_ih, rows_ * s_.inputs, tape_.cut.chunks()};
+    ChunkSum<Real> weight_ih_{tape_.multiplies() ? g_.weight_ih : nullptr, rows_ * s_.inputs, tape_.cut.chunks()};
     ChunkSum<Real> weight_hh_{g_.weight_hh, rows_ * s_.h_width(), tape_.cut.chunks()};
     ChunkSum<Real> weight_hr_{g_.weight_hr, s_.projection * s_.hidden, tape_.cut.chunks()};
     Buffer<double> bias_{block_cols<Real>(cell_.blocks, s_.hidden)};                     // db of each block, in whole panels
     Buffer<double> vectors_{g_.vectors == nullptr ? 0 : tape_.weights->vectors.size()};  // dp of each vector, likewise
     const PanelBuffer<Real>& dx_;
     const Claims claims_;
-    // W_ih's gradient for the distinct tokens, one row each (count, blocks of G)
-    Buffer<double> token_row_{of_tokens_ ? checked_product(tape_.tokens.count, block_cols<Real>(cell_.gates, s_.hidden)) : 0};
+    // S, a row for each distinct row of x (count, blocks of G), and what one gate's is rounded to, if it is multiplied. Rows are an
+    // odd number of cache lines apart: as many would fall into the same set of the cache.
+    const std::size_t count_ = g_.weight_ih != nullptr ? tape_.selection.count : 0;
+    const std::size_t stride_ = block_cols<Real>(cell_.gates, s_.hidden) + kPanelBytes / sizeof(double);
+    Buffer<double> selected_{checked_product(count_, stride_)};
+    PanelBuffer<Real> rounded_ = tape_.dense && count_ != 0 ? PanelBuffer<Real>(count_, s_.hidden) : PanelBuffer<Real>();
 };
 
 }  // namespace pybptt

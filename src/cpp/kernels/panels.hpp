@@ -236,26 +236,5 @@ void sum_columns(size_t rows, size_t cols, Matrix<const Real> from, double* sums
     }
 }
 
-template <class Real>
-void gather_rows(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to) {
-    constexpr size_t L = kLanes<Real>;
-    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
-        for (size_t row = 0; row < rows; ++row)
-            for (int v = 0; v < kPanelVecs; ++v)
-                store(to.data + panel * to.panel_stride + row * L + v * kVecLanes<Real>,
-                      load(from.data + panel * from.panel_stride + size_t(index[row]) * L + v * kVecLanes<Real>));
-}
-
-template <class Real>
-void scatter_add_rows(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, double* to, size_t stride) {
-    constexpr size_t L = kLanes<Real>, VL = size_t(kVecLanes<double>);
-    for (size_t panel = 0; panel < panel_count<Real>(cols); ++panel)
-        for (size_t row = 0; row < rows; ++row)
-            for (size_t column = 0; column < L; column += VL) {
-                double* target = to + size_t(index[row]) * stride + panel * L + column;
-                store(target, load(target) + load_double(from.data + panel * from.panel_stride + row * L + column));
-            }
-}
-
 }  // namespace
 }  // namespace pybptt

@@ -30,7 +30,7 @@ constexpr size_t panel_count(size_t cols) {
 
 /// A view of a matrix, in panels or row-major (a user's array): element (r, c) is at
 /// data[(c / lanes) * panel_stride + r * row_stride + c % lanes]. Strides are in elements. With an index, r stands for index[r]:
-/// copy, add, multiply and scale_rows' factors know it, nothing else does.
+/// copy, add, multiply, find_rows and scale_rows' factors know it, nothing else does.
 template <class Real>
 struct Matrix {
     Real* data;
@@ -70,6 +70,16 @@ struct Term {
 };
 
 constexpr int kMaxTerms = 16;  // of one product
+
+/// The distinct rows that were found so far, in order of first appearance.
+template <class Real>
+struct DistinctRows {
+    const Real** first;  // where each was seen first
+    int32_t* table;      // open addressing: -1, or one of these
+    size_t capacity;     // of the table: a power of two, more than `most`
+    size_t most;
+    size_t count;  // most + 1: there are more
+};
 
 /// No matrix: as a product's start, zero.
 template <class Real>
@@ -137,6 +147,13 @@ struct CellShape {
     int vector_count;
     CellVector vectors[kMostVectors];
     int phases;  ///< the second one's groups have a source
+
+    /// The group that a block is of; null if no product makes it.
+    const BlockGroup* group_of(int block) const {
+        for (int g = 0; g < group_count; ++g)
+            if (groups[g].block <= block && block < groups[g].block + groups[g].count) return groups + g;
+        return nullptr;
+    }
 };
 
 /// Whether a declaration keeps to what the engine has room for.
@@ -253,6 +270,8 @@ struct Kernels {
     void (*sum_rows)(size_t rows, size_t cols, Matrix<const Real> from, double* sums);
     /// sums[c] += sum over rows of a(r, c) b(r, c), in whole panels.
     void (*sum_products)(size_t rows, size_t cols, Matrix<const Real> a, Matrix<const Real> b, double* sums);
+    /// slot[r] = which of the distinct rows `from` (r) is: the same bits in every column. Ends where there are more than `most`.
+    void (*find_rows)(size_t rows, size_t cols, Matrix<const Real> from, DistinctRows<Real>& seen, int32_t* slot);
     /// to(r) = from(index[r]), whole rows: the product with one-hot rows.
     void (*gather_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, Matrix<Real> to);
     /// Row index[r] of `to` += from(r), the product with their transpose; in whole panels, a row `stride` values behind the one

@@ -7,6 +7,7 @@
 #include "kernels/losses.hpp"
 #include "kernels/panels.hpp"
 #include "kernels/scan.hpp"
+#include "kernels/selection.hpp"
 
 namespace pybptt {
 namespace {
@@ -55,6 +56,7 @@ constexpr Kernels<Real> make_kernels() {
     k.sum_rows = sum_rows<Real>;
     k.sum_products = sum_products<Real>;
     k.sum_columns = sum_columns<Real>;
+    k.find_rows = find_rows<Real>;
     k.gather_rows = gather_rows<Real>;
     k.scatter_add_rows = scatter_add_rows<Real>;
     k.softmax_cross_entropy = softmax_cross_entropy<Real>;
