@@ -1,7 +1,7 @@
 """Inputs of which a few rows return again and again: each is multiplied by W_ih once.
 
-What a call finds is what it finds for any other input; that the short way was taken is seen by its tape, which
-does not keep such an input.
+What a call finds is what it finds for any other input. That the short way was taken is seen by its tape,
+which does not keep such an input.
 """
 
 import itertools
@@ -93,24 +93,26 @@ def test_bits_depend_neither_on_threads_nor_on_the_limit(set_threads, cell, dtyp
         expected = all_bits(run(p))
         memory = p.layer.memory(T, B, lengths=lengths)
         plain = memory.tape + memory.working
-        for threads, limit in itertools.product((1, 2, 3, 5), (None, memory.smallest, (memory.smallest + plain) // 2)):
+        for threads, limit in itertools.product(
+            (1, 2, 3, 5), (None, memory.smallest, (memory.smallest + plain) // 2)
+        ):
             set_threads(threads)
             output, state, tape = forward(p, memory_limit=limit)
             g = backward(p, tape)
             assert all_bits(type(p)(output=output, state=state, cells=tape.cells, g=g)) == expected
 
 
-@pytest.mark.parametrize(
-    "options", [{"truncation": pybptt.TBPTT(5, 20)}, {"truncation": pybptt.TBPTT(10, 10)}, {"clip_hidden": ("norm", 0.1)}]
-)  # fmt: skip
+@pytest.mark.parametrize("options", [
+    {"truncation": pybptt.TBPTT(5, 20)}, {"truncation": pybptt.TBPTT(10, 10)}, {"clip_hidden": ("norm", 0.1)},
+])  # fmt: skip
 def test_models_with_truncation_and_clipping(set_threads, options):
     p = repeated("lstm", L=2)
     model = pybptt.SequenceModel(p.layer, 5, seed=1)
     y = np.random.default_rng(3).integers(5, size=(T, B))
     set_threads(1)
     loss, g, _ = model.loss_and_grad(p.x, y, input=True, **options)
-    steep = p.x + 1e-12 * np.random.default_rng(4).normal(size=p.x.shape)  # no row twice
-    other_loss, other, _ = model.loss_and_grad(steep, y, input=True, **options)
+    apart = p.x + 1e-12 * np.random.default_rng(4).normal(size=p.x.shape)  # no row twice
+    other_loss, other, _ = model.loss_and_grad(apart, y, input=True, **options)
     assert abs(loss - other_loss) <= 1e-9
     assert np.abs(g.flat - other.flat).max() <= 1e-9 * np.abs(g.flat).max()
     assert np.abs(g.input - other.input).max() <= 1e-9 * np.abs(g.input).max()
@@ -161,5 +163,8 @@ def test_a_tape_owns_its_rows():
         output, state, tape = forward(p, memory_limit=limit)
         x, p.x[...] = p.x.copy(), np.nan
         for _ in range(2):
-            assert all_bits(type(p)(output=output, state=state, cells=tape.cells, g=backward(p, tape))) == expected
+            assert (
+                all_bits(type(p)(output=output, state=state, cells=tape.cells, g=backward(p, tape)))
+                == expected
+            )
         p.x = x

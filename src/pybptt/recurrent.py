@@ -335,7 +335,7 @@ class RecurrentLayer(Network[State]):
         projection h has P numbers a row beside the S H, its weights are G H (P + N) + P H, and the layers
         above read K P. H, P and N count rounded up to a cache line of 64 bytes; T B up to whole chunks of 128
         to 512 rows, each with B rows more of h and c; T B is the sum of the lengths, if they are given. A
-        dropout mask and ``cells=True`` come on top; of a dense input with few distinct rows these alone are kept.
+        dropout mask and ``cells=True`` come on top. Of a dense input, rows that repeat are kept once.
 
         `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t.
         Chunks are whole steps; for T of at least 10 and T B of at least 1280, dz_t is a tenth of the tape or
