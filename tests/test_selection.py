@@ -156,6 +156,32 @@ def test_sums_of_dz_do_not_stall():
     assert (g.parameters["weight_ih_l0"] == np.float32(2**24 + T * B - 1)).all()
 
 
+@pytest.mark.parametrize(("n", "rows"), [(2000, 160), (4000, 256)])
+def test_float32_is_as_accurate_as_pytorch(torch, n, rows):
+    """Of rows and derivatives of one sign, where rounding errors of a long sum add up."""
+    errors = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        layer = pybptt.RNN(48, 24, nonlinearity="identity", bias=False, dtype="float32", seed=0)
+        layer.flat[...] = 0
+        x = rng.normal(3, 1, size=(rows, 48)).astype("f4")[rng.integers(rows, size=(n // 8, 8))]
+        d_output = rng.normal(3, 1, size=(n // 8, 8, 24)).astype("f4")
+        found = layer.backward(layer.forward(x)[2], d_output).parameters["weight_ih_l0"]
+        dz, xs = d_output.reshape(n, 24), x.reshape(n, 48)
+        exact = dz.T.astype("f8") @ xs.astype("f8")
+        theirs = (torch.tensor(dz).T @ torch.tensor(xs)).numpy()
+        errors.append([np.linalg.norm(a - exact) / np.linalg.norm(exact) for a in (found, theirs)])
+    ours, theirs = np.mean(errors, axis=0)
+    assert ours <= 1.2 * theirs
+
+
+def test_a_tape_under_a_limit_has_no_copy_of_x():
+    p = repeated("lstm", T=300, B=8, D=256, H=4, dtype="float32")
+    limit = p.layer.memory(300, 8).smallest
+    p.d_cells = None
+    assert forward(p, memory_limit=limit)[2].nbytes < p.x.nbytes / 4
+
+
 def test_a_tape_owns_its_rows():
     p = repeated("lstm", lengths=[T] * (B - 1) + [T - 5])
     expected = all_bits(run(p))

@@ -339,8 +339,8 @@ class RecurrentLayer(Network[State]):
 
         `backward` takes, beside the gradients, one chunk of dz_t (G H numbers a row; GRU: 4 H) and of dx_t.
         Chunks are whole steps; for T of at least 10 and T B of at least 1280, dz_t is a tenth of the tape or
-        less. Two directions take also 2 T B H numbers for two layers, twice that for more; token input takes
-        G H numbers for each distinct token. `memory` has all of it, and what can be saved.
+        less. Two directions take also 2 T B H numbers for two layers, twice that for more; input of tokens or
+        of repeating rows 2 to 4 G H for each distinct one. `memory` has all of it, and what can be saved.
 
         Parameters
         ----------

@@ -5,8 +5,16 @@
 
 namespace pybptt::test {
 
+/// x has a few distinct rows, which return in some order.
+inline Network with_repeated_rows(Network n, std::size_t distinct) {
+    const std::size_t D = n.sizes.inputs;
+    for (std::size_t row = distinct; row < n.rows(); ++row)
+        std::copy_n(n.x.begin() + std::ptrdiff_t(row * row / 3 % distinct * D), D, n.x.begin() + std::ptrdiff_t(row * D));
+    return n;
+}
+
 /// Large enough for seven threads: by rows of the batch, by columns of h, tokens with a wide output layer, one long sequence;
-/// gates, phases, layers, directions and ragged batches.
+/// gates, phases, layers, directions and ragged batches; rows of x that repeat.
 inline std::vector<Network> large_networks() {
     std::vector<Network> all;
     const auto add = [&](RnnSizes sizes, std::size_t outputs, bool tokens, Loss loss, bool ragged = false, bool masked = false) {
@@ -35,6 +43,10 @@ inline std::vector<Network> large_networks() {
     add({12, 33, 9, 35, gru, 2, 1}, 40, false, Loss::cross_entropy, true, true);
     add({40, 3, 9, 90, lstm, 2, 1}, 5, false, Loss::squared_error, true);
     all.back() = projected(all.back(), 67);
+    add({40, 32, 33, 35, gru}, 3, false, Loss::cross_entropy);
+    all.back() = with_repeated_rows(all.back(), 50);
+    add({60, 33, 40, 36, lstm, 2, 2}, 3, false, Loss::squared_error, true, true);
+    all.back() = with_repeated_rows(all.back(), 20);
     return all;
 }
 

@@ -122,6 +122,20 @@ TEST_CASE("clipped networks are the textbook's") {
         }
 }
 
+TEST_CASE("networks whose x has a few rows that return are the textbook's") {
+    std::size_t turn = 0;
+    for (const CellConfig& cell : kCells)
+        for (std::size_t directions = 1; directions <= 2; ++directions, ++turn) {
+            Network n = network({40, 16, 33, 9, 3}, cell, 0, 1 + turn % 2, directions);
+            REQUIRE(!n.tokens);
+            n = with_repeated_rows(n, turn % 3 == 0 ? 1 : 30);
+            check(n);
+            Result result;
+            const auto tape = core_forward<float>(n, result);
+            for (std::size_t i = 0; i < directions; ++i) CHECK(tape.contents().recurrences[i]->selection.count != 0);
+        }
+}
+
 TEST_CASE("networks with nothing in them are networks") {
     std::size_t turn = 0;
     for (const Shape& shape : kEmpty)

@@ -337,7 +337,8 @@ TEST_CASE("members who were away stay when they have come back") {
     int together = 0;  // steps in a row, since then
     const double start = now();
     Progress progress([&](std::size_t, std::size_t) { return together < 3 && now() < start + 30; }, 0, true);
-    run_team(team, progress, [&](const Member& member, Steps& steps) {
+    run_team(team, [&](Member& member) {
+        Steps steps(progress, member);
         if (member.index == 1) std::this_thread::sleep_for(std::chrono::milliseconds(5));
         for (member.meet(member.team);; steps.next()) {
             if (member.index != 0) continue;

@@ -2,7 +2,6 @@
 
 #include <numeric>
 
-#include "engine/search.hpp"
 #include "runtime/memory.hpp"
 
 namespace pybptt {

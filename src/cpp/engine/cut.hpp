@@ -29,6 +29,16 @@
 
 namespace pybptt {
 
+/// By bisection, the last of [first, end) for which it holds, which it does for `first`.
+template <class Holds>
+std::size_t last_for_which(std::size_t first, std::size_t end, Holds holds) {
+    while (first + 1 < end) {
+        const std::size_t middle = first + (end - first) / 2;
+        (holds(middle) ? first : end) = middle;
+    }
+    return first;
+}
+
 struct Chunk {
     std::size_t index, first_step, steps;
     std::size_t first_row, rows;  // of x and dz: those of the chunks before, and its own

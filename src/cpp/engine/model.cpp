@@ -81,7 +81,8 @@ double loss_and_grad(const RnnSizes& sizes, const RnnParameters<Real>* parameter
     Team team(threads_now(sizes, threads_for(sizes, input, layer, 3, limits)));
     LossAndGrad<Real> call(tape, team.size(), input, state, layer, targets, final_state, gradients, output_gradients, limits);
     Progress progress(report, tape.forward_steps() + tape.backward_steps(), Division(sizes, team.size()).by_columns);
-    run_team(team, progress, [&](const Member& member, Steps& steps) {
+    run_team(team, [&](Member& member) {
+        Steps steps(progress, member);
         call.stack.prepare(parameters, member);
         call.stack.run(steps, member);
         call.rows.bring(member);
@@ -103,7 +104,8 @@ double loss(const RnnSizes& sizes, const RnnParameters<Real>* parameters, const 
     ForwardStack<Real> stack(tape, input, state, rows.output());
     OutputPass<Real> output(rows, layer, targets, {});
     Progress progress({}, 0, Division(sizes, team.size()).by_columns);
-    run_team(team, progress, [&](const Member& member, Steps& steps) {
+    run_team(team, [&](Member& member) {
+        Steps steps(progress, member);
         output.prepare(member);
         run_forward<Real>(stack, parameters, rows, steps, member, [&](const Chunk& chunk) { output.record_losses(chunk, member); });
     });
@@ -122,7 +124,8 @@ void predict(const RnnSizes& sizes, const Weights<Real>& weights, const RnnInput
     PredictPass<Real> pass(rows, team.size(), own ? *own : *weights.packed->contents().output, layer.outputs, output);
     const Cut& cut = tape.recurrences.back()->cut;
     Progress progress({}, 0, Division(sizes, team.size()).by_columns);
-    run_team(team, progress, [&](const Member& member, Steps& steps) {
+    run_team(team, [&](Member& member) {
+        Steps steps(progress, member);
         if (own) own->pack(layer, rows.width(), member);
         const Range samples = member.share(layer.last_only ? 0 : sizes.batch, 1);
         cut.zero_paddings(UserRows<Real>{output, layer.outputs}, samples.begin, samples.size(), 0, layer.outputs);

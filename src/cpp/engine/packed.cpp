@@ -68,8 +68,9 @@ void PackedWeights<Real>::pack(const RnnParameters<Real>& p, const std::int64_t*
             const Matrix<Real> rows = token_rows.matrix();
             for (std::size_t u = own.begin; u < padded_end; ++u) {
                 Real* value = rows.data + (std::size_t(group.block + i) * panels + u / L) * rows.panel_stride + u % L;
-                const Real* w = p.weight_ih + (std::size_t(group.input_gate + i) * H + std::min(u, H - 1)) * D;
-                for (std::size_t t = 0; t < tokens_; ++t) value[t * L] = to[u] + w[tokens == nullptr ? t : std::size_t(tokens[t])];
+                const Real* w = u < H ? p.weight_ih + (std::size_t(group.input_gate + i) * H + u) * D : nullptr;
+                for (std::size_t t = 0; t < tokens_; ++t)
+                    value[t * L] = w != nullptr ? to[u] + w[tokens == nullptr ? t : std::size_t(tokens[t])] : to[u];
             }
         }
     }

@@ -71,13 +71,4 @@ private:
     Progress::Plan plan_{};
 };
 
-/// work(member, steps), likewise.
-template <class Work>
-void run_team(Team& team, Progress& progress, Work work) {
-    run_team(team, [&](Member& member) {
-        Steps steps(progress, member);
-        work(member, steps);
-    });
-}
-
 }  // namespace pybptt

@@ -54,7 +54,8 @@ void run_forward(const typename Tape<Real>::Contents& tape, const Weights<Real>&
     Team team(threads_now(tape.sizes, threads_wanted(tape.sizes, input.tokens == nullptr)));
     ForwardStack<Real> stack(tape, input, state, output, team.size());
     Progress progress(report, tape.forward_steps(), Division(tape.sizes, team.size()).by_columns);
-    run_team(team, progress, [&](const Member& member, Steps& steps) {
+    run_team(team, [&](Member& member) {
+        Steps steps(progress, member);
         stack.prepare(weights, member);
         stack.run(steps, member);
     });
@@ -67,7 +68,8 @@ Tape<Real> forward(const RnnSizes& sizes, const Weights<Real>& weights, const Rn
                    const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan, const Report& report) {
     if (plan.under_limit()) release_cached_memory();  // which is memory beside the call's own
     auto tape = std::make_shared<typename Tape<Real>::Contents>(sizes, input, true, plan, weights.packed);
-    if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, input, state);
+    const bool needs_x = tape->recurrences.front()->multiplies();
+    if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, needs_x ? input : RnnInput<Real>{}, state);
     run_forward(*tape, weights, input, state, output, report);
     for (const auto& recurrence : tape->recurrences) {
         if (!plan.limited()) recurrence->selection.z = {};
@@ -104,7 +106,8 @@ void backward(const Tape<Real>& given, const RnnUpstream<Real>& upstream, const 
     Progress progress(report, tape.backward_steps() + (from_the_start ? tape.forward_steps() : 0),
                       Division(tape.sizes, team.size()).by_columns);
     if (source != nullptr) source->as_forward_left_it = false;
-    run_team(team, progress, [&](const Member& member, Steps& steps) {
+    run_team(team, [&](Member& member) {
+        Steps steps(progress, member);
         if (from_the_start) again->run(steps, member);
         stack->run(nullptr, again.get(), steps, member);
     });

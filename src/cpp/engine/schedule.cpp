@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "engine/search.hpp"
+#include "engine/cut.hpp"
 #include "runtime/memory.hpp"
 
 namespace pybptt {

@@ -51,7 +51,8 @@ void ForwardStack<Real>::prepare(const Weights<Real>& weights, const Member& mem
         passes_[i]->write_paddings(member);
     }
     member.wait();
-    if (tape_.recurrences.front()->selection.z.size() == 0) return;
+    const auto& r = tape_.recurrences;  // directions look for themselves: another thread may have written to x in between
+    if (r.front()->selection.z.size() + r[tape_.sizes.directions - 1]->selection.z.size() == 0) return;
     for (std::size_t i = 0; i < tape_.sizes.directions; ++i) passes_[i]->project_selection(member);
     member.wait();
 }

@@ -5,10 +5,11 @@
 namespace pybptt {
 
 template <class Real>
-Selection<Real>::Selection(const RnnInput<Real>* input, const RnnSizes& s, const Cut& cut) {
+Selection<Real>::Selection(const RnnInput<Real>* input, const RnnSizes& s, const Cut& cut, bool keep) {
     const bool dense = input == nullptr || input->tokens == nullptr;
     const std::size_t n = cut.rows(), D = s.inputs, most = dense ? std::min(n / kRowsEach, kMost) : std::min(n, D);
-    if (input == nullptr || (dense && (n < kLeastRows || D < kLeastColumns))) return;
+    const bool many = n >= kLeastRows && D >= kLeastColumns && (keep || n <= kMostInferred);
+    if (input == nullptr || (dense && !many)) return;
     UserRows<const Real> x{input->dense, D};
     if (!dense) x = {reinterpret_cast<const Real*>(input->tokens), sizeof(std::int64_t) / sizeof(Real)};
     std::size_t capacity = 16;
@@ -22,12 +23,14 @@ Selection<Real>::Selection(const RnnInput<Real>* input, const RnnSizes& s, const
         if (cut.ragged()) std::fill_n(slot.data(), n, 0);
         for (std::size_t c = 0; c < cut.chunks() && seen.count <= most; ++c) {
             const Chunk& chunk = cut.chunk(c);
-            cut.for_each_rows(chunk, 0, chunk.rows, chunk.first_step, [&](std::size_t row, std::size_t n, const Rows& user, Slice) {
-                kernels<Real>().find_rows(n, x.leading, x.at(user), seen, slot.data() + chunk.first_row + row);
-            });
+            cut.for_each_rows(chunk, 0, chunk.rows, chunk.first_step,
+                              [&](std::size_t row, std::size_t some, const Rows& user, Slice) {
+                                  kernels<Real>().find_rows(some, x.leading, x.at(user), seen, slot.data() + chunk.first_row + row);
+                              });
         }
     }
     if (seen.count <= most) count = seen.count;
+    if (count == 0) slot = {};
     if (!dense) ids = Buffer<std::int64_t>(most);
     if (dense && count != 0) {
         rows = PanelBuffer<Real>(count, D);
@@ -43,7 +46,7 @@ Selection<Real>::Selection(const RnnInput<Real>* input, const RnnSizes& s, const
 template <class Real>
 RecurrenceTape<Real>::RecurrenceTape(const RnnSizes& s, Cut c, const RnnInput<Real>* input, bool keep, const MemoryPlan& plan,
                                      std::shared_ptr<PackedWeights<Real>> packed)
-    : sizes(s), cut(std::move(c)), selection(input, s, cut), weights(std::move(packed)) {
+    : sizes(s), cut(std::move(c)), selection(input, s, cut, keep), weights(std::move(packed)) {
     dense = input == nullptr || input->tokens == nullptr;
     moves_chunks = !keep || plan.limited();
     sizes.lengths = nullptr;  // the caller's: the cut has what is needed of them

@@ -22,7 +22,8 @@ namespace pybptt {
 template <class Real>
 struct Selection {
     /// A dense input of fewer rows or columns is multiplied as it is, as is one without as many of each row, on an average.
-    static constexpr std::size_t kLeastRows = 512, kLeastColumns = 32, kRowsEach = 12, kMost = 256;
+    /// Without a tape memory does not grow with T, so there it is for fewer rows than some.
+    static constexpr std::size_t kLeastRows = 512, kLeastColumns = 32, kRowsEach = 12, kMost = 256, kMostInferred = 1 << 16;
 
     Buffer<std::int32_t> slot;  // s_t, in the order of the rows of x; 0 past a sequence's end
     std::size_t count = 0;      // rows of X; 0: nothing is selected
@@ -30,11 +31,8 @@ struct Selection {
     PanelBuffer<Real> rows;     // X (count, D), if it is not one-hot
     PanelBuffer<Real> z;        // b + X W_ih^T (count, blocks), likewise
 
-    /// Of the first layer's input; null: nothing is.
-    Selection(const RnnInput<Real>* input, const RnnSizes& sizes, const Cut& cut);
-    std::size_t bytes() const {
-        return slot.size() * sizeof slot[0] + ids.size() * sizeof ids[0] + (rows.size() + z.size()) * sizeof(Real);
-    }
+    /// `input` is null above the first layer, where nothing is selected.
+    Selection(const RnnInput<Real>* input, const RnnSizes& sizes, const Cut& cut, bool keep);
 };
 
 /// The tape of one recurrence.
@@ -81,9 +79,11 @@ struct RecurrenceTape {
     }
     std::size_t dh_panel() const { return projects() ? std::size_t(cell.blocks) * panels() : 0; }
     std::size_t bytes() const {
-        const std::size_t values = h.size() + c.size() + saved.size() + x.size() + states_h.size() + states_c.size();
-        return values * sizeof(Real) + (multiplies() ? 0 : selection.bytes()) + token_rows.size() * sizeof(std::int32_t) +
-               weights->bytes();
+        std::size_t values = h.size() + c.size() + saved.size() + x.size() + states_h.size() + states_c.size();
+        if (multiplies()) return values * sizeof(Real) + weights->bytes();
+        values += selection.rows.size() + selection.z.size();
+        return values * sizeof(Real) + (selection.slot.size() + token_rows.size()) * sizeof(std::int32_t) +
+               selection.ids.size() * sizeof(std::int64_t) + weights->bytes();
     }
     /// Adds the bytes of one place in each of its buffers; its own plan must have one place for chunks and no state.
     void add_needs(MemoryNeeds& needs) const {

@@ -55,7 +55,7 @@ public:
         });
     }
     void finish(const Member& member) {
-        const std::size_t H = s_.hidden, D = s_.inputs;
+        const std::size_t H = s_.hidden;
         const Range own = member.share(H, kLanes<Real>);
         const auto round_to = [&](Real* to, int row, const Buffer<double>& sums, int block) {
             const double* from = sums.data() + std::size_t(block) * block_cols<Real>(1, H);
@@ -69,25 +69,33 @@ public:
                 if (group.hidden_gate >= 0) round_to(g_.bias_hh, group.hidden_gate + i, bias_, group.block + i);
             }
         }
-        const Selection<Real>& x = tape_.selection;
-        const Matrix<Real> rounded = rounded_.matrix().panels_from(own.begin / kLanes<Real>);
-        for (std::size_t g = 0; selected_.size() != 0 && own.size() != 0 && g < std::size_t(cell_.gates); ++g) {
-            const std::size_t row = g * H + own.begin;
-            for (std::size_t u = 0; u < own.size(); ++u) {
-                Real* const to = tape_.dense ? &rounded.row(0)[u / kLanes<Real> * rounded.panel_stride + u % kLanes<Real>]
-                                             : g_.weight_ih + (row + u) * D;
-                for (std::size_t i = 0; i < x.count; ++i)
-                    to[tape_.dense ? i * kLanes<Real> : std::size_t(x.ids[i])] = Real(selected_row(i, g)[own.begin + u]);
-            }
-            const Term<Real> term{rounded, x.rows.matrix(), x.count};
-            if (tape_.dense) k_.product_transposed(own.size(), D, &term, 1, none<Real>(), row_major(g_.weight_ih + row * D, D));
-        }
+        for (std::size_t g = 0; count_ != 0 && own.size() != 0 && g < std::size_t(cell_.gates); ++g)
+            tape_.dense ? multiply_selected(g, own) : write_selected(g, own);
     }
 
 private:
-    /// Of the i-th distinct row of x, gate g.
+    /// Of S, the i-th distinct row of x and gate g.
     double* selected_row(std::size_t i, std::size_t g) const {
         return selected_.data() + i * stride_ + g * block_cols<Real>(1, s_.hidden);
+    }
+    /// dW_ih = S^T X of one gate; X is one-hot
+    void write_selected(std::size_t g, const Range& own) {
+        for (std::size_t u = own.begin; u < own.end; ++u)
+            for (std::size_t i = 0; i < count_; ++i)
+                g_.weight_ih[(g * s_.hidden + u) * s_.inputs + std::size_t(tape_.selection.ids[i])] = Real(selected_row(i, g)[u]);
+    }
+    /// The same for any X, in terms so short that their rounding errors are no larger than those of sums over time.
+    void multiply_selected(std::size_t g, const Range& own) {
+        constexpr std::size_t kRows = 16;
+        static_assert(Selection<Real>::kMost <= kRows * kMaxTerms);
+        const Matrix<Real> x = tape_.selection.rows.matrix(), s = rounded_.matrix().panels_from(own.begin / kLanes<Real>);
+        k_.round_rows(count_, own.size(), selected_row(0, g) + own.begin, stride_, s);
+        Term<Real> terms[kMaxTerms];
+        int count = 0;
+        for (std::size_t i = 0; i < count_; i += kRows)
+            terms[count++] = {s.rows_from(i), x.rows_from(i), std::min(kRows, count_ - i)};
+        const Matrix<Real> dw_ih = row_major(g_.weight_ih + (g * s_.hidden + own.begin) * s_.inputs, s_.inputs);
+        k_.product_transposed(own.size(), s_.inputs, terms, count, none<Real>(), dw_ih);
     }
     void add_block(const Chunk& chunk, Matrix<const Real> dz, int b, const Range& own) {
         const BlockGroup* const found = cell_.group_of(b);

@@ -12,7 +12,8 @@ PYBPTT_INLINE uint64_t word_of(const void* row, size_t at, size_t bytes = sizeof
     __builtin_memcpy(&word, static_cast<const char*>(row) + at, bytes);
     return word;
 }
-/// Of a row's bits: sums of words that are multiplied and folded, four at a time, which do not wait for one another.
+/// Of a row's bits: sums of words that are multiplied and folded, four at a time, which do not wait for one another; mixed at the
+/// end as MurmurHash3 does (A. Appleby, fmix64).
 PYBPTT_INLINE uint64_t hash_of(const void* row, size_t bytes) {
     constexpr size_t kWord = sizeof(uint64_t);
     uint64_t parts[4] = {};
@@ -26,7 +27,10 @@ PYBPTT_INLINE uint64_t hash_of(const void* row, size_t bytes) {
         for (size_t i = 0; i < 4; ++i) add(parts[i], word_of(row, at + i * kWord));
     for (; at + kWord <= bytes; at += kWord) add(parts[0], word_of(row, at));
     if (at != bytes) add(parts[0], word_of(row, at, kWord / 2));
-    return ((parts[1] * 3 + parts[2]) * 5 + parts[3]) * 7 + parts[0];
+    uint64_t hash = ((parts[1] * 3 + parts[2]) * 5 + parts[3]) * 7 + parts[0];
+    hash = (hash ^ hash >> 33) * 0xFF51AFD7ED558CCDu;  // what is in the high bits of the words gets to the low ones
+    hash = (hash ^ hash >> 33) * 0xC4CEB9FE1A85EC53u;
+    return hash ^ hash >> 33;
 }
 PYBPTT_INLINE bool same_bits(const void* a, const void* b, size_t bytes) {
     size_t at = 0;
@@ -69,6 +73,14 @@ void scatter_add_rows(size_t rows, size_t cols, const int32_t* index, Matrix<con
                 double* target = to + size_t(index[row]) * stride + panel * L + column;
                 store(target, load(target) + load_double(from.data + panel * from.panel_stride + row * L + column));
             }
+}
+
+template <class Real>
+void round_rows(size_t rows, size_t cols, const double* from, size_t stride, Matrix<Real> to) {
+    constexpr size_t L = kLanes<Real>;
+    for (size_t row = 0; row < rows; ++row)
+        for (size_t c = 0; c < panel_count<Real>(cols) * L; ++c)
+            to.data[c / L * to.panel_stride + row * L + c % L] = Real(from[row * stride + c]);
 }
 
 }  // namespace

@@ -277,6 +277,8 @@ struct Kernels {
     /// Row index[r] of `to` += from(r), the product with their transpose; in whole panels, a row `stride` values behind the one
     /// before.
     void (*scatter_add_rows)(size_t rows, size_t cols, const int32_t* index, Matrix<const Real> from, double* to, size_t stride);
+    /// `to` = rows of such sums, in whole panels.
+    void (*round_rows)(size_t rows, size_t cols, const double* from, size_t stride, Matrix<Real> to);
     /// Softmax cross-entropy of columns. o: classes x cols holds o_t - b_o and becomes scale * dL/do_t, 0 in the lanes past
     /// the last column. losses[c] = -log softmax(o)_{target[c]}; bias: one value a class. A column whose target is -1 does not
     /// count: loss and gradient are 0.

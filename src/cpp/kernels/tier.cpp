@@ -59,6 +59,7 @@ constexpr Kernels<Real> make_kernels() {
     k.find_rows = find_rows<Real>;
     k.gather_rows = gather_rows<Real>;
     k.scatter_add_rows = scatter_add_rows<Real>;
+    k.round_rows = round_rows<Real>;
     k.softmax_cross_entropy = softmax_cross_entropy<Real>;
     k.squared_error = squared_error<Real>;
     k.scan = scan<Real>;

@@ -208,7 +208,8 @@ struct Weights {
     Weights(const Packed<Real>& packed) : Weights(nullptr, &packed) {}
 };
 
-/// Bytes that the tape of these sizes holds. Token input: `tokens`, and as many distinct ids as there can be.
+/// Bytes that the tape of these sizes holds at most. Token input: `tokens`, and as many distinct ids as there can be; dense input:
+/// no row comes twice.
 template <class Real>
 PYBPTT_API std::size_t tape_bytes(const RnnSizes& sizes, bool tokens);
 
@@ -226,7 +227,7 @@ PYBPTT_API Tape<Real> forward(const RnnSizes& sizes, const Weights<Real>& weight
                               const RnnState<const Real>& state, const RnnOutput<Real>& output, const MemoryPlan& plan = {},
                               const Report& report = {});
 
-/// forward without a tape: memory does not grow with T (but for some 20 bytes a token, and G H values a distinct token) if there
+/// forward without a tape: memory does not grow with T (but for some 30 bytes a token, and G H values a distinct token) if there
 /// is one direction; layers of two directions take T B K H values twice.
 template <class Real>
 PYBPTT_API void infer(const RnnSizes& sizes, const Weights<Real>& weights, const RnnInput<Real>& input,
