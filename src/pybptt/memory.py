@@ -147,7 +147,7 @@ class Memory:
     --------
     >>> memory = pybptt.LSTM(32, 128, seed=0).memory(10_000, 8)
     >>> [round(choice.passes, 1) for choice in memory.choices]
-    [1.0, 1.6, 1.8, 2.0, 79.0]
+    [1.0, 1.6, 1.9, 2.0, 79.0]
     """
 
     __slots__ = ("batch", "choices", "smallest", "steps", "tape", "working")

@@ -413,7 +413,7 @@ class SequenceModel(Predictor[State]):
                   none    579.6 MB             1.00
               258.7 MB    245.0 MB             1.61
               129.4 MB    127.8 MB             1.84
-               51.8 MB     51.7 MB             1.98
+               51.8 MB     51.8 MB             1.98
                41.3 MB     41.3 MB           977.50
         """
         layer = self.layer
