@@ -45,7 +45,7 @@ inline std::vector<Network> large_networks() {
     all.back() = projected(all.back(), 67);
     add({40, 32, 33, 35, gru}, 3, false, Loss::cross_entropy);
     all.back() = with_repeated_rows(all.back(), 50);
-    add({60, 33, 40, 36, lstm, 2, 2}, 3, false, Loss::squared_error, true, true);
+    add({40, 33, 40, 20, lstm, 1, 2}, 3, false, Loss::squared_error, true);
     all.back() = with_repeated_rows(all.back(), 20);
     return all;
 }
