@@ -21,7 +21,7 @@ class Tape:
     steps, batch : int
         T and B.
     nbytes : int
-        Memory that it holds; at most what the layer's `tape_bytes` says, which has the formula.
+        Memory that it holds; without a limit no more than the layer's `tape_bytes` says beforehand.
     cells : ndarray, (L K, T, B, H), or None
         c_t of every layer and direction, with ``forward(..., cells=True)`` of an LSTM.
 

@@ -66,7 +66,7 @@ private:
 };
 
 /// Threads worth waking for one call; `flops_beside` is work that has no order in time.
-///   dense  whether the first layer's input is multiplied, if its rows don't repeat; tokens select
+///   dense  whether the first layer's input is multiplied; tokens select. That its rows may repeat does not count
 inline int threads_wanted(const RnnSizes& s, bool dense, double flops_beside = 0) {
     const int most = num_threads();         // asked first: a bad environment variable is an error whatever the size
     constexpr double kFlopsEach = 4e6;      // some 30 microseconds; waking a thread costs a few

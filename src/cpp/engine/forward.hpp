@@ -40,7 +40,7 @@ public:
             keep(a_.state.c, a_.final_state.c, H);
         }
     }
-    /// Of what steps select; complete after a barrier.
+    /// z = b + X W_ih^T, from which steps select: some rows and columns of it; complete after a barrier.
     void project_selection(const Member& member) {
         const Part<Real> part(s_, Division(s_, member.team), member);
         const Range own = part.share_of_groups(tape_.selection.count);

@@ -71,10 +71,11 @@ Tape<Real> forward(const RnnSizes& sizes, const Weights<Real>& weights, const Rn
     const bool needs_x = tape->recurrences.front()->multiplies();
     if (plan.limited()) tape->source = std::make_unique<TapeSource<Real>>(sizes, needs_x ? input : RnnInput<Real>{}, state);
     run_forward(*tape, weights, input, state, output, report);
-    for (const auto& recurrence : tape->recurrences) {
-        if (!plan.limited()) recurrence->selection.z = {};
-        if (!plan.limited() && weights.packed == nullptr) recurrence->weights->keep_for_sweep();
-    }
+    if (!plan.limited())
+        for (const auto& recurrence : tape->recurrences) {
+            recurrence->selection.z = {};
+            if (weights.packed == nullptr) recurrence->weights->keep_for_sweep();
+        }
     return Tape<Real>(std::move(tape));
 }
 

@@ -48,7 +48,7 @@ struct RecurrenceTape {
     ChunkBuffer<Real> h, c;                // c if the cell has one
     ChunkBuffer<Real> saved;               // z's blocks, if the cell keeps them
     Selection<Real> selection;             // of the rows of x
-    ChunkBuffer<Real> x;                   // if there is none
+    ChunkBuffer<Real> x;                   // if nothing is selected
     Buffer<std::int32_t> token_rows;       // of tokens: for each step the row of shared weights, which have one for every id
     PanelBuffer<Real> states_h, states_c;  // (B, P), (B, H): states between chunks; the last one is carried along
     std::shared_ptr<PackedWeights<Real>> weights;

@@ -78,7 +78,7 @@ private:
     double* selected_row(std::size_t i, std::size_t g) const {
         return selected_.data() + i * stride_ + g * block_cols<Real>(1, s_.hidden);
     }
-    /// dW_ih = S^T X of one gate; X is one-hot
+    /// dW_ih = S^T X of one gate, where X is one-hot.
     void write_selected(std::size_t g, const Range& own) {
         for (std::size_t u = own.begin; u < own.end; ++u)
             for (std::size_t i = 0; i < count_; ++i)
@@ -182,7 +182,7 @@ private:
     const PanelBuffer<Real>& dx_;
     const Claims claims_;
     // S, a row for each distinct row of x (count, blocks of G), and what one gate's is rounded to, if it is multiplied. Rows are an
-    // odd number of cache lines apart: as many would fall into the same set of the cache.
+    // odd number of cache lines apart: with a power of two all would fall into the same sets of the cache.
     const std::size_t count_ = g_.weight_ih != nullptr ? tape_.selection.count : 0;
     const std::size_t stride_ = block_cols<Real>(cell_.gates, s_.hidden) + kPanelBytes / sizeof(double);
     Buffer<double> selected_{checked_product(count_, stride_)};
