@@ -195,6 +195,9 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=12, help="of a quarter of a second (default: 12)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    for name in options.programs:
+        if name not in PROGRAMS:
+            parser.error(f"program: expected one of {', '.join(map(repr, PROGRAMS))}, got {name!r}")
     if options.worker:
         Worker(options.worker, options.threads[0]).serve()
         return 0

@@ -153,13 +153,13 @@ PYBPTT_INLINE void store_first(Real* p, Vec<Real> v, int count) {
 #endif
 }
 
-/// kVecLanes<double> values as double, aligned to as many.
 /// As many floats as there are doubles in a vector; of doubles, all of it.
 typedef float HalfOfFloats __attribute__((vector_size(kVectorBytes / 2)));
 PYBPTT_INLINE Vec<double> load_half(const double* p) { return load(p); }
 PYBPTT_INLINE HalfOfFloats load_half(const float* p) { return *reinterpret_cast<const HalfOfFloats*>(p); }
 PYBPTT_INLINE Vec<double> to_double(Vec<double> v) { return v; }
 PYBPTT_INLINE Vec<double> to_double(HalfOfFloats v) { return __builtin_convertvector(v, Vec<double>); }
+/// kVecLanes<double> values as double, aligned to as many.
 template <class Real>
 PYBPTT_INLINE Vec<double> load_double(const Real* p) {
     return to_double(load_half(p));
