@@ -109,7 +109,7 @@ struct Columns {
           first(std::min(width, panels.begin * kLanes<Real>)),
           count(std::min(width, panels.end * kLanes<Real>) - first) {}
     template <class Value>
-    Matrix<Value> of(Matrix<Value> m) const {
+    Matrix<Value> of(const Matrix<Value>& m) const {
         return m.panels_from(panels.begin);
     }
 };

@@ -75,13 +75,16 @@ private:
             copy(c, piece.z, a_.cells);
         };
         const bool together = piece.together(0, piece.chunk.steps) != 1;
+        CellStep<Real> step{};
+        step.vectors = w_.vectors.data() + piece.z.panels.begin * kLanes<Real>;
+        step.vector_stride = block_cols<Real>(1, s_.hidden);
+        step.clip = Real(s_.cell.clip);
         bring_input(piece);
         piece.wait();
         for (std::size_t s = 0; s < piece.chunk.steps; ++s) {
             const std::size_t n = piece.active(s), before = piece.state_row(s), after = piece.state_row(s + 1);
             const Matrix<Real> z = piece.z.of(z_at(piece, s)), h_t = h.rows_from(after);
             const Matrix<Real> unprojected = tape_.unprojected(piece.chunk).rows_from(piece.row(s));
-            CellStep<Real> step{};
             step.z = z;
             step.block_stride = tape_.panels() * z.panel_stride;
             step.h_before = h.rows_from(before);
@@ -90,9 +93,6 @@ private:
                 step.c_before = c.rows_from(before);
                 step.c = c.rows_from(after);
             }
-            step.vectors = w_.vectors.data() + piece.z.panels.begin * kLanes<Real>;
-            step.vector_stride = block_cols<Real>(1, s_.hidden);
-            step.clip = Real(s_.cell.clip);
             for (int phase = 0; phase < cell_.phases; ++phase) {
                 if (phase != 0) piece.wait();
                 make_z(piece, s, n, phase);

@@ -89,13 +89,14 @@ private:
         const Matrix<Real> all_dh = all.panels_from(tape_.dh_panel());
         const Matrix<Real> carry_h = carries_.h(piece, piece.slice.index, first);
         const Matrix<Real> carry = carries_.cell(piece, piece.slice.index, first);
+        TapeSteps<Real> tape_steps(tape_, piece);
         std::size_t later = 0;  // samples that have the step after
         for (std::size_t s = S; s-- > 0;) {
             const std::size_t t = piece.chunk.first_step + s, n = piece.active(s);
             const Matrix<Real> dz = all.rows_from(piece.row(s)), dz_t = piece.z.of(dz);
             const Matrix<Real> dh = all_dh.rows_from(piece.row(s)), dh_t = piece.h.of(dh);
             const Matrix<const Real> upstream_t = upstream.at(piece, s, all_dh);
-            const CellSweep<Real> step = cell_sweep(tape_, piece, s);
+            CellSweep<Real>& step = tape_steps.at(s);
             // dh_t = upstream_t + xi_{t+1} dz_{t+1} W_hh
             // One way or the other for a whole slice: members share slices, and it decides the order in which terms are added.
             const bool scaled =

@@ -11,8 +11,8 @@ namespace pybptt {
 /// read `source`.
 template <class Real>
 void multiply_back(const RecurrenceTape<Real>& tape, const PanelBuffer<Real>& w, int BlockGroup::* gate, const int* source,
-                   std::size_t rows, Matrix<const Real> dz, const Columns<Real>& own, Matrix<const Real> start, Matrix<Real> to,
-                   const Ahead<Real>& ahead) {
+                   std::size_t rows, const Matrix<const Real>& dz, const Columns<Real>& own, const Matrix<const Real>& start,
+                   const Matrix<Real>& to, const Ahead<Real>& ahead) {
     const std::size_t H = tape.sizes.hidden;
     const bool together = H % kLanes<Real> == 0;  // then a group's blocks make one term
     Term<Real> terms[kMostBlocks];
@@ -29,8 +29,8 @@ void multiply_back(const RecurrenceTape<Real>& tape, const PanelBuffer<Real>& w,
 }
 /// To what the recurrent products read: h_{t-1} (source -1), or a block.
 template <class Real>
-void multiply_w_hh(const RecurrenceTape<Real>& tape, const Part<Real>& part, std::size_t rows, Matrix<const Real> dz, int source,
-                   Matrix<const Real> start, Matrix<Real> to, const Ahead<Real>& ahead = {}) {
+void multiply_w_hh(const RecurrenceTape<Real>& tape, const Part<Real>& part, std::size_t rows, const Matrix<const Real>& dz,
+                   int source, const Matrix<const Real>& start, const Matrix<Real>& to, const Ahead<Real>& ahead = {}) {
     const Columns<Real>& own = source < 0 ? part.h : part.z;
     multiply_back(tape, tape.weights->w_hh, &BlockGroup::hidden_gate, &source, rows, dz, own, start, to, ahead);
 }
@@ -91,28 +91,28 @@ private:
     PanelBuffer<Real> h_, cell_;  // (B, P) and (B, H)
 };
 
-/// What a piece's sweep reads of the tape at step s; dz and the carry are to be filled in.
+/// What a piece's sweep reads of the tape, step by step; dz and the carry are to be filled in.
 template <class Real>
-CellSweep<Real> cell_sweep(const RecurrenceTape<Real>& tape, const Piece<Real>& piece, std::size_t s) {
+struct TapeSteps {
+    const Cell<Real>& cell;
+    const Piece<Real>& piece;
+    const Matrix<Real> saved, h, c;
     CellSweep<Real> step{};
-    step.vectors = tape.weights->vectors.data() + piece.z.panels.begin * kLanes<Real>;
-    step.vector_stride = block_cols<Real>(1, tape.sizes.hidden);
-    step.clip = Real(tape.sizes.cell.clip);
-    if (tape.cell.keeps_z) {
-        const Matrix<Real> saved = tape.saved(piece.chunk);
-        step.saved = piece.z.of(saved.rows_from(piece.row(s)));
+    TapeSteps(const RecurrenceTape<Real>& tape, const Piece<Real>& piece)
+        : cell(tape.cell), piece(piece), saved(tape.saved(piece.chunk)), h(tape.h(piece.chunk)), c(tape.c(piece.chunk)) {
         step.saved_stride = tape.panels() * saved.panel_stride;
+        step.vectors = tape.weights->vectors.data() + piece.z.panels.begin * kLanes<Real>;
+        step.vector_stride = block_cols<Real>(1, tape.sizes.hidden);
+        step.clip = Real(tape.sizes.cell.clip);
     }
-    const Matrix<Real> h = piece.h.of(tape.h(piece.chunk));
-    step.h_before = h.rows_from(piece.state_row(s));
-    step.h = h.rows_from(piece.state_row(s + 1));
-    if (tape.cell.has_c) {
-        const Matrix<Real> c = piece.z.of(tape.c(piece.chunk));
-        step.c_before = c.rows_from(piece.state_row(s));
-        step.c = c.rows_from(piece.state_row(s + 1));
+    CellSweep<Real>& at(std::size_t s) {
+        const std::size_t before = piece.state_row(s), after = piece.state_row(s + 1);
+        if (cell.keeps_z) step.saved = piece.z.of(saved.rows_from(piece.row(s)));
+        step.h_before = piece.h.of(h.rows_from(before)), step.h = piece.h.of(h.rows_from(after));
+        if (cell.has_c) step.c_before = piece.z.of(c.rows_from(before)), step.c = piece.z.of(c.rows_from(after));
+        return step;
     }
-    return step;
-}
+};
 
 /// What the cell is about to read, and the upstream of the step before: to be brought into the cache by this step's product.
 template <class Real>
@@ -129,8 +129,8 @@ Ahead<Real> ahead_of_sweep(const RecurrenceTape<Real>& tape, const CellSweep<Rea
 /// dz_t from dh_t: some rows of both (all columns, dh_t behind dh_panel). each(visit) calls visit(n, dz, carry) for every run of n
 /// active rows among them: a member's columns of dz and of what the cell carries.
 template <class Real, class Each>
-void sweep_cell(const RecurrenceTape<Real>& tape, const Piece<Real>& piece, CellSweep<Real> step, std::size_t rows, Matrix<Real> dz,
-                Each each) {
+void sweep_cell(const RecurrenceTape<Real>& tape, const Piece<Real>& piece, CellSweep<Real>& step, std::size_t rows,
+                const Matrix<Real>& dz, Each each) {
     step.dz_stride = tape.panels() * dz.panel_stride;
     if (tape.projects()) {  // the derivative by o_t tanh(c_t) = dh_t W_hr, in the place that the cell reads
         piece.wait();

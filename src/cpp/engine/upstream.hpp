@@ -16,7 +16,7 @@ public:
     virtual void prepare_chunk(const Chunk&, const Part<Real>&, Matrix<Real>) {}
     /// The derivative of the loss by h_t along every path but the one through h_{t+1}: the active samples of a piece at step s, a
     /// member's columns; none for zero. In panels only if it lies in `space`.
-    virtual Matrix<const Real> at(const Piece<Real>& piece, std::size_t s, Matrix<Real> space) const {
+    virtual Matrix<const Real> at(const Piece<Real>& piece, std::size_t s, const Matrix<Real>& space) const {
         return piece.h.of(space.rows_from(piece.row(s)));
     }
 };
@@ -37,7 +37,7 @@ public:
                 });
         });
     }
-    Matrix<const Real> at(const Piece<Real>& piece, std::size_t s, Matrix<Real> space) const override {
+    Matrix<const Real> at(const Piece<Real>& piece, std::size_t s, const Matrix<Real>& space) const override {
         if (!d_output_) return none<Real>();
         if (cut_.ragged()) return Upstream<Real>::at(piece, s, space);
         return piece.h.of(d_output_.at(cut_.user_rows(d_output_.first_step(piece.chunk) + s, piece.positions.begin)));

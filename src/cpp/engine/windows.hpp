@@ -160,6 +160,7 @@ private:
         const std::size_t slice = piece.slice.index, position = piece.positions.begin;
         Copies copies = all, later = all;  // those alive at step s and at the one after
         Matrix<Real> dz{}, dz_later{};
+        TapeSteps<Real> tape_steps(tape, piece);
         for (std::size_t s = S; s-- > 0; later = copies, dz_later = dz) {
             const std::size_t t = piece.chunk.first_step + s, n = piece.active(s);
             copies = all.of(alive(piece, all, t + 1, n));
@@ -174,11 +175,9 @@ private:
             const bool is_sum = alone && windows_.copies == all.end - all.first;  // other rounds add to it
             dz = is_sum ? layer.dz_sum.matrix().rows_from(piece.row(s)) : layer.dz.matrix(s % 2).rows_from(copies.first_row);
             const Matrix<Real> all_dh = dz.panels_from(tape.dh_panel()), dh = piece.h.of(all_dh);
-            const CellSweep<Real> step = cell_sweep(tape, piece, s);
+            CellSweep<Real>& step = tape_steps.at(s);
             // dh_t^w = upstream_t + dz_{t+1}^w W_hh
-            const auto upstream_at = [&](std::size_t step_of_chunk) {
-                return is_top ? upstream.at(piece, step_of_chunk, upstream_space()) : none<Real>();
-            };
+            const auto upstream_at = [&](std::size_t k) { return is_top ? upstream.at(piece, k, upstream_space()) : none<Real>(); };
             const Matrix<const Real> upstream_t = upstream_at(s);
             for (std::size_t copy = copies.first; s + 1 == S && copy < copies.end; ++copy)
                 k_.copy(size, piece.h.count, layer.carries.h(piece, slice, position, copy), dh.rows_from(copies.row(copy)));

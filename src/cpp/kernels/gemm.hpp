@@ -175,8 +175,12 @@ constexpr TilesOfHeight<Real> kTiles[12] = {tiles_of_height<Real, 1>(),  tiles_o
 /// `count` things in as few groups of at most `most` as will do, all of nearly the same size.
 struct Groups {
     size_t count, size, larger;
-    constexpr Groups(size_t things, size_t most)
-        : count((things + most - 1) / most), size(things / count), larger(things % count) {}
+    constexpr Groups(size_t things, size_t most) : count(1), size(things), larger(0) {
+        if (things <= most) return;  // a division takes as long as a short tile
+        count = (things + most - 1) / most;
+        size = things / count;
+        larger = things % count;
+    }
     constexpr size_t operator[](size_t group) const { return size + (group < larger); }
     /// Where a group begins.
     constexpr size_t first(size_t group) const { return group * size + (group < larger ? group : larger); }
@@ -274,8 +278,8 @@ void for_each_pass(const Term<Real>* terms, int term_count, size_t most, Add add
 
 /// One pass over C adds the pieces.
 template <class Real>
-void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
-                 const Ahead<Real>& ahead, bool far) {
+void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_count, const Matrix<const Real>& start,
+                 const Matrix<Real>& c, const Ahead<Real>& ahead, bool far) {
     constexpr size_t L = kLanes<Real>;
     const Groups heights(rows, kTileRows);
     const Groups widths(panel_count<Real>(cols), size_t(tile_panels(int(heights[0]))));
@@ -320,8 +324,8 @@ void add_by_rows(size_t rows, size_t cols, const Term<Real>* terms, int term_cou
 }
 
 template <class Real>
-void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
-             const Ahead<Real>& ahead) {
+void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, const Matrix<const Real>& start,
+             const Matrix<Real>& c, const Ahead<Real>& ahead) {
     if (rows == 0 || cols == 0) return;
     size_t depth = 0;
     bool in_one = true;  // piece each
@@ -341,8 +345,7 @@ void product(size_t rows, size_t cols, const Term<Real>* terms, int term_count, 
         some.to_write = ahead.to_write;
         some.backwards = ahead.backwards;
         for (size_t i = index; i < size_t(ahead.count); i += passes) some.add(ahead.matrix[i]);
-        add_by_rows(rows, cols, pieces, count, start, c, some, far);
-        start = c;
+        add_by_rows<Real>(rows, cols, pieces, count, index == 0 ? start : Matrix<const Real>(c), c, some, far);
         ++index;
     });
     if (passes == 0) begin<Real>(rows, cols, start, c);

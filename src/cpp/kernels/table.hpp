@@ -246,8 +246,8 @@ struct ScanBack {
 template <class Real>
 struct Kernels {
     /// c = start + sum over terms of A.B;  start, c: rows x cols, in panels or row-major; start may be c.
-    void (*product)(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start, Matrix<Real> c,
-                    const Ahead<Real>& ahead);
+    void (*product)(size_t rows, size_t cols, const Term<Real>* terms, int term_count, const Matrix<const Real>& start,
+                    const Matrix<Real>& c, const Ahead<Real>& ahead);
     /// c = start + sum over terms of A^T.B;  A: depth x rows, B: depth x cols, otherwise as `product`.
     void (*product_transposed)(size_t rows, size_t cols, const Term<Real>* terms, int term_count, Matrix<const Real> start,
                                Matrix<Real> c);
