@@ -84,7 +84,7 @@ private:
         for (std::size_t s = 0; s < piece.chunk.steps; ++s) {
             const std::size_t n = piece.active(s), before = piece.state_row(s), after = piece.state_row(s + 1);
             const Matrix<Real> z = piece.z.of(z_at(piece, s)), h_t = h.rows_from(after);
-            const Matrix<Real> unprojected = tape_.unprojected(piece.chunk).rows_from(piece.row(s));
+            const Matrix<Real> unprojected = tape_.projects() ? tape_.unprojected(piece.chunk).rows_from(piece.row(s)) : h_t;
             step.z = z;
             step.block_stride = tape_.panels() * z.panel_stride;
             step.h_before = h.rows_from(before);
